@@ -1,0 +1,177 @@
+"""config.toml (tomli) and SPLATGATE__SECTION__KEY variables, as one frozen tree. An unknown key is an error at start.
+
+Values a caller passes on the command line go over these; nothing else does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from app.errors import ConfigError
+
+ENV_PREFIX = "SPLATGATE__"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ProfileConfig(Section):
+    name: Literal["full", "shapes"] = "shapes"
+
+
+class GenerateConfig(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    attempts: Annotated[int, Field(ge=1, le=100)] = 1
+
+
+class LimitsConfig(Section):
+    max_gaussians: Annotated[int, Field(ge=1)] = 4_000_000
+    max_prompt_characters: Annotated[int, Field(ge=1)] = 2_000
+
+
+class DiagnoseConfig(Section):
+    uniform_opacity_std: Annotated[float, Field(ge=0)] = 1.0
+    uniform_scale_std: Annotated[float, Field(ge=0)] = 0.01
+    double_logit_fraction: Annotated[float, Field(gt=0, le=1)] = 0.05
+    max_extent: Annotated[float, Field(gt=0)] = 1_000.0
+    zero_quaternion_norm: Annotated[float, Field(ge=0)] = 1e-6
+
+
+class RepairConfig(Section):
+    enabled: bool = True
+    strategy: Literal["restore", "noise"] = "restore"
+    noise_std: Annotated[float, Field(gt=0)] = 2.0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+class ViewConfig(Section):
+    name: str
+    azimuth: float
+    pitch: float
+
+
+class RenderConfig(Section):
+    views: tuple[ViewConfig, ...] = Field(
+        default=(
+            ViewConfig(name="front", azimuth=0, pitch=-15),
+            ViewConfig(name="side", azimuth=90, pitch=-15),
+            ViewConfig(name="top", azimuth=0, pitch=-75),
+            ViewConfig(name="angled", azimuth=45, pitch=-30),
+        ),
+        min_length=1,
+        max_length=64,
+    )
+    size: Annotated[int, Field(ge=16, le=4096)] = 518
+    radius: Annotated[float, Field(gt=0)] = 2.5
+    fov: Annotated[float, Field(gt=0, lt=180)] = 49.1
+    placement: Literal["none", "judge"] = "judge"
+    extent: Annotated[float, Field(gt=0)] = 1.5
+    background: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class ScoreConfig(Section):
+    model: str = "ViT-L-14"
+    pretrained: str = "openai"
+    aggregate: Literal["mean", "max"] = "mean"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    offload: bool = False
+
+
+class ValidateConfig(Section):
+    enabled: bool = True
+    threshold: Annotated[float, Field(ge=-1, le=1)] = 0.20
+    min_gaussians: Annotated[int, Field(ge=0)] = 150_000
+
+
+class LogConfig(Section):
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+class Config(Section):
+    """The whole tree; every default here stands in config.toml with its meaning and unit."""
+
+    profile: ProfileConfig = ProfileConfig()
+    generate: GenerateConfig = GenerateConfig()
+    limits: LimitsConfig = LimitsConfig()
+    diagnose: DiagnoseConfig = DiagnoseConfig()
+    repair: RepairConfig = RepairConfig()
+    render: RenderConfig = RenderConfig()
+    score: ScoreConfig = ScoreConfig()
+    validation: ValidateConfig = Field(default=ValidateConfig(), alias="validate")  # BaseModel owns the name `validate`
+    log: LogConfig = LogConfig()
+
+    def digest(self) -> str:
+        """sha256 (hex) of the tree as canonical JSON: equal digests mean equal settings."""
+        return hashlib.sha256(self.model_dump_json(by_alias=True).encode()).hexdigest()
+
+
+def load_config(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
+    """Reads the tree: built-in defaults, then the file, then SPLATGATE__SECTION__KEY variables (TOML values or plain text).
+
+    path: the file; None takes SPLATGATE_CONFIG, else config.toml in the working directory or beside the package.
+    Raises ConfigError, naming the key, its value and what was expected.
+    """
+    environ = os.environ if environ is None else environ
+    path = path or _find(environ)
+    tree = _read(path) if path else {}
+    variables = {key: value for key, value in environ.items() if key.startswith(ENV_PREFIX)}
+    for key, text in variables.items():
+        _put(tree, key, text)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path, variables)) from None
+
+
+def _find(environ: Mapping[str, str]) -> Path | None:
+    if named := environ.get("SPLATGATE_CONFIG"):
+        return Path(named)
+    beside = Path("config.toml"), Path(__file__).parent.parent / "config.toml"
+    return next((candidate for candidate in beside if candidate.is_file()), None)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomli.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, tomli.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from None
+
+
+def _put(tree: dict[str, Any], key: str, text: str) -> None:
+    parts = key.removeprefix(ENV_PREFIX).lower().split("__")
+    if len(parts) != 2 or not all(parts):
+        raise ConfigError(f"{key}: a variable has the form {ENV_PREFIX}SECTION__KEY, e.g. {ENV_PREFIX}VALIDATE__THRESHOLD")
+    section = tree.setdefault(parts[0], {})
+    if isinstance(section, dict):
+        section[parts[1]] = _value(text)
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomli.loads(f"value = {text}")["value"]
+    except tomli.TOMLDecodeError:
+        return text  # a plain word needs no quotes
+
+
+def _explain(error: ValidationError, path: Path | None, variables: Mapping[str, str]) -> str:
+    lines = []
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"])
+        variable = ENV_PREFIX + "__".join(str(part) for part in problem["loc"][:2]).upper()
+        source = variable if variable in variables else str(path or "built-in defaults")
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{source}: {place}: no such key")
+        else:
+            lines.append(f"{source}: {place} = {problem['input']!r}: {problem['msg']}")
+    return "\n".join(lines)

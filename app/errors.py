@@ -1,0 +1,45 @@
+"""Every failure a caller can meet, one line each: HTTP status, and whether trying again can help.
+
+A message names the value at fault and the remedy. A refusal by the gate is a result (`app.gate.Verdict`), not an error.
+"""
+
+
+class SplatgateError(Exception):
+    """Root of the errors that are shown to the user as one line, without a traceback."""
+
+    status = 500
+    retryable = False
+
+
+class ConfigError(SplatgateError):
+    """config.toml or a SPLATGATE__ variable does not fit the schema."""
+
+
+class BadInput(SplatgateError):
+    """What the caller gave cannot be used as it is."""
+
+    status = 422
+
+
+class BadFile(BadInput):
+    """A splat, picture or certificate file is broken, of another kind, or over a limit."""
+
+
+class BadPrompt(BadInput):
+    """The prompt is empty, too long, or outside what the profile can make."""
+
+
+class Unavailable(SplatgateError):
+    """Something this host lacks: a profile's models, a GPU, a package of an extra."""
+
+    status = 503
+
+
+class BadWeights(Unavailable):
+    """A model file is missing, of the wrong shape, or not the one that was pinned."""
+
+
+class StageFailed(SplatgateError):
+    """A stage ran and produced nothing usable (non-finite values, nothing to decode)."""
+
+    retryable = True
