@@ -1,0 +1,115 @@
+"""Where the pictures are taken from: orbit cameras, the four judging views, the validator's sixteen, and placements.
+
+World: right-handed, +Y up, the object about the origin. Camera: OpenCV convention, x right, y down, z forward.
+This file does not know how anything is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.splat.model import Float32, Splat
+
+if TYPE_CHECKING:
+    from app.config import RenderConfig
+
+JUDGE_EXTENT = 1.5
+"""Longest side of the bounding box, world units, at which the public judge leaves opacities as they are."""
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera on an orbit, looking at the origin.
+
+    azimuth, pitch: degrees. Azimuth 0 stands on +Z (the front), 90 on +X; a negative pitch is ABOVE the object.
+    radius: distance to the origin, world units. fov: vertical field of view, degrees. width, height: pixels.
+    near, far: Gaussians whose centre is nearer or farther along the view axis are not drawn, world units.
+    """
+
+    name: str
+    azimuth: float
+    pitch: float
+    radius: float
+    fov: float
+    width: int
+    height: int
+    near: float = 0.01
+    far: float = 100.0
+
+    @property
+    def position(self) -> NDArray[np.float64]:
+        """(3,) the camera's centre in the world."""
+        a, e = math.radians(self.azimuth), math.radians(self.pitch)
+        return self.radius * np.array([math.cos(e) * math.sin(a), -math.sin(e), math.cos(e) * math.cos(a)])
+
+    @property
+    def world_to_camera(self) -> Float32:
+        """(4, 4) rigid transform, world to camera; defined at the poles too, where up is taken from the azimuth."""
+        a, e = math.radians(self.azimuth), math.radians(self.pitch)
+        right = [math.cos(a), 0.0, -math.sin(a)]
+        forward = [-math.cos(e) * math.sin(a), math.sin(e), -math.cos(e) * math.cos(a)]
+        rotation = np.array([right, np.cross(forward, right), forward])
+        matrix = np.eye(4)
+        matrix[:3, :3] = rotation
+        matrix[:3, 3] = -rotation @ self.position
+        return matrix.astype(np.float32)
+
+    @property
+    def K(self) -> Float32:
+        """(3, 3) intrinsics in pixels: square pixels, principal point at the integer width // 2, height // 2."""
+        focal = 0.5 * self.height / math.tan(math.radians(self.fov) / 2)
+        return np.array([[focal, 0, self.width // 2], [0, focal, self.height // 2], [0, 0, 1]], dtype=np.float32)
+
+
+def orbit(
+    azimuth: float, pitch: float, radius: float = 2.5, fov: float = 49.1, size: int = 518, name: str = ""
+) -> Camera:
+    """A square camera of the public judge's kind; see Camera for the units."""
+    return Camera(name or f"azimuth {azimuth:g} pitch {pitch:g}", azimuth, pitch, radius, fov, size, size)
+
+
+def judging_views(config: RenderConfig) -> tuple[Camera, ...]:
+    """The views that are scored, as the `render` section of the configuration has them."""
+    return tuple(
+        orbit(view.azimuth, view.pitch, config.radius, config.fov, config.size, view.name) for view in config.views
+    )
+
+
+def validator_views() -> tuple[Camera, ...]:
+    """The public judge's sixteen (validation service 2.4); the first and the last coincide."""
+    return tuple(orbit(float(azimuth), -15.0) for azimuth in np.linspace(0, 360, 16))
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a splat is put before the cameras: position' = scale * position + offset (the same offset on each axis).
+
+    Standard deviations take the same scale; opacity' = min(1, opacity_factor * opacity).
+    """
+
+    scale: float = 1.0
+    offset: float = 0.0
+    opacity_factor: float = 1.0
+
+
+IDENTITY = Placement()
+
+
+def judge_placement(splat: Splat, extent: float = JUDGE_EXTENT) -> Placement:
+    """The public judge's placement (validation service 2.4).
+
+    extent: length, world units, that the longest side of the bounding box of the centres gets.
+    Recentres by ONE scalar, the mean over all coordinates of all centres, as the judge does: a centroid per axis
+    would draw another picture. Centres that are not finite are ignored; with none left, or a single point, scale is 1.
+    """
+    means = splat.means[np.isfinite(splat.means).all(axis=1)].astype(np.float64)
+    if not len(means):
+        return Placement(opacity_factor=extent / JUDGE_EXTENT)
+    longest = float(np.ptp(means, axis=0).max())
+    scale = extent / longest if longest > 0 else 1.0
+    return Placement(scale, -scale * float(means.mean()), extent / JUDGE_EXTENT)
