@@ -18,10 +18,6 @@ from app.splat.model import Float32, Splat
 if TYPE_CHECKING:
     from app.config import RenderConfig
 
-JUDGE_EXTENT = 1.5
-"""Longest side of the bounding box, world units, at which the public judge leaves opacities as they are."""
-
-
 @dataclass(frozen=True)
 class Camera:
     """A pinhole camera on an orbit, looking at the origin.
@@ -100,16 +96,16 @@ class Placement:
 IDENTITY = Placement()
 
 
-def judge_placement(splat: Splat, extent: float = JUDGE_EXTENT) -> Placement:
+def judge_placement(splat: Splat, extent: float = 1.5) -> Placement:
     """The public judge's placement (validation service 2.4).
 
     extent: length, world units, that the longest side of the bounding box of the centres gets.
-    Recentres by ONE scalar, the mean over all coordinates of all centres, as the judge does: a centroid per axis
+    Opacities take the inverse of the scale, as there. Recentres by ONE scalar, the mean over all coordinates of all centres, as the judge does: a centroid per axis
     would draw another picture. Centres that are not finite are ignored; with none left, or a single point, scale is 1.
     """
     means = splat.means[np.isfinite(splat.means).all(axis=1)].astype(np.float64)
     if not len(means):
-        return Placement(opacity_factor=extent / JUDGE_EXTENT)
+        return IDENTITY
     longest = float(np.ptp(means, axis=0).max())
     scale = extent / longest if longest > 0 else 1.0
-    return Placement(scale, -scale * float(means.mean()), extent / JUDGE_EXTENT)
+    return Placement(scale, -scale * float(means.mean()), 1.0 / scale)

@@ -123,7 +123,7 @@ def _draw_cpu(scene: _Scene, cameras: Sequence[Camera]) -> tuple[Float32, Float3
             scene.quats,
             scene.scales,
             scene.opacities,
-            np.maximum(0.5 + SH_C0 * scene.sh[:, 0], 0).astype(np.float32),
+            (0.5 + SH_C0 * scene.sh[:, 0]).astype(np.float32),
             camera.world_to_camera,
             camera.K,
             (camera.width, camera.height),
