@@ -1,0 +1,212 @@
+"""Judges pictures against words: open_clip image and text towers, one cosine a view.
+
+Which model is a parameter: a name with a pretrained tag, a name with a local file, or a folder of our own with its
+open_clip_config.json. Weights are safetensors only. This file does not know splats, cameras or thresholds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import open_clip
+import torch
+from loguru import logger
+from torch.nn import functional
+
+from app.errors import BadWeights, StageFailed, Unavailable
+from app.splat.model import Float32
+
+SHAPES_CLIP = Path(__file__).parent / "shapes_clip"
+"""The embedded scorer: config, vocabulary and weights (scripts/train_shapes_clip makes them)."""
+
+TEXT_CACHE_SIZE = 256
+
+
+@dataclass(frozen=True)
+class ScorerParams:
+    """model: an open_clip name ("ViT-L-14") or "local-dir:FOLDER". pretrained: a tag or a .safetensors file.
+
+    offload: the weights wait in CPU memory and visit the GPU for the length of a call.
+    """
+
+    model: str = "ViT-L-14"
+    pretrained: str = "openai"
+    aggregate: Literal["mean", "max"] = "mean"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    offload: bool = False
+
+
+@dataclass(frozen=True)
+class Score:
+    """Cosine similarity of each view with the prompt, in [-1, 1], and their aggregate."""
+
+    per_view: tuple[float, ...]
+    value: float
+    aggregate: Literal["mean", "max"]
+    model: str
+    weights_sha256: str
+    prompt_truncated: bool
+
+
+class Scorer:
+    """A loaded scorer. Not thread-safe: one engine process owns it."""
+
+    def __init__(self, params: ScorerParams, model: Any, tokenizer: Any, weights_sha256: str) -> None:
+        self.params = params
+        self.weights_sha256 = weights_sha256
+        self.device = _device(params.device)
+        self._model = model if params.offload else model.to(self.device)
+        self._tokenizer = tokenizer
+        self._texts: OrderedDict[str, tuple[torch.Tensor, bool]] = OrderedDict()
+
+    @torch.inference_mode()
+    def run(self, images: Float32, prompt: str) -> Score:
+        """Scores images (V, H, W, 3), float32 RGB in [0, 1], against the prompt.
+
+        Raises StageFailed where the model answers with a non-finite number.
+        """
+        if self.params.offload:
+            self._model.to(self.device)
+        try:
+            text, truncated = self._text(prompt)
+            pictures = self._model.encode_image(
+                to_pixels(torch.from_numpy(images).to(self.device), self._model), normalize=True
+            )
+            cosines = (pictures.float() @ text).cpu()
+        finally:
+            if self.params.offload:
+                self._model.to("cpu")
+        if not bool(torch.isfinite(cosines).all()):
+            raise StageFailed(
+                f"score: {self.params.model} answered {cosines.tolist()}: its weights or the views are broken"
+            )
+        value = cosines.max() if self.params.aggregate == "max" else cosines.mean()
+        return Score(
+            tuple(cosines.tolist()), float(value), self.params.aggregate, self.model_id, self.weights_sha256, truncated
+        )
+
+    @property
+    def model_id(self) -> str:
+        """Name and pretrained tag, or the folder's name: never a path."""
+        if self.params.model.startswith("local-dir:"):
+            return Path(self.params.model.removeprefix("local-dir:")).name
+        return f"{self.params.model}/{Path(self.params.pretrained).name}"
+
+    def _text(self, prompt: str) -> tuple[torch.Tensor, bool]:
+        """Unit embedding (D,) of the prompt, and whether it was cut to the model's context."""
+        if prompt not in self._texts:
+            length = self._tokenizer.context_length
+            wanted = len(self._tokenizer.encode(prompt)) + 2  # start and end of text
+            if wanted > length:
+                logger.warning(
+                    f"prompt has {wanted} tokens, {self.model_id} reads {length}: the score ignores the rest"
+                )
+            tokens = self._tokenizer([prompt]).to(self.device)
+            self._texts[prompt] = self._model.encode_text(tokens, normalize=True)[0].float(), wanted > length
+            if len(self._texts) > TEXT_CACHE_SIZE:
+                self._texts.popitem(last=False)
+        self._texts.move_to_end(prompt)
+        return self._texts[prompt]
+
+
+def shapes_scorer_params(aggregate: Literal["mean", "max"] = "mean") -> ScorerParams:
+    """The embedded scorer of profile `shapes`; it is small enough to stay on the CPU."""
+    return ScorerParams(model=f"local-dir:{SHAPES_CLIP}", pretrained="", aggregate=aggregate, device="cpu")
+
+
+def load(params: ScorerParams) -> Scorer:
+    """Builds the model and fills it from safetensors.
+
+    Raises BadWeights where the file is missing, not safetensors, or does not fit the model; Unavailable where the
+    device is not there.
+    """
+    weights = _weights(params)
+    try:
+        model = _build(params, weights)
+        tokenizer = open_clip.get_tokenizer(params.model, **_vocabulary(params))
+    except (RuntimeError, KeyError, ValueError, OSError) as error:
+        raise BadWeights(f"{weights}: does not fit {params.model}: {str(error).splitlines()[0]}") from None
+    scorer = Scorer(params, model, tokenizer, _sha256(weights))
+    logger.info(f"CLIP model {scorer.model_id} on {scorer.device}, weights sha256 {scorer.weights_sha256[:12]}")
+    return scorer
+
+
+def to_pixels(images: torch.Tensor, model: Any) -> torch.Tensor:
+    """(V, H, W, 3) in [0, 1] → (V, 3, S, S) as the image tower wants it: shrunk with antialiasing, then normalised."""
+    wanted = model.visual.preprocess_cfg
+    size = wanted["size"] if isinstance(wanted["size"], tuple) else (wanted["size"],) * 2
+    pictures = images.permute(0, 3, 1, 2)
+    pictures = functional.interpolate(pictures, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(
+        0, 1
+    )
+    mean, std = (torch.tensor(wanted[key], device=images.device).view(3, 1, 1) for key in ("mean", "std"))
+    return (pictures - mean) / std
+
+
+def _build(params: ScorerParams, weights: Path) -> Any:
+    folder = params.model.startswith("local-dir:")
+    pretrained = None if folder else str(weights)
+    # the tag's activation and normalisation: open_clip only warns where the activation differs, and takes neither
+    # from a tag once a file stands in its place
+    tag = {} if folder else open_clip.get_pretrained_cfg(params.model, params.pretrained)
+    model = open_clip.create_model(
+        params.model,
+        pretrained=pretrained,
+        require_pretrained=True,
+        force_quick_gelu=bool(tag.get("quick_gelu")),
+        force_preprocess_cfg={key: tag[key] for key in ("mean", "std") if key in tag},
+    )
+    return model.eval().requires_grad_(False)
+
+
+def _weights(params: ScorerParams) -> Path:
+    if params.model.startswith("local-dir:"):
+        path = Path(params.model.removeprefix("local-dir:")) / "open_clip_model.safetensors"
+    elif tag := open_clip.get_pretrained_cfg(params.model, params.pretrained):
+        path = _cached(params, tag)
+    else:
+        path = Path(params.pretrained)
+    if path.suffix != ".safetensors":
+        raise BadWeights(
+            f"score.pretrained = {params.pretrained!r}: is neither a tag of {params.model} nor a .safetensors file"
+        )
+    if not path.is_file():
+        raise BadWeights(f"{path}: scorer weights are missing")
+    return path
+
+
+def _cached(params: ScorerParams, tag: dict[str, Any]) -> Path:
+    """Where the hub's cache keeps the tag's weights; nothing is downloaded behind the user's back."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository = str(tag.get("hf_hub", "")).rstrip("/")
+    found = repository and try_to_load_from_cache(repository, "open_clip_model.safetensors")
+    if not isinstance(found, str):
+        raise BadWeights(
+            f"weights of {params.model}/{params.pretrained} are not on this host. Fetch open_clip_model.safetensors of "
+            f"{repository or params.model} from the Hugging Face Hub and set score.pretrained to that file"
+        )
+    return Path(found)
+
+
+def _vocabulary(params: ScorerParams) -> dict[str, str]:
+    merges = Path(params.model.removeprefix("local-dir:")) / "merges.txt.gz"
+    return {"bpe_path": str(merges)} if merges.is_file() else {}
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise Unavailable('score.device = "cuda", but no CUDA device is visible: set it to "auto" or "cpu"')
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
