@@ -1,0 +1,272 @@
+"""Niantic SPZ, bytes in and bytes out: versions 1 to 3 in a gzip stream or in a zstd one (404-Repo/spz), version 4 in
+the NGSP container. Knows no paths.
+
+Writing is gsply's. Reading is not: gsply takes only paths, unpacks a stream whatever its size, knows no zstd-wrapped
+file, and reads version 1 as fixed point though it holds float16 (nianticlabs/spz, load-spz.cc).
+
+Quantisation, for an exact value x within the field's range (beyond it, the nearest end is stored):
+    means           24-bit fixed point, 12 fraction bits (fewer where the extent asks for it): step 2^-12
+    log_scales      byte / 16 - 10: step 1/16, range -10 .. 5.94
+    opacity_logits  byte = 255 * sigmoid(x); 0 and 255, whose logits are infinite, are read as just under half a step
+                    inside, -6.234 and 6.234, so that writing them gives the same byte again
+    quats           three smallest components, 9 bits and a sign each (versions 1, 2: x, y, z, a byte each), up to sign
+    sh[:, 0]        (byte / 255 - 0.5) / 0.15: step 0.026, range +-3.33
+    sh[:, 1:]       byte / 128 - 1: step 1/128, range -1 .. 0.992
+Axes are as stored: +Y is up on both sides, nothing is flipped.
+"""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from app.errors import BadFile, BadInput
+from app.splat.model import Float32, Splat
+
+MAGIC = b"NGSP"
+GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+Bytes = NDArray[np.uint8]
+
+_FIXED_POINT_LIMIT = 2**23 - 1
+_FRACTION_BITS = 12
+_MAX_FRACTION_BITS = 24
+_LOGIT_MARGIN = 0.499  # of a step: at exactly 0.5 the writer's rounding to even would turn 255 into 254
+_PIECE = 1 << 20  # bytes unpacked at a time, and the most that may follow the Gaussians (extensions)
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The fields that all versions share; `count` Gaussians, SH `degree` 0 to 3."""
+
+    version: int
+    count: int
+    degree: int
+    fraction_bits: int
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Bytes of a Gaussian in each section: positions, alphas, colours, scales, rotations, higher harmonics."""
+        rest = 3 * ((self.degree + 1) ** 2 - 1)
+        return (6 if self.version == 1 else 9, 1, 3, 3, 3 if self.version < 3 else 4, rest)
+
+
+def decode_spz(data: bytes | memoryview, max_gaussians: int, name: str = "SPZ data") -> Splat:
+    """Reads SPZ versions 1 to 4; the container is told by its first bytes.
+
+    data: the whole file.
+    max_gaussians: more than this is refused; of a stream no more is unpacked than the Gaussians its header counts.
+    name: what to call the data in a message.
+
+    Raises BadFile where the data are something else, damaged, cut off, or over the limit.
+    """
+    view = memoryview(data)
+    try:
+        if view[:4] == MAGIC:
+            header, sections = _read_container(view, max_gaussians, name)
+        else:
+            header, sections = _read_stream(_pieces(view, name), max_gaussians, name)
+    except (zlib.error, zstandard.ZstdError) as error:
+        raise BadFile(f"{name}: cannot be unpacked: {error}; the file is damaged, fetch or export it again") from None
+    splat = _decode(header, sections)
+    if not np.isfinite(splat.means).all(axis=1).any():  # version 1 stores float16
+        raise BadFile(f"{name}: positions: no Gaussian has a finite position; nothing is left to repair")
+    return splat
+
+
+def encode_spz(splat: Splat, version: Literal[3, 4] = 3) -> bytes:
+    """The splat as SPZ: version 3 (gzip, read by everything) or 4 (zstd streams), quantised as the module says.
+
+    Raises BadInput where a value has no place in SPZ: not finite, a zero quaternion, a position beyond 4 million units.
+    """
+    from gsply import GSData, write_spz  # here, because it brings in numba: 0.4 s
+
+    _check_storable(splat)
+    logits = np.clip(splat.opacity_logits, -80, 80)  # the same byte, without an overflow in gsply's exp
+    largest = np.abs(splat.quats).max(axis=1, keepdims=True)  # gsply squares: keep that within float32
+    packed = GSData.from_arrays(
+        means=splat.means,
+        scales=splat.log_scales,
+        quats=splat.quats / largest,
+        opacities=logits,
+        sh0=splat.sh[:, 0],
+        shN=splat.sh[:, 1:] if splat.sh_degree else None,
+        format="ply",
+    )
+    with tempfile.TemporaryDirectory(prefix="splatgate-") as folder:  # gsply writes to a path only
+        path = Path(folder, "splat.spz")
+        write_spz(path, packed, version=version, fractional_bits=_fraction_bits(splat.means))
+        return path.read_bytes()
+
+
+def _pieces(data: memoryview, name: str) -> Iterator[bytes]:
+    if data[:2] == GZIP_MAGIC:
+        return _gunzip(data)
+    if data[:4] == ZSTD_MAGIC:
+        return _unzstd(data)
+    raise BadFile(f"{name}: is not an SPZ file: it is neither a gzip nor a zstd stream nor an NGSP container")
+
+
+def _gunzip(data: memoryview) -> Iterator[bytes]:
+    """The first member in pieces; zlib verifies its checksum at the end."""
+    codec = zlib.decompressobj(wbits=31)
+    for start in range(0, len(data), _PIECE):
+        fresh: memoryview | bytes = data[start : start + _PIECE]
+        while not codec.eof and (out := codec.decompress(fresh, _PIECE)):
+            yield out
+            fresh = codec.unconsumed_tail
+    if not codec.eof:
+        raise zlib.error("the stream ends early")
+
+
+def _unzstd(data: memoryview) -> Iterator[bytes]:
+    """The first frame in pieces; the content size that it claims is not asked for."""
+    stream = zstandard.ZstdDecompressor().stream_reader(data)
+    return iter(lambda: stream.read(_PIECE), b"")
+
+
+def _fill(buffer: bytearray, pieces: Iterator[bytes], size: int) -> None:
+    """Unpacks until the buffer holds `size` bytes (or a piece more), or there are no more."""
+    while len(buffer) < size and (piece := next(pieces, None)):
+        buffer += piece
+
+
+def _read_stream(pieces: Iterator[bytes], max_gaussians: int, name: str) -> tuple[_Header, list[Bytes]]:
+    """Versions 1 to 3: a header of 16 bytes, then the sections, all in one compressed stream."""
+    buffer = bytearray()
+    _fill(buffer, pieces, 16)
+    header = _header(buffer, range(1, 4), max_gaussians, name)
+    size = header.count * sum(header.widths)
+    _fill(buffer, pieces, 16 + size)
+    if len(buffer) < 16 + size:
+        raise _too_short(header, size, len(buffer) - 16, name)
+    _fill(buffer, pieces, 16 + size + _PIECE)
+    if len(buffer) >= 16 + size + _PIECE:
+        raise BadFile(f"{name}: header: counts {header.count:,} Gaussians and far more follows; export it again")
+    body = np.frombuffer(buffer, np.uint8, size, 16)
+    return header, np.split(body, np.cumsum(header.widths)[:-1] * header.count)
+
+
+def _read_container(data: memoryview, max_gaussians: int, name: str) -> tuple[_Header, list[Bytes]]:
+    """Version 4: a plain header of 32 bytes, a table of (packed, unpacked) sizes, a zstd stream for each section."""
+    header = _header(data, range(4, 5), max_gaussians, name)
+    sizes = [header.count * width for width in header.widths]
+    streams = sum(size > 0 for size in sizes)
+    count, table = struct.unpack("<BI", bytes(data[15:20]).ljust(5, b"\0"))
+    if count != streams or table < 32 or table + 16 * streams > len(data):
+        raise BadFile(f"{name}: table of streams: {count} at byte {table:,}, expected {streams}; export it again")
+    offset, sections = table + 16 * streams, []
+    for index, size in enumerate(sizes):
+        packed = struct.unpack_from("<Q", data, table + 16 * index)[0] if size else 0
+        section = bytearray()
+        _fill(section, _unzstd(data[offset : offset + packed]), size + 1)
+        if len(section) != size:
+            raise _too_short(header, size, len(section), name)
+        sections.append(np.frombuffer(section, np.uint8))
+        offset += packed
+    return header, sections
+
+
+def _header(start: bytearray | memoryview, versions: range, max_gaussians: int, name: str) -> _Header:
+    if len(start) < 16 or bytes(start[:4]) != MAGIC:
+        raise BadFile(f"{name}: is not an SPZ file: no SPZ header where it should be")
+    header = _Header(*struct.unpack_from("<IIBB", start, 4))
+    if header.version not in versions:
+        raise BadFile(f"{name}: header: version {header.version} in this container; versions 1 to 4 are read")
+    if header.degree > 3:
+        raise BadFile(f"{name}: header: SH degree {header.degree}; degrees 0 to 3 are read, export it with fewer")
+    if header.fraction_bits > _MAX_FRACTION_BITS:
+        raise BadFile(f"{name}: header: {header.fraction_bits} fraction bits of 24; it is damaged, export it again")
+    if not header.count:
+        raise BadFile(f"{name}: header: 0 Gaussians; the file is empty, export it again")
+    if header.count > max_gaussians:
+        raise BadFile(
+            f"{name}: header: {header.count:,} Gaussians are more than limits.max_gaussians = {max_gaussians:,};"
+            " raise the limit or prune the splat"
+        )
+    return header
+
+
+def _too_short(header: _Header, size: int, found: int, name: str) -> BadFile:
+    return BadFile(
+        f"{name}: header: counts {header.count:,} Gaussians; a section of {size:,} bytes has {found:,};"
+        " the file was cut off or damaged, fetch or export it again"
+    )
+
+
+def _decode(header: _Header, sections: list[Bytes]) -> Splat:
+    positions, alphas, colours, scales, rotations, rest = sections
+    n = header.count
+    sh = np.empty((n, (header.degree + 1) ** 2, 3), np.float32)
+    sh[:, 0] = (colours.reshape(n, 3).astype(np.float32) / 255 - 0.5) / 0.15
+    sh[:, 1:] = rest.reshape(n, -1, 3).astype(np.float32) / 128 - 1
+    probability = np.clip(alphas, _LOGIT_MARGIN, 255 - _LOGIT_MARGIN) / 255
+    return Splat(
+        means=_means(header, positions),
+        quats=_three_bytes(rotations) if header.version < 3 else _smallest_three(rotations),
+        log_scales=scales.reshape(n, 3).astype(np.float32) * np.float32(1 / 16) - np.float32(10),
+        opacity_logits=np.log(probability / (1 - probability)).astype(np.float32),
+        sh=sh,
+    )
+
+
+def _means(header: _Header, positions: Bytes) -> Float32:
+    if header.version == 1:
+        return positions.view("<f2").astype(np.float32).reshape(-1, 3)
+    words = np.zeros((len(positions) // 3, 4), np.uint8)
+    words[:, 1:] = positions.reshape(-1, 3)  # in the upper three bytes, so that the shift back carries the sign
+    fixed = words.view("<i4") >> 8
+    return (fixed.astype(np.float32) / np.float32(1 << header.fraction_bits)).reshape(-1, 3)
+
+
+def _three_bytes(rotations: Bytes) -> Float32:
+    """x, y, z as bytes; w >= 0 completes the unit quaternion. (N, 4) wxyz."""
+    xyz = rotations.reshape(-1, 3) / np.float32(127.5) - np.float32(1)
+    w = np.sqrt(np.maximum(0, 1 - (xyz * xyz).sum(axis=1)))
+    return np.column_stack([w, xyz])
+
+
+def _smallest_three(rotations: Bytes) -> Float32:
+    """32 bits: index of the largest of x, y, z, w in the top 2, then the others, sign and 9 bits each. (N, 4) wxyz."""
+    packed = rotations.view("<u4")
+    largest = packed >> 30
+    xyzw = np.zeros((len(packed), 4), np.float32)
+    for axis in range(4):  # w has the lowest bits, unless it is the largest and the others move down
+        shift = 10 * (3 - axis - (largest > axis).astype(np.uint32))
+        field = packed >> shift
+        size = (field & 511) * np.float32(np.sqrt(0.5) / 511)
+        xyzw[:, axis] = np.where(field & 512, -size, size)
+    rows = np.arange(len(packed))
+    xyzw[rows, largest] = 0
+    xyzw[rows, largest] = np.sqrt(np.maximum(0, 1 - (xyzw * xyzw).sum(axis=1)))
+    return np.roll(xyzw, 1, axis=1)
+
+
+def _check_storable(splat: Splat) -> None:
+    remedy = "SPZ cannot hold them; repair the splat first, or write a .ply"
+    if not len(splat):
+        raise BadInput("splat: 0 Gaussians; there is nothing to write")
+    for field in ("means", "quats", "log_scales", "opacity_logits", "sh"):
+        if bad := int((~np.isfinite(getattr(splat, field))).sum()):
+            raise BadInput(f"{field}: {bad:,} values are not finite and {remedy}")
+    if zeros := int((~splat.quats.any(axis=1)).sum()):
+        raise BadInput(f"quats: {zeros:,} are zero and {remedy}")
+
+
+def _fraction_bits(means: Float32) -> int:
+    """12, as every writer uses, or as many as leave room for the extent."""
+    extent = max(float(np.abs(means).max()), 1e-9)
+    bits = min(_FRACTION_BITS, int(np.floor(np.log2(_FIXED_POINT_LIMIT / extent))))
+    if bits < 1:
+        raise BadInput(f"means: {extent:g} is beyond SPZ's reach of {_FIXED_POINT_LIMIT / 2:,.0f}; write a .ply")
+    return bits
