@@ -18,6 +18,7 @@ from app.splat.model import Float32, Splat
 if TYPE_CHECKING:
     from app.config import RenderConfig
 
+
 @dataclass(frozen=True)
 class Camera:
     """A pinhole camera on an orbit, looking at the origin.
@@ -100,12 +101,14 @@ def judge_placement(splat: Splat, extent: float = 1.5) -> Placement:
     """The public judge's placement (validation service 2.4).
 
     extent: length, world units, that the longest side of the bounding box of the centres gets.
-    Opacities take the inverse of the scale, as there. Recentres by ONE scalar, the mean over all coordinates of all centres, as the judge does: a centroid per axis
-    would draw another picture. Centres that are not finite are ignored; with none left, or a single point, scale is 1.
+    Opacities take the inverse of the scale, as the reference renders show. Recentred by ONE scalar, the mean over all
+    coordinates of all centres, as there: a centroid per axis would draw another picture. Centres that are not finite
+    are ignored; without any, or with a single point, the scale is 1.
     """
-    means = splat.means[np.isfinite(splat.means).all(axis=1)].astype(np.float64)
+    finite = np.logical_and.reduce([np.isfinite(column) for column in splat.means.T])
+    means = splat.means if finite.all() else splat.means[finite]
     if not len(means):
         return IDENTITY
-    longest = float(np.ptp(means, axis=0).max())
+    longest = max(float(np.ptp(column.astype(np.float64))) for column in means.T)
     scale = extent / longest if longest > 0 else 1.0
-    return Placement(scale, -scale * float(means.mean()), 1.0 / scale)
+    return Placement(scale, -scale * float(means.mean(dtype=np.float64)), 1.0 / scale)

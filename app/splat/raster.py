@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from loguru import logger
@@ -21,8 +21,11 @@ from app.splat.cameras import IDENTITY, Camera, Placement
 from app.splat.model import SH_C0, Float32, Splat, sigmoid
 
 Backend = Literal["gsplat", "cpu"]
+Device = Literal["auto", "cpu", "cuda"]
 
 VISIBLE_ALPHA = 0.04
+LARGEST_SCALE = np.float32(1e4)
+"""World units: a larger Gaussian looks the same from an orbit, and its covariance in px^2 would overflow float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,28 +58,29 @@ def render(
     *,
     placement: Placement = IDENTITY,
     background: tuple[float, float, float] = (1.0, 1.0, 1.0),
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
     sh_degree: int = 0,
 ) -> Views:
-    """Draws the splat from each camera; all cameras of one call have the same width and height.
+    """Draws the splat from each camera; the cameras of one call share width, height, near and far.
 
-    sh_degree: harmonics drawn, at most the splat's own; 0, the default, is what the public judge draws.
+    background: colour in [0, 1]. sh_degree: harmonics drawn, at most the splat's own; with 0, the default, colours
+    are the public judge's, 0.5 + SH_C0 sh, which may be negative; above it they are clamped at 0, as viewers do.
     Gaussians with a value that is not finite, or a zero quaternion, are left out.
-    Raises Unavailable for device "cuda" without a GPU or gsplat; ValueError for cameras of several sizes or none.
+    Raises Unavailable for device "cuda" without a GPU or gsplat; ValueError for cameras that differ, or for none.
     """
-    if len({(camera.width, camera.height) for camera in cameras}) != 1:
-        raise ValueError("render needs at least one camera, all of one width and height")
+    if len({(camera.width, camera.height, camera.near, camera.far) for camera in cameras}) != 1:
+        raise ValueError("render needs at least one camera, all of one width, height, near and far")
     backend = choose_backend(device)
     scene = _scene(splat, placement, min(sh_degree, splat.sh_degree))
     draw = _draw_gsplat if backend == "gsplat" else _draw_cpu
-    colors, alphas = draw(scene, cameras)
-    images = colors + (1 - alphas)[..., None] * np.asarray(background, np.float32)
-    logger.debug("rendered {:,} gaussians, {} views, backend {}", len(splat), len(cameras), backend)
-    return Views(images.clip(0, 1), alphas, tuple(cameras), backend)
+    images, alphas = draw(scene, cameras, np.asarray(background, np.float32))
+    drawn = len(scene.means)
+    logger.debug("rendered {:,} of {:,} gaussians, {} views, {}", drawn, len(splat), len(cameras), backend)
+    return Views(np.clip(images, 0, 1, out=images), alphas, tuple(cameras), backend)
 
 
-def choose_backend(device: Literal["auto", "cpu", "cuda"]) -> Backend:
-    """The rasteriser that `device` means on this host. Raises Unavailable, with the remedy, for a "cuda" that is not."""
+def choose_backend(device: Device) -> Backend:
+    """The rasteriser that `device` means on this host. Raises Unavailable, with the remedy, for "cuda" without it."""
     if device == "cpu":
         return "cpu"
     lacking = _lacking_for_cuda()
@@ -88,57 +92,118 @@ def choose_backend(device: Literal["auto", "cpu", "cuda"]) -> Backend:
 def _lacking_for_cuda() -> str:
     if find_spec("gsplat") is None:
         return "gsplat is not installed: pip install 'splatgate[gpu]'"
-    import torch  # noqa: PLC0415 - seconds to import, and the CPU kernel needs none of it
+    import torch  # seconds to import, and the CPU kernel needs none of it
 
     if not torch.cuda.is_available():
         return "torch sees no CUDA GPU: check nvidia-smi and the container's GPU access"
     with contextlib.redirect_stdout(sys.stderr):  # gsplat reports its build on standard output
-        from gsplat.cuda._backend import _C  # noqa: PLC0415
+        from gsplat.cuda._backend import _C
 
-    return "" if _C is not None else "gsplat's CUDA kernels are neither built nor buildable: install nvcc, or a built gsplat"
+    return (
+        ""
+        if _C is not None
+        else "gsplat's CUDA kernels are neither built nor buildable: install nvcc, or a built gsplat"
+    )
 
 
 def _scene(splat: Splat, placement: Placement, degree: int) -> _Scene:
-    splat = splat.take(drawable(splat))
+    seen = drawable(splat)
+    splat = splat if seen.all() else splat.take(seen)
+    scale = np.float32(placement.scale)
+    with np.errstate(over="ignore"):
+        scales = np.exp(splat.log_scales) * scale
     return _Scene(
-        means=splat.means * np.float32(placement.scale) + np.float32(placement.offset),
+        means=splat.means * scale + np.float32(placement.offset),
         quats=splat.quats,
-        scales=np.exp(splat.log_scales) * np.float32(placement.scale),
-        opacities=(sigmoid(splat.opacity_logits) * np.float32(placement.opacity_factor)).clip(0, 1),
-        sh=np.ascontiguousarray(splat.sh[:, : (degree + 1) ** 2]),
+        scales=np.minimum(scales, LARGEST_SCALE),
+        opacities=np.minimum(sigmoid(splat.opacity_logits) * np.float32(placement.opacity_factor), 1),
+        sh=splat.sh[:, : (degree + 1) ** 2],
     )
 
 
 def drawable(splat: Splat) -> NDArray[np.bool_]:
     """(N,) bool: every value finite, and the quaternion not zero."""
-    fields = (splat.means, splat.quats, splat.log_scales, splat.opacity_logits[:, None], splat.sh[:, 0])
-    finite = np.logical_and.reduce([np.isfinite(field).all(axis=1) for field in fields])
-    return finite & (splat.quats != 0).any(axis=1)
+    fields = (splat.means, splat.quats, splat.log_scales, splat.opacity_logits, splat.sh)
+    rows = (field.reshape(len(splat), -1) for field in fields)
+    finite = np.logical_and.reduce([np.isfinite(column) for row in rows for column in row.T])
+    return finite & (np.einsum("ij,ij->i", splat.quats, splat.quats) > 0)
 
 
-def _draw_cpu(scene: _Scene, cameras: Sequence[Camera]) -> tuple[Float32, Float32]:
-    from app.splat.raster_cpu import rasterize  # noqa: PLC0415 - numba takes half a second to import
+def _colors(scene: _Scene, camera: Camera) -> Float32:
+    """(N, 3) colours seen from the camera: real spherical harmonics as 3D Gaussian Splatting signs and orders them."""
+    color = np.float32(0.5) + np.float32(SH_C0) * scene.sh[:, 0]
+    if scene.sh.shape[1] == 1:
+        return color
+    towards = scene.means - camera.position.astype(np.float32)
+    x, y, z = (towards / np.linalg.norm(towards, axis=1, keepdims=True)).T
+    for band, basis in enumerate(_bands(x, y, z), start=1):
+        if band < scene.sh.shape[1]:
+            color += basis[:, None] * scene.sh[:, band]
+    return np.maximum(color, 0)
 
-    views = [
-        rasterize(
+
+def _bands(x: Float32, y: Float32, z: Float32) -> Iterator[NDArray[Any]]:
+    """The fifteen basis functions of degrees 1 to 3 at unit directions; constants: sqrt of rationals over pi."""
+    xx, yy, zz = x * x, y * y, z * z
+    yield from (-0.4886025 * y, 0.4886025 * z, -0.4886025 * x)
+    yield from (1.0925484 * x * y, -1.0925484 * y * z, 0.3153916 * (2 * zz - xx - yy))
+    yield from (-1.0925484 * x * z, 0.5462742 * (xx - yy))
+    yield from (-0.5900436 * y * (3 * xx - yy), 2.8906114 * x * y * z, -0.4570458 * y * (4 * zz - xx - yy))
+    yield 0.3731763 * z * (2 * zz - 3 * xx - 3 * yy)
+    yield from (-0.4570458 * x * (4 * zz - xx - yy), 1.4453057 * z * (xx - yy), -0.5900436 * x * (xx - 3 * yy))
+
+
+def _draw_cpu(scene: _Scene, cameras: Sequence[Camera], background: Float32) -> tuple[Float32, Float32]:
+    from app.splat.raster_cpu import rasterize  # numba takes a second to import
+
+    width, height, near, far = _shared(cameras)
+    images = np.empty((len(cameras), height, width, 3), np.float32)
+    alphas = np.empty((len(cameras), height, width), np.float32)
+    for view, camera in enumerate(cameras):
+        images[view], alphas[view] = rasterize(
             scene.means,
             scene.quats,
             scene.scales,
             scene.opacities,
-            (0.5 + SH_C0 * scene.sh[:, 0]).astype(np.float32),
+            _colors(scene, camera),
             camera.world_to_camera,
             camera.K,
-            (camera.width, camera.height),
-            (camera.near, camera.far),
+            (width, height),
+            (near, far),
+            background,
         )
-        for camera in cameras
-    ]
-    colors, alphas = zip(*views, strict=True)
-    return np.stack(colors), np.stack(alphas)
+    return images, alphas
 
 
-def _draw_gsplat(scene: _Scene, cameras: Sequence[Camera]) -> tuple[Float32, Float32]:
-    raise NotImplementedError
+def _draw_gsplat(scene: _Scene, cameras: Sequence[Camera], background: Float32) -> tuple[Float32, Float32]:
+    import torch
+    from gsplat import rasterization
+
+    width, height, near, far = _shared(cameras)
+
+    def to_gpu(array: NDArray[np.float32]) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).cuda()
+
+    images, alphas, _ = rasterization(
+        means=to_gpu(scene.means),
+        quats=to_gpu(scene.quats),
+        scales=to_gpu(scene.scales),
+        opacities=to_gpu(scene.opacities),
+        colors=to_gpu(np.stack([_colors(scene, camera) for camera in cameras])),
+        viewmats=to_gpu(np.stack([camera.world_to_camera for camera in cameras])),
+        Ks=to_gpu(np.stack([camera.K for camera in cameras])),
+        width=width,
+        height=height,
+        near_plane=near,
+        far_plane=far,
+        backgrounds=to_gpu(np.tile(background, (len(cameras), 1))),
+        packed=False,
+    )
+    return images.cpu().numpy(), alphas[..., 0].cpu().numpy()
+
+
+def _shared(cameras: Sequence[Camera]) -> tuple[int, int, float, float]:
+    return cameras[0].width, cameras[0].height, cameras[0].near, cameras[0].far
 
 
 def side_by_side(views: Views) -> NDArray[np.uint8]:
