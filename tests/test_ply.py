@@ -275,7 +275,7 @@ BROKEN = {
     "some of f_rest": (edit(b"float nonsense", b"float f_rest_0", EXTRA), "f_rest_*", "there are 1"),
     "unknown type": (edit(b"float opacity", b"half opacity"), "header", "half"),
     "unknown format": (edit(b"binary_little_endian", b"binary_middle_endian"), "header", "binary_middle_endian"),
-    "name that is not ASCII": (edit(b"float rot_3", b"float r\xf6t_3"), "header", "ascii"),
+    "name that is not ASCII": (edit(b"float rot_3", b"float r\xf6t_3"), "header: line 18 is not ASCII"),
     "absurd element name": (edit(b"element vertex", b"element " + b"v" * 60_000), "no element 'vertex'"),
     "header over the limit": (edit(b"comment", b"comment " + b"x" * 70_000), "end_header", "65,536"),
     "a header with a separator of Unicode": (

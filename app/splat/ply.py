@@ -65,7 +65,9 @@ def decode_ply(data: bytes | memoryview, max_gaussians: int, name: str = "PLY da
     rows = _ascii_rows(header, data, name) if header.ply.text else _binary_rows(header, data, name)
     splat = _splat(rows, rest)
     if not np.isfinite(splat.means).all(axis=1).any():
-        raise BadFile(f"{name}: properties x, y, z: no Gaussian has a finite position; nothing is left to repair")
+        raise BadFile(
+            f"{name}: properties x, y, z: no Gaussian has a finite position, there is nothing to repair; make it again"
+        )
     return splat
 
 
@@ -92,7 +94,7 @@ def _read_header(data: bytes | memoryview, name: str) -> _Header:
     start = bytes(data[:MAX_HEADER_BYTES])
     newline = next((end for end in (b"\r\n", b"\n", b"\r") if start.startswith(b"ply" + end)), None)
     if newline is None:
-        raise BadFile(f"{name}: is not a PLY file: its first line is not 'ply'")
+        raise BadFile(f"{name}: is not a PLY file: its first line is not 'ply'; give a 3DGS PLY")
     end = start.find(newline + b"end_header" + newline)
     if end < 0:
         raise BadFile(f"{name}: header: no line 'end_header' in the first {MAX_HEADER_BYTES:,} bytes; export it again")
@@ -105,10 +107,10 @@ def _read_header(data: bytes | memoryview, name: str) -> _Header:
 
 
 def _strip_counts(lines: list[bytes], name: str) -> tuple[list[str], dict[str, int]]:
-    """The header's lines with every count replaced by 0, and blank for a comment (free text in any encoding)."""
+    """The header's lines with every count replaced by 0, and what the counts were."""
     kept, counts, seen = [], {}, set[str]()
-    for line in lines:
-        words = [] if re.match(rb"\s*(comment|obj_info)\b", line) else line.decode("ascii").split()
+    for number, line in enumerate(lines, 1):
+        words = _words(line, number, name)
         if words[:1] == ["element"] and len(words) == 3:
             counts[words[1]] = _count(words[1], words[2], name)
             words[2] = "0"
@@ -121,6 +123,15 @@ def _strip_counts(lines: list[bytes], name: str) -> tuple[list[str], dict[str, i
     return kept, counts
 
 
+def _words(line: bytes, number: int, name: str) -> list[str]:
+    """Split as plyfile splits; a comment has none, being free text in any encoding."""
+    if re.match(rb"\s*(comment|obj_info)\b", line):
+        return []
+    if not line.isascii():
+        raise BadFile(f"{name}: header: line {number} is not ASCII; rename what it declares and export it again")
+    return line.decode("ascii").split()
+
+
 def _count(element: str, word: str, name: str) -> int:
     if not word.isdecimal() or len(word) > 18:
         raise BadFile(f"{name}: element {_short(element)!r}: {_short(word)!r} is not a count; export it again")
@@ -129,7 +140,7 @@ def _count(element: str, word: str, name: str) -> int:
 
 def _check_promises(header: _Header, available: int, max_gaussians: int, name: str) -> None:
     if "vertex" not in header.ply:
-        raise BadFile(f"{name}: header: there is no element 'vertex'; a splat stores its Gaussians there")
+        raise BadFile(f"{name}: header: there is no element 'vertex'; export it as a 3DGS PLY")
     needed = sum(header.counts[element.name] * header.row_bytes(element) for element in header.ply.elements)
     if needed > available + header.ply.text:  # the last line of a text may end without a newline
         raise BadFile(
@@ -151,7 +162,9 @@ def _check_properties(vertex: Any, name: str) -> int:
     found = {prop.name for prop in vertex.properties}
     rest = sum(re.fullmatch(r"f_rest_\d+", prop) is not None for prop in found)
     if rest not in REST_COUNTS:
-        raise BadFile(f"{name}: properties f_rest_*: there are {rest}, expected 0, 9, 24 or 45 (SH degree 0 to 3)")
+        raise BadFile(
+            f"{name}: properties f_rest_*: there are {rest}; export it with 0, 9, 24 or 45 (SH degree 0 to 3)"
+        )
     needed = (*MEANS, *DC, *_rest(rest), *OPACITY, *LOG_SCALES, *QUATS)
     if missing := [field for field in needed if field not in found]:
         raise BadFile(f"{name}: property {missing[0]!r} is missing; export it as an uncompressed 3DGS PLY")
@@ -219,23 +232,25 @@ def _ascii_rows(header: _Header, data: bytes | memoryview, name: str) -> NDArray
 
 
 def _splat(rows: NDArray[np.void], rest: int) -> Splat:
+    """Copies throughout: the buffer behind the rows may be a mapped file. A double beyond float32 becomes infinite."""
     sh = np.empty((len(rows), 1 + rest // 3, 3), np.float32)
-    sh[:, 0] = _columns(rows, DC)
-    if rest:  # stored channel by channel: all of red, then green, then blue
-        sh[:, 1:] = _columns(rows, _rest(rest)).reshape(len(rows), 3, -1).transpose(0, 2, 1)
-    return Splat(
-        means=_columns(rows, MEANS),
-        quats=_columns(rows, QUATS),
-        log_scales=_columns(rows, LOG_SCALES),
-        opacity_logits=_columns(rows, OPACITY)[:, 0],
-        sh=sh,
-    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        sh[:, 0] = _columns(rows, DC)
+        if rest:  # stored channel by channel: all of red, then green, then blue
+            sh[:, 1:] = _columns(rows, _rest(rest)).reshape(len(rows), 3, -1).transpose(0, 2, 1)
+        return Splat(
+            means=_columns(rows, MEANS).copy(),
+            quats=_columns(rows, QUATS).copy(),
+            log_scales=_columns(rows, LOG_SCALES).copy(),
+            opacity_logits=_columns(rows, OPACITY)[:, 0].copy(),
+            sh=sh,
+        )
 
 
 def _columns(rows: NDArray[np.void], fields: tuple[str, ...]) -> Float32:
-    """(N, len(fields)), a copy: behind the rows may be a mapped file. A double beyond float32 becomes infinite."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.array(structured_to_unstructured(rows[list(fields)], dtype=np.float32), order="C")
+    """(N, len(fields)); a view where the fields lie side by side as float32."""
+    table: Float32 = structured_to_unstructured(rows[list(fields)], dtype=np.float32)
+    return table
 
 
 def _rows(splat: Splat) -> NDArray[np.void]:
@@ -245,7 +260,9 @@ def _rows(splat: Splat) -> NDArray[np.void]:
     table[:, 0:3] = splat.means
     table[:, 3:6] = 0
     table[:, 6:9] = splat.sh[:, 0]
-    table[:, 9 : 9 + rest] = splat.sh[:, 1:].transpose(0, 2, 1).reshape(n, rest)
+    for channel in range(3):
+        start = 9 + channel * rest // 3
+        table[:, start : start + rest // 3] = splat.sh[:, 1:, channel]
     table[:, 9 + rest] = splat.opacity_logits
     table[:, 10 + rest : 13 + rest] = splat.log_scales
     table[:, 13 + rest :] = splat.quats

@@ -80,7 +80,9 @@ def decode_spz(data: bytes | memoryview, max_gaussians: int, name: str = "SPZ da
         raise BadFile(f"{name}: cannot be unpacked: {error}; the file is damaged, fetch or export it again") from None
     splat = _decode(header, sections)
     if not np.isfinite(splat.means).all(axis=1).any():  # version 1 stores float16
-        raise BadFile(f"{name}: positions: no Gaussian has a finite position; nothing is left to repair")
+        raise BadFile(
+            f"{name}: positions: no Gaussian has a finite position, there is nothing to repair; make it again"
+        )
     return splat
 
 
@@ -114,7 +116,7 @@ def _pieces(data: memoryview, name: str) -> Iterator[bytes]:
         return _gunzip(data)
     if data[:4] == ZSTD_MAGIC:
         return _unzstd(data)
-    raise BadFile(f"{name}: is not an SPZ file: it is neither a gzip nor a zstd stream nor an NGSP container")
+    raise BadFile(f"{name}: is not an SPZ file: neither a gzip nor a zstd stream nor an NGSP container; give an SPZ")
 
 
 def _gunzip(data: memoryview) -> Iterator[bytes]:
@@ -179,10 +181,10 @@ def _read_container(data: memoryview, max_gaussians: int, name: str) -> tuple[_H
 
 def _header(start: bytearray | memoryview, versions: range, max_gaussians: int, name: str) -> _Header:
     if len(start) < 16 or bytes(start[:4]) != MAGIC:
-        raise BadFile(f"{name}: is not an SPZ file: no SPZ header where it should be")
+        raise BadFile(f"{name}: is not an SPZ file: no SPZ header where it should be; give an SPZ")
     header = _Header(*struct.unpack_from("<IIBB", start, 4))
     if header.version not in versions:
-        raise BadFile(f"{name}: header: version {header.version} in this container; versions 1 to 4 are read")
+        raise BadFile(f"{name}: header: version {header.version} in this container; export it as version 1 to 4")
     if header.degree > 3:
         raise BadFile(f"{name}: header: SH degree {header.degree}; degrees 0 to 3 are read, export it with fewer")
     if header.fraction_bits > _MAX_FRACTION_BITS:
