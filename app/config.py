@@ -115,7 +115,7 @@ class Config(Section):
 
 
 def load_config(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
-    """Reads the tree: built-in defaults, then the file, then SPLATGATE__SECTION__KEY variables (TOML values or plain text).
+    """Reads the tree: built-in defaults, then the file, then SPLATGATE__SECTION__KEY variables (TOML values or words).
 
     path: the file; None takes SPLATGATE_CONFIG, else config.toml in the working directory or beside the package.
     Raises ConfigError, naming the key, its value and what was expected.
@@ -151,7 +151,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _put(tree: dict[str, Any], key: str, text: str) -> None:
     parts = key.removeprefix(ENV_PREFIX).lower().split("__")
     if len(parts) != 2 or not all(parts):
-        raise ConfigError(f"{key}: a variable has the form {ENV_PREFIX}SECTION__KEY, e.g. {ENV_PREFIX}VALIDATE__THRESHOLD")
+        raise ConfigError(f"{key}: a variable is named {ENV_PREFIX}SECTION__KEY, e.g. {ENV_PREFIX}VALIDATE__THRESHOLD")
     section = tree.setdefault(parts[0], {})
     if isinstance(section, dict):
         section[parts[1]] = _value(text)

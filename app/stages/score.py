@@ -6,7 +6,6 @@ open_clip_config.json. Weights are safetensors only. This file does not know spl
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,10 @@ from typing import Any, Literal
 import open_clip
 import torch
 from loguru import logger
+from safetensors import SafetensorError
 from torch.nn import functional
 
+from app.digest import sha256_of
 from app.errors import BadWeights, StageFailed, Unavailable
 from app.splat.model import Float32
 
@@ -128,9 +129,9 @@ def load(params: ScorerParams) -> Scorer:
     try:
         model = _build(params, weights)
         tokenizer = open_clip.get_tokenizer(params.model, **_vocabulary(params))
-    except (RuntimeError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, RuntimeError, KeyError, ValueError, OSError) as error:
         raise BadWeights(f"{weights}: does not fit {params.model}: {str(error).splitlines()[0]}") from None
-    scorer = Scorer(params, model, tokenizer, _sha256(weights))
+    scorer = Scorer(params, model, tokenizer, sha256_of(weights))
     logger.info(f"CLIP model {scorer.model_id} on {scorer.device}, weights sha256 {scorer.weights_sha256[:12]}")
     return scorer
 
@@ -147,19 +148,24 @@ def to_pixels(images: torch.Tensor, model: Any) -> torch.Tensor:
     return (pictures - mean) / std
 
 
+def overrides(model: str, tag: str) -> dict[str, Any]:
+    """What a pretrained tag means beyond its weights: activation and normalisation.
+
+    open_clip only warns where the activation differs, and takes neither from a tag once a file stands in its place.
+    """
+    facts = open_clip.get_pretrained_cfg(model, tag)
+    return {
+        "force_quick_gelu": bool(facts.get("quick_gelu")),
+        "force_preprocess_cfg": {key: facts[key] for key in ("mean", "std") if key in facts},
+    }
+
+
 def _build(params: ScorerParams, weights: Path) -> Any:
-    folder = params.model.startswith("local-dir:")
-    pretrained = None if folder else str(weights)
-    # the tag's activation and normalisation: open_clip only warns where the activation differs, and takes neither
-    # from a tag once a file stands in its place
-    tag = {} if folder else open_clip.get_pretrained_cfg(params.model, params.pretrained)
-    model = open_clip.create_model(
-        params.model,
-        pretrained=pretrained,
-        require_pretrained=True,
-        force_quick_gelu=bool(tag.get("quick_gelu")),
-        force_preprocess_cfg={key: tag[key] for key in ("mean", "std") if key in tag},
-    )
+    if params.model.startswith("local-dir:"):
+        model = open_clip.create_model(params.model, require_pretrained=True)
+    else:
+        settings = overrides(params.model, params.pretrained)
+        model = open_clip.create_model(params.model, pretrained=str(weights), require_pretrained=True, **settings)
     return model.eval().requires_grad_(False)
 
 
@@ -202,11 +208,3 @@ def _device(wanted: str) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise Unavailable('score.device = "cuda", but no CUDA device is visible: set it to "auto" or "cpu"')
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -1,0 +1,403 @@
+"""The command line: `splatgate generate | inspect | repair | render | validate | check | convert`.
+
+Results go to standard output (one JSON document with --json), the log and the progress to standard error.
+Exit codes: 0 done or passed, 3 refused by the gate (or a certificate that does not match), 2 usage, 1 error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime, timezone
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from app import __version__
+from app.config import Config, load_config
+from app.errors import SplatgateError
+from app.log import start_logging
+
+REFUSED = 3
+
+FILE = click.Path(path_type=Path)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
+PROFILE = click.option(
+    "--profile",
+    type=click.Choice(["full", "shapes"]),
+    help="full: FLUX + TRELLIS + ViT-L/14. shapes: the embedded stand-in, a small built-in world. Default: config.",
+)
+
+
+class Group(click.Group):
+    """One place that turns an error of ours into one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SplatgateError as error:
+            if "--json" in sys.argv:
+                _print_json({"error": {"kind": type(error).__name__, "message": str(error)}})
+            click.secho(f"error: {error}", fg="red", err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo("interrupted; nothing half-written is left behind", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="splatgate")
+@click.option(
+    "--config", "config_path", type=FILE, help="config.toml to use. Default: $SPLATGATE_CONFIG, ./config.toml."
+)
+@click.option("--log-level", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), help="Default: config.")
+@click.pass_context
+def main(ctx: click.Context, config_path: Path | None, log_level: str | None) -> None:
+    """Text to judged 3D Gaussian splats: generate, diagnose, repair, render, score, pass or refuse.
+
+    \b
+    Begin with   splatgate generate --profile shapes "a blue rocket"
+    Then look    out/a-blue-rocket-0/views.png
+    """
+    config = load_config(config_path)
+    start_logging(log_level or config.log.level, validation=config.validation.enabled)
+    ctx.obj = config
+
+
+def _configured(command: Callable[..., None]) -> Callable[..., None]:
+    """Hands the command its Config, with the chosen profile in it."""
+
+    @wraps(command)
+    @click.pass_obj
+    def run(config: Config, /, **options: Any) -> None:
+        if profile := options.pop("profile", None):
+            config = config.model_copy(update={"profile": config.profile.model_copy(update={"name": profile})})
+        command(config, **options)
+
+    return run
+
+
+@main.command()
+@click.argument("prompt")
+@PROFILE
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="The same seed gives the same splat. Default: config.")
+@click.option("--attempts", type=click.IntRange(1, 100), help="Try again, with the next seed, what the gate refuses.")
+@click.option("-o", "--output", type=FILE, help="Folder for the files. Default: out/<prompt>-<seed>.")
+@JSON
+@_configured
+def generate(
+    config: Config, prompt: str, seed: int | None, attempts: int | None, output: Path | None, as_json: bool
+) -> None:
+    """Turn PROMPT into a splat, judge it, and write asset.ply, asset.spz, views.png and certificate.json."""
+    from app import certificate, pipeline
+
+    seed = config.generate.seed if seed is None else seed
+    folder = output or Path("out") / f"{_slug(prompt)}-{seed}"
+    pipeline.check_prompt(prompt, config)
+    with _progress("Loading") as on_stage:
+        stages = pipeline.load_stages(config)
+        judged = pipeline.generate(prompt, seed, attempts or config.generate.attempts, stages, config, on_stage)
+        on_stage("Writing the files")
+        issued = certificate.write_outputs(judged, folder, config, datetime.now(timezone.utc))
+    if as_json:
+        _print_json({"folder": str(folder), "certificate": issued.model_dump(mode="json")})
+    else:
+        _print_judgement(issued, folder)
+    _exit_by(judged.verdict.outcome)
+
+
+@main.command()
+@click.argument("file", type=FILE)
+@JSON
+@_configured
+def inspect(config: Config, file: Path, as_json: bool) -> None:
+    """Show the statistics and the findings of a splat FILE (.ply or .spz)."""
+    from app.splat.diagnosis import diagnose
+    from app.splat.files import read_splat
+
+    splat = read_splat(file, config.limits.max_gaussians)
+    diagnosis = diagnose(splat, config.diagnose)
+    if as_json:
+        _print_json({"file": str(file), "gaussians": len(splat), "sh_degree": splat.sh_degree, **diagnosis.to_dict()})
+        return
+    click.echo(f"{file}: {len(splat):,} gaussians, SH degree {splat.sh_degree}")
+    _print_statistics(diagnosis.to_dict()["fields"])
+    _print_findings(diagnosis.to_dict()["findings"])
+
+
+@main.command()
+@click.argument("source", metavar="IN", type=FILE)
+@click.option("-o", "--output", type=FILE, required=True, help="Where the repaired splat goes (.ply or .spz).")
+@click.option("--strategy", type=click.Choice(["restore", "noise"]), help="For uniform opacity. Default: config.")
+@JSON
+@_configured
+def repair(config: Config, source: Path, output: Path, strategy: str | None, as_json: bool) -> None:
+    """Repair what `inspect` finds in IN and write the result; a healthy file is copied bit for bit."""
+    from app import pipeline
+    from app.splat.files import copy_splat, read_splat, write_splat
+
+    if strategy:
+        config = config.model_copy(update={"repair": config.repair.model_copy(update={"strategy": strategy})})
+    with _progress("Reading") as on_stage:
+        splat = read_splat(source, config.limits.max_gaussians)
+        on_stage("Diagnosing and repairing")
+        repaired, diagnosis, report = pipeline.heal(splat, config)
+        on_stage("Writing")
+        if repaired is splat and source.suffix.lower() == output.suffix.lower():
+            copy_splat(source, output)
+        else:
+            write_splat(output, repaired)
+    summary = {"input": str(source), "output": str(output), "gaussians_in": len(splat), "gaussians_out": len(repaired)}
+    if as_json:
+        _print_json(summary | {"diagnosis": diagnosis.to_dict(), "repairs": report.to_dict()})
+        return
+    _print_findings(diagnosis.to_dict()["findings"])
+    _print_repairs(report.to_dict()["repairs"])
+    click.echo(f"wrote {output}: {len(repaired):,} gaussians" + (" (unchanged)" if repaired is splat else ""))
+
+
+def _numbers(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    try:
+        numbers = tuple(float(word) for word in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r}: give numbers with commas, e.g. --{parameter.name}=-15,0") from None
+    if not numbers or len(numbers) > 64 or not all(abs(number) <= 36_000 for number in numbers):
+        raise click.BadParameter(f"{value!r}: give 1 to 64 finite angles in degrees")
+    return numbers
+
+
+@main.command()
+@click.argument("file", type=FILE)
+@click.option("-o", "--output", type=FILE, required=True, help="PNG to write, the views side by side.")
+@click.option("--size", type=click.IntRange(16, 4096), help="Pixels a side of one view. Default: config.")
+@click.option("--azimuth", callback=_numbers, help="Degrees, with commas: 0 is the front, 90 the side on +X.")
+@click.option("--pitch", callback=_numbers, help="Degrees, with commas; negative is above: --pitch=-15,-60.")
+@click.option("--radius", type=click.FloatRange(0.01, 1000), help="Distance of the camera. Default: config.")
+@click.option("--fov", type=click.FloatRange(1, 170), help="Vertical field of view, degrees. Default: config.")
+@click.option(
+    "--placement", type=click.Choice(["none", "judge"]), help="judge: scale and centre as the public judge does."
+)
+@click.option(
+    "--extent", type=click.FloatRange(0.001, 1000), help="Longest side after judge placement. Default: config."
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Rasteriser: gsplat (cuda) or ours (cpu).")
+@JSON
+@_configured
+def render(
+    config: Config,
+    file: Path,
+    output: Path,
+    azimuth: tuple[float, ...] | None,
+    pitch: tuple[float, ...] | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Draw a splat FILE from several sides into one PNG; without angles, from the four judging views."""
+    from app import certificate, pipeline
+    from app.splat.files import read_splat
+    from app.splat.raster import coverage
+
+    update = {key: value for key, value in settings.items() if value is not None}
+    if azimuth or pitch:
+        update["views"] = _views(azimuth or (0.0,), pitch or (-15.0,))
+    config = config.model_copy(update={"render": config.render.model_copy(update=update)})
+    with _progress("Reading") as on_stage:
+        splat = read_splat(file, config.limits.max_gaussians)
+        on_stage("Rendering")
+        views = pipeline.look(splat, config)
+        certificate.write_picture(output, views)
+    shown = {"output": str(output), "views": len(views.cameras), "backend": views.backend, "coverage": coverage(views)}
+    if as_json:
+        _print_json(shown)
+    else:
+        click.echo(f"wrote {output}: {shown['views']} views by {views.backend}, coverage {shown['coverage']:.3f}")
+
+
+def _views(azimuth: tuple[float, ...], pitch: tuple[float, ...]) -> tuple[Any, ...]:
+    """One view a pair; a single angle serves all of the other list."""
+    from app.config import ViewConfig
+
+    count = max(len(azimuth), len(pitch))
+    if len(azimuth) not in (1, count) or len(pitch) not in (1, count):
+        raise click.UsageError(
+            f"{len(azimuth)} azimuths and {len(pitch)} pitches: give as many of each, or one of either"
+        )
+    azimuth, pitch = (angles * count if len(angles) == 1 else angles for angles in (azimuth, pitch))
+    return tuple(
+        ViewConfig(name=f"view {i}", azimuth=a, pitch=p) for i, (a, p) in enumerate(zip(azimuth, pitch, strict=True))
+    )
+
+
+@main.command()
+@click.argument("file", type=FILE)
+@click.option("--prompt", required=True, help="What the splat should show.")
+@PROFILE
+@JSON
+@_configured
+def validate(config: Config, file: Path, prompt: str, as_json: bool) -> None:
+    """Score a splat FILE, as it is, against a prompt and ask the gate: exit 0 passed, 3 refused."""
+    from app import pipeline
+    from app.splat.diagnosis import diagnose
+    from app.splat.files import read_splat
+
+    pipeline.check_prompt(prompt, config)
+    with _progress("Reading") as on_stage:
+        splat = read_splat(file, config.limits.max_gaussians)
+        diagnosis = diagnose(splat, config.diagnose)
+        on_stage("Loading the scorer")
+        scorer = pipeline.load_scorer(config)
+        on_stage("Rendering")
+        views = pipeline.look(splat, config)
+        on_stage("Scoring")
+        score, verdict = pipeline.validate(splat, views, prompt, scorer, config)
+    findings = diagnosis.to_dict()["findings"]
+    if as_json:
+        shown = {"outcome": verdict.outcome, "reasons": verdict.reasons, "score": asdict(score) if score else None}
+        _print_json(
+            {"file": str(file), "prompt": prompt, "profile": config.profile.name} | shown | {"findings": findings}
+        )
+    else:
+        _print_findings(findings)
+        names = [view.name for view in config.render.views]
+        views_scored = dict(zip(names, score.per_view, strict=True)) if score else {}
+        _print_verdict(verdict.outcome, verdict.reasons, score.value if score else None, views_scored)
+    _exit_by(verdict.outcome)
+
+
+@main.command()
+@click.argument("certificate", type=FILE)
+@click.argument("file", type=FILE)
+@JSON
+@_configured
+def check(config: Config, certificate: Path, file: Path, as_json: bool) -> None:
+    """Recompute what CERTIFICATE claims of FILE (asset.ply or asset.spz): exit 0 it matches, 3 it does not."""
+    from app.certificate import check as recheck
+    from app.certificate import read_certificate
+
+    with _progress("Checking"):
+        claims = recheck(read_certificate(certificate), file, config)
+    matches = all(claim.agrees for claim in claims)
+    if as_json:
+        _print_json({"matches": matches, "checks": [asdict(claim) for claim in claims]})
+    else:
+        table = Table("claim", "certificate", "recomputed", "")
+        for claim in claims:
+            table.add_row(
+                claim.claim, claim.claimed, claim.found, "[green]ok[/]" if claim.agrees else "[red]differs[/]"
+            )
+        Console().print(table)
+        click.secho("MATCH" if matches else "NO MATCH", fg="green" if matches else "red", bold=True)
+    sys.exit(0 if matches else REFUSED)
+
+
+@main.command()
+@click.argument("source", metavar="IN", type=FILE)
+@click.argument("target", metavar="OUT", type=FILE)
+@JSON
+@_configured
+def convert(config: Config, source: Path, target: Path, as_json: bool) -> None:
+    """Convert between .ply and .spz; values keep their space, nothing is transformed."""
+    from app.splat.files import read_splat, write_splat
+
+    with _progress("Converting"):
+        splat = read_splat(source, config.limits.max_gaussians)
+        write_splat(target, splat)
+    before, after = source.stat().st_size, target.stat().st_size
+    if as_json:
+        _print_json({"output": str(target), "gaussians": len(splat), "bytes_in": before, "bytes_out": after})
+    else:
+        click.echo(f"wrote {target}: {len(splat):,} gaussians, {before / 2**20:.1f} MB -> {after / 2**20:.1f} MB")
+
+
+# ---- what a person sees ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _progress(first: str) -> Iterator[Callable[[str], None]]:
+    """A spinner with the stage and the time on a terminal; elsewhere the log lines alone tell."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _stage: None
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, redirect_stderr=True) as progress:
+        task = progress.add_task(first)
+        yield lambda stage: progress.update(task, description=stage)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    click.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+def _print_judgement(issued: Any, folder: Path) -> None:
+    scores = {view.name: view.score for view in issued.views if view.score is not None}
+    _print_findings(issued.diagnosis["findings"])
+    _print_repairs(issued.repairs["repairs"])
+    value = issued.score.value if issued.score else None
+    _print_verdict(issued.verdict.outcome, issued.verdict.reasons, value, scores)
+    if issued.stand_in:
+        click.secho("made by profile 'shapes', the embedded stand-in, and judged by its own scorer", fg="yellow")
+    for name, what in (
+        ("asset.ply", f"the splat, {issued.gaussians:,} gaussians"),
+        ("asset.spz", "the same, compressed"),
+        ("views.png", "the four judging views"),
+        (
+            "certificate.json",
+            f"what was measured; recheck: splatgate check {folder}/certificate.json {folder}/asset.ply",
+        ),
+    ):
+        click.echo(f"  {folder / name}  {what}")
+
+
+def _print_verdict(outcome: str, reasons: tuple[str, ...], value: float | None, views: dict[str, float]) -> None:
+    colour = {"passed": "green", "refused": "red"}.get(outcome, "yellow")
+    click.secho(outcome.upper(), fg=colour, bold=True, nl=False)
+    score = "" if value is None else f"  score {value:.3f}  ("
+    click.echo(score + ", ".join(f"{name} {each:.3f}" for name, each in views.items()) + (")" if score else ""))
+    for reason in reasons:
+        click.echo(f"  because: {reason}")
+
+
+def _print_statistics(fields: list[dict[str, Any]]) -> None:
+    table = Table("field", "count", "mean", "std", "min", "max", "not finite")
+    for field in fields:
+        numbers = ["-" if field[key] is None else f"{field[key]:.4g}" for key in ("mean", "std", "min", "max")]
+        table.add_row(field["field"], f"{field['count']:,}", *numbers, f"{field['nonfinite']:,}")
+    Console().print(table)
+
+
+def _print_findings(findings: list[dict[str, Any]]) -> None:
+    if not findings:
+        click.echo("findings: none")
+    for finding in findings:
+        click.secho(f"finding: {finding['kind']} in {finding['field']}: {finding['message']}", fg="yellow")
+
+
+def _print_repairs(repairs: list[dict[str, Any]]) -> None:
+    for done in repairs:
+        click.echo(f"repaired: {done['field']}, {done['count']:,} gaussians, by {done['strategy']}")
+
+
+def _slug(prompt: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "splat"
+
+
+def _exit_by(outcome: str) -> None:
+    if outcome == "refused":
+        sys.exit(REFUSED)
+
+
+if __name__ == "__main__":
+    main()

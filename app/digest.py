@@ -1,0 +1,20 @@
+"""The sha256 of a file, for weights and assets alike."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from app.errors import BadFile
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of the file's content, read in pieces. Raises BadFile where it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise BadFile(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from None
+    return digest.hexdigest()

@@ -1,0 +1,38 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.config import ValidateConfig
+from app.gate import judge
+
+
+def test_passes_at_the_threshold_and_the_minimum() -> None:
+    assert judge(150_000, 0.20, ValidateConfig()).passed
+
+
+def test_every_reason_is_given_not_the_first_only() -> None:
+    verdict = judge(149_999, 0.1999, ValidateConfig())
+    assert verdict.outcome == "refused"
+    assert len(verdict.reasons) == 2
+    assert "149,999 gaussians, fewer than 150,000" in verdict.reasons[0]
+    assert "CLIP=0.200, under the threshold 0.2" in verdict.reasons[1]
+
+
+@pytest.mark.parametrize("score", [None, math.nan, -math.inf, -1.0])
+def test_a_missing_or_broken_score_is_refused(score: float | None) -> None:
+    assert judge(1_000_000, score, ValidateConfig()).outcome == "refused"
+
+
+def test_validation_switched_off_never_says_passed() -> None:
+    verdict = judge(1_000_000, 1.0, ValidateConfig(enabled=False))
+    assert verdict.outcome == "not validated"
+    assert not verdict.passed
+    assert "OFF" in verdict.reasons[0]
+
+
+@given(st.integers(0, 10**7), st.floats(-1, 1))
+def test_passed_means_both_conditions_hold(gaussians: int, score: float) -> None:
+    verdict = judge(gaussians, score, ValidateConfig())
+    assert verdict.passed == (gaussians >= 150_000 and score >= 0.20) == (not verdict.reasons)
