@@ -95,6 +95,7 @@ class Placement:
 
 
 IDENTITY = Placement()
+SMALLEST_EXTENT = 1e-12
 
 
 def judge_placement(splat: Splat, extent: float = 1.5) -> Placement:
@@ -103,12 +104,12 @@ def judge_placement(splat: Splat, extent: float = 1.5) -> Placement:
     extent: length, world units, that the longest side of the bounding box of the centres gets.
     Opacities take the inverse of the scale, as the reference renders show. Recentred by ONE scalar, the mean over all
     coordinates of all centres, as there: a centroid per axis would draw another picture. Centres that are not finite
-    are ignored; without any, or with a single point, the scale is 1.
+    are ignored; without any, or with all in one point, the scale is 1.
     """
     finite = np.logical_and.reduce([np.isfinite(column) for column in splat.means.T])
     means = splat.means if finite.all() else splat.means[finite]
     if not len(means):
         return IDENTITY
     longest = max(float(np.ptp(column.astype(np.float64))) for column in means.T)
-    scale = extent / longest if longest > 0 else 1.0
+    scale = extent / longest if longest > SMALLEST_EXTENT else 1.0
     return Placement(scale, -scale * float(means.mean(dtype=np.float64)), 1.0 / scale)

@@ -42,7 +42,7 @@ class Views:
 
 
 @dataclass(frozen=True, eq=False)
-class _Scene:
+class Scene:
     """What both rasterisers take: placed, finite Gaussians out of every logarithm. Shapes as in Splat."""
 
     means: Float32
@@ -71,7 +71,7 @@ def render(
     if len({(camera.width, camera.height, camera.near, camera.far) for camera in cameras}) != 1:
         raise ValueError("render needs at least one camera, all of one width, height, near and far")
     backend = choose_backend(device)
-    scene = _scene(splat, placement, min(sh_degree, splat.sh_degree))
+    scene = place(splat, placement, min(sh_degree, splat.sh_degree))
     draw = _draw_gsplat if backend == "gsplat" else _draw_cpu
     images, alphas = draw(scene, cameras, np.asarray(background, np.float32))
     drawn = len(scene.means)
@@ -92,27 +92,26 @@ def choose_backend(device: Device) -> Backend:
 def _lacking_for_cuda() -> str:
     if find_spec("gsplat") is None:
         return "gsplat is not installed: pip install 'splatgate[gpu]'"
-    import torch  # seconds to import, and the CPU kernel needs none of it
+    import torch  # takes seconds to import, and the CPU kernel needs none of it
 
     if not torch.cuda.is_available():
         return "torch sees no CUDA GPU: check nvidia-smi and the container's GPU access"
     with contextlib.redirect_stdout(sys.stderr):  # gsplat reports its build on standard output
         from gsplat.cuda._backend import _C
 
-    return (
-        ""
-        if _C is not None
-        else "gsplat's CUDA kernels are neither built nor buildable: install nvcc, or a built gsplat"
-    )
+    if _C is None:
+        return "gsplat's CUDA kernels are neither built nor buildable here: install nvcc and ninja, or a built gsplat"
+    return ""
 
 
-def _scene(splat: Splat, placement: Placement, degree: int) -> _Scene:
+def place(splat: Splat, placement: Placement = IDENTITY, degree: int = 0) -> Scene:
+    """The drawable Gaussians of a splat in their placement, with harmonics up to `degree`."""
     seen = drawable(splat)
     splat = splat if seen.all() else splat.take(seen)
     scale = np.float32(placement.scale)
     with np.errstate(over="ignore"):
         scales = np.exp(splat.log_scales) * scale
-    return _Scene(
+    return Scene(
         means=splat.means * scale + np.float32(placement.offset),
         quats=splat.quats,
         scales=np.minimum(scales, LARGEST_SCALE),
@@ -124,18 +123,21 @@ def _scene(splat: Splat, placement: Placement, degree: int) -> _Scene:
 def drawable(splat: Splat) -> NDArray[np.bool_]:
     """(N,) bool: every value finite, and the quaternion not zero."""
     fields = (splat.means, splat.quats, splat.log_scales, splat.opacity_logits, splat.sh)
-    rows = (field.reshape(len(splat), -1) for field in fields)
-    finite = np.logical_and.reduce([np.isfinite(column) for row in rows for column in row.T])
+    finite = np.ones(len(splat), np.bool_)
+    for field in fields:
+        for column in field.reshape(len(splat), field[:1].size or 1).T if len(splat) else ():
+            finite &= np.isfinite(column)  # a reduction over a short last axis is twenty times slower
     return finite & (np.einsum("ij,ij->i", splat.quats, splat.quats) > 0)
 
 
-def _colors(scene: _Scene, camera: Camera) -> Float32:
+def _colors(scene: Scene, camera: Camera) -> Float32:
     """(N, 3) colours seen from the camera: real spherical harmonics as 3D Gaussian Splatting signs and orders them."""
     color = np.float32(0.5) + np.float32(SH_C0) * scene.sh[:, 0]
     if scene.sh.shape[1] == 1:
         return color
     towards = scene.means - camera.position.astype(np.float32)
-    x, y, z = (towards / np.linalg.norm(towards, axis=1, keepdims=True)).T
+    distance = np.linalg.norm(towards, axis=1, keepdims=True)
+    x, y, z = (towards / np.maximum(distance, np.float32(1e-12))).T
     for band, basis in enumerate(_bands(x, y, z), start=1):
         if band < scene.sh.shape[1]:
             color += basis[:, None] * scene.sh[:, band]
@@ -153,7 +155,7 @@ def _bands(x: Float32, y: Float32, z: Float32) -> Iterator[NDArray[Any]]:
     yield from (-0.4570458 * x * (4 * zz - xx - yy), 1.4453057 * z * (xx - yy), -0.5900436 * x * (xx - 3 * yy))
 
 
-def _draw_cpu(scene: _Scene, cameras: Sequence[Camera], background: Float32) -> tuple[Float32, Float32]:
+def _draw_cpu(scene: Scene, cameras: Sequence[Camera], background: Float32) -> tuple[Float32, Float32]:
     from app.splat.raster_cpu import rasterize  # numba takes a second to import
 
     width, height, near, far = _shared(cameras)
@@ -175,31 +177,36 @@ def _draw_cpu(scene: _Scene, cameras: Sequence[Camera], background: Float32) -> 
     return images, alphas
 
 
-def _draw_gsplat(scene: _Scene, cameras: Sequence[Camera], background: Float32) -> tuple[Float32, Float32]:
-    import torch
+def _draw_gsplat(scene: Scene, cameras: Sequence[Camera], background: Float32) -> tuple[Float32, Float32]:
     from gsplat import rasterization
 
-    width, height, near, far = _shared(cameras)
+    images, alphas, _ = rasterization(**gsplat_arguments(scene, cameras, background))
+    return images.cpu().numpy(), alphas[..., 0].cpu().numpy()
 
-    def to_gpu(array: NDArray[np.float32]) -> torch.Tensor:
+
+def gsplat_arguments(scene: Scene, cameras: Sequence[Camera], background: Float32) -> dict[str, Any]:
+    """What gsplat.rasterization takes, on the GPU: classic mode, its 0.3 px dilation, colours already evaluated."""
+    import torch
+
+    def to_gpu(array: Float32) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).cuda()
 
-    images, alphas, _ = rasterization(
-        means=to_gpu(scene.means),
-        quats=to_gpu(scene.quats),
-        scales=to_gpu(scene.scales),
-        opacities=to_gpu(scene.opacities),
-        colors=to_gpu(np.stack([_colors(scene, camera) for camera in cameras])),
-        viewmats=to_gpu(np.stack([camera.world_to_camera for camera in cameras])),
-        Ks=to_gpu(np.stack([camera.K for camera in cameras])),
-        width=width,
-        height=height,
-        near_plane=near,
-        far_plane=far,
-        backgrounds=to_gpu(np.tile(background, (len(cameras), 1))),
-        packed=False,
-    )
-    return images.cpu().numpy(), alphas[..., 0].cpu().numpy()
+    width, height, near, far = _shared(cameras)
+    return {
+        "means": to_gpu(scene.means),
+        "quats": to_gpu(scene.quats),
+        "scales": to_gpu(scene.scales),
+        "opacities": to_gpu(scene.opacities),
+        "colors": to_gpu(np.stack([_colors(scene, camera) for camera in cameras])),
+        "viewmats": to_gpu(np.stack([camera.world_to_camera for camera in cameras])),
+        "Ks": to_gpu(np.stack([camera.K for camera in cameras])),
+        "backgrounds": to_gpu(np.tile(background, (len(cameras), 1))),
+        "width": width,
+        "height": height,
+        "near_plane": near,
+        "far_plane": far,
+        "packed": False,
+    }
 
 
 def _shared(cameras: Sequence[Camera]) -> tuple[int, int, float, float]:
