@@ -313,8 +313,8 @@ def gzip_bomb(start: bytes, mebibytes: int) -> bytes:
     return b"".join([packer.compress(start), *(packer.compress(ZEROS) for _ in range(mebibytes)), packer.flush()])
 
 
-def zstd_bomb(start: bytes, mebibytes: int, claims: int | None = None) -> bytes:
-    packer = zstandard.ZstdCompressor(level=9).compressobj(size=-1 if claims is None else claims)
+def zstd_bomb(start: bytes, mebibytes: int) -> bytes:
+    packer = zstandard.ZstdCompressor(level=9).compressobj()
     return b"".join([packer.compress(start), *(packer.compress(ZEROS) for _ in range(mebibytes)), packer.flush()])
 
 
@@ -343,6 +343,14 @@ def test_a_bomb_with_as_many_gaussians_as_are_allowed_unpacks_no_more_than_these
 def test_a_frame_that_asks_for_a_window_of_gigabytes_is_refused():
     frame = b"\x28\xb5\x2f\xfd\x00\xa8" + b"\x01\x00\x00"  # no content size, window log 31, an empty last block
     message, peak = measured(frame)
+    assert "cannot be unpacked" in message
+    assert peak < 2_000_000
+
+
+def test_a_frame_that_claims_an_exbibyte_is_not_believed():
+    data = payload(2)
+    block = struct.pack("<I", len(data) << 3 | 1)[:3] + data  # raw, the last one
+    message, peak = measured(b"\x28\xb5\x2f\xfd\xc0\x50" + struct.pack("<Q", 2**60) + block)
     assert "cannot be unpacked" in message
     assert peak < 2_000_000
 
