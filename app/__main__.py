@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timezone
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -25,6 +25,10 @@ from app import __version__
 from app.config import Config, load_config
 from app.errors import SplatgateError
 from app.log import start_logging
+
+if TYPE_CHECKING:
+    from app.certificate import Certificate
+    from app.splat.diagnosis import FieldStats
 
 REFUSED = 3
 
@@ -40,11 +44,15 @@ PROFILE = click.option(
 class Group(click.Group):
     """One place that turns an error of ours into one line and exit code 1."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["json"] = "--json" in args
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except SplatgateError as error:
-            if "--json" in sys.argv:
+            if ctx.meta["json"]:
                 _print_json({"error": {"kind": type(error).__name__, "message": str(error)}})
             click.secho(f"error: {error}", fg="red", err=True)
             ctx.exit(1)
@@ -126,10 +134,10 @@ def inspect(config: Config, file: Path, as_json: bool) -> None:
     splat = read_splat(file, config.limits.max_gaussians)
     diagnosis = diagnose(splat, config.diagnose)
     if as_json:
-        _print_json({"file": str(file), "gaussians": len(splat), "sh_degree": splat.sh_degree, **diagnosis.to_dict()})
+        _print_json({"file": str(file), "sh_degree": splat.sh_degree, **diagnosis.to_dict()})
         return
     click.echo(f"{file}: {len(splat):,} gaussians, SH degree {splat.sh_degree}")
-    _print_statistics(diagnosis.to_dict()["fields"])
+    _print_statistics(diagnosis.stats)
     _print_findings(diagnosis.to_dict()["findings"])
 
 
@@ -341,7 +349,7 @@ def _print_json(document: dict[str, Any]) -> None:
     click.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
-def _print_judgement(issued: Any, folder: Path) -> None:
+def _print_judgement(issued: Certificate, folder: Path) -> None:
     scores = {view.name: view.score for view in issued.views if view.score is not None}
     _print_findings(issued.diagnosis["findings"])
     _print_repairs(issued.repairs["repairs"])
@@ -370,11 +378,11 @@ def _print_verdict(outcome: str, reasons: tuple[str, ...], value: float | None, 
         click.echo(f"  because: {reason}")
 
 
-def _print_statistics(fields: list[dict[str, Any]]) -> None:
-    table = Table("field", "count", "mean", "std", "min", "max", "not finite")
-    for field in fields:
-        numbers = ["-" if field[key] is None else f"{field[key]:.4g}" for key in ("mean", "std", "min", "max")]
-        table.add_row(field["field"], f"{field['count']:,}", *numbers, f"{field['nonfinite']:,}")
+def _print_statistics(stats: Mapping[str, FieldStats]) -> None:
+    table = Table("field", "values", "mean", "std", "min", "max", "not finite")
+    for name, field in stats.items():
+        numbers = ["-" if n is None else f"{n:.4g}" for n in (field.mean, field.std, field.min, field.max)]
+        table.add_row(name, f"{field.count:,}", *numbers, f"{field.nonfinite:,}")
     Console().print(table)
 
 

@@ -248,7 +248,8 @@ def _check_judgement(certificate: Certificate, splat: Splat, path: Path, config:
         "verdict", certificate.verdict.outcome, verdict.outcome, certificate.verdict.outcome == verdict.outcome
     )
     if not certificate.score or not score:
-        return (Check("score", "none", "none", certificate.score is score), outcome)
+        claimed, found = ("present" if each else "none" for each in (certificate.score, score))
+        return (Check("score", claimed, found, claimed == found), outcome)
     model = next((m.weights_sha256 for m in certificate.models if m.role == "scorer"), None)
     same = Check("scorer weights", str(model), score.weights_sha256, model == score.weights_sha256)
     near = abs(score.value - certificate.score.value) <= SAME_SCORE[path.suffix.lower()]

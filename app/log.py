@@ -15,10 +15,14 @@ def start_logging(level: str, *, validation: bool = True) -> None:
     loud = "" if validation else "<red>VALIDATION OFF</red> | "
     logger.remove()
     logger.add(
-        lambda line: sys.stderr.write(line),  # looked up at each line: a progress bar may stand in its place
+        _write,
         level=level,
         colorize=sys.stderr.isatty(),
         format="<dim>{time:YYYY-MM-DD HH:mm:ss}</dim> | <level>{level: <7}</level> | " + loud + "{message}",
         backtrace=False,
         diagnose=False,  # variable values in tracebacks could hold a secret
     )
+
+
+def _write(line: str) -> None:
+    sys.stderr.write(line)  # looked up at each line: a progress bar may stand in its place
