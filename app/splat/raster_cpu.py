@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -28,6 +28,7 @@ Integers = NDArray[Any]
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 TILE = 16
+MOST_ENTRIES = 2**25  # pairs of a tile and a Gaussian held at once, 8 bytes each
 # float32 all the way: in numba a plain 1 or 0.5 would lift float32 to float64
 ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 WIDENING = np.float32(0.15)  # 0.3 of half the view
@@ -67,14 +68,41 @@ def rasterize(
     """
     width, height = size
     columns, rows = -(-width // TILE), -(-height // TILE)
-    near, far = np.float32(clip[0]), np.float32(clip[1])
+    tiles = np.ones((columns * rows, TILE, 5 * TILE), np.float32)
+    tiles[:, :, :LIVE] = 0
+    closed = np.zeros(columns * rows, np.bool_)
     with _one_at_a_time:
-        drawn, depths, boxes = _project(
-            means, quats, scales, opacities, colors, world_to_camera, K, width, height, near, far
-        )
-        offsets, entries = _bin(drawn, depths, boxes, columns, rows, get_num_threads())
-        longest_first = np.argsort(offsets[:-1] - offsets[1:], kind="stable")
-        return _composite(drawn, offsets, entries, longest_first, width, height, background, get_num_threads())
+        view = _view(K, size, clip)
+        drawn, depths, boxes = _project(means, quats, scales, opacities, colors, view, world_to_camera)
+        for slab in _slabs(depths, boxes):
+            if closed.all():
+                break
+            offsets, entries = _bin(drawn, depths, slab, columns, closed, get_num_threads())
+            longest_first = np.argsort(offsets[:-1] - offsets[1:], kind="stable")
+            _composite(drawn, offsets, entries, longest_first, columns, tiles, closed, get_num_threads())
+        return _assemble(tiles, width, height, background)
+
+
+def _view(K: Float32, size: tuple[int, int], clip: tuple[float, float]) -> Float32:
+    """fx, fy, cx, cy, width, height, near, far, and the limits of x / z and y / z for the Jacobian: left to bottom."""
+    focal, centre, end = K[[0, 1], [0, 1]], K[:2, 2], np.array(size, np.float32)
+    low, high = -(centre + WIDENING * end) / focal, (end - centre + WIDENING * end) / focal
+    return np.array([*focal, *centre, *end, *clip, low[0], high[0], low[1], high[1]], np.float32)
+
+
+def _slabs(depths: Float32, boxes: Integers) -> Iterator[Integers]:
+    """The boxes, front to back in as many parts as keep a part's entries under MOST_ENTRIES: one, but for giants."""
+    meets = (boxes[:, 2] - boxes[:, 0]).astype(np.int64) * (boxes[:, 3] - boxes[:, 1])
+    if meets.sum() <= MOST_ENTRIES:
+        yield boxes
+        return
+    seen = np.flatnonzero(meets)
+    order = seen[np.argsort(depths[seen], kind="stable")]
+    part = np.cumsum(meets[order]) // MOST_ENTRIES
+    for k in np.unique(part):
+        slab = np.zeros_like(boxes)
+        slab[order[part == k]] = boxes[order[part == k]]
+        yield slab
 
 
 def kernel(parallel: bool = False) -> Callable[[Kernel], Kernel]:
@@ -82,7 +110,7 @@ def kernel(parallel: bool = False) -> Callable[[Kernel], Kernel]:
 
     def compiled(function: Kernel) -> Kernel:
         # "contract" allows fused multiply-add and nothing else; gsplat's kernels have it too
-        jit = partial(njit, parallel=parallel, error_model="numpy", fastmath={"contract"})
+        jit = partial(njit, parallel=parallel, forceinline=not parallel, error_model="numpy", fastmath={"contract"})
         try:
             return cast(Kernel, jit(cache=True)(function))
         except RuntimeError:  # no place to keep it
@@ -93,11 +121,12 @@ def kernel(parallel: bool = False) -> Callable[[Kernel], Kernel]:
 
 @kernel()
 def _screen_covariance(
-    q: Float32, s: Float32, R: Float32, fx: np.float32, fy: np.float32, u: np.float32, v: np.float32
+    i: int, quats: Float32, s: Float32, R: Float32, fx: np.float32, fy: np.float32, u: np.float32, v: np.float32
 ) -> tuple[np.float32, np.float32, np.float32]:
     """(xx, xy, yy) in px^2: sum over the three axes of the Gaussian of what the projection's Jacobian makes of each."""
-    norm = ONE / math.sqrt(q[0] * q[0] + q[1] * q[1] + q[2] * q[2] + q[3] * q[3])
-    w, x, y, z = q[0] * norm, q[1] * norm, q[2] * norm, q[3] * norm
+    w, x, y, z = quats[i, 0], quats[i, 1], quats[i, 2], quats[i, 3]
+    norm = ONE / math.sqrt(w * w + x * x + y * y + z * z)
+    w, x, y, z = w * norm, x * norm, y * norm, z * norm
     axes = (
         (ONE - TWO * (y * y + z * z), TWO * (x * y + w * z), TWO * (x * z - w * y)),
         (TWO * (x * y - w * z), ONE - TWO * (x * x + z * z), TWO * (y * z + w * x)),
@@ -107,12 +136,52 @@ def _screen_covariance(
     for k in range(3):
         a = axes[k]
         depth = R[2, 0] * a[0] + R[2, 1] * a[1] + R[2, 2] * a[2]
-        along_x = fx * s[k] * (R[0, 0] * a[0] + R[0, 1] * a[1] + R[0, 2] * a[2] - u * depth)
-        along_y = fy * s[k] * (R[1, 0] * a[0] + R[1, 1] * a[1] + R[1, 2] * a[2] - v * depth)
+        along_x = fx * s[i, k] * (R[0, 0] * a[0] + R[0, 1] * a[1] + R[0, 2] * a[2] - u * depth)
+        along_y = fy * s[i, k] * (R[1, 0] * a[0] + R[1, 1] * a[1] + R[1, 2] * a[2] - v * depth)
         xx += along_x * along_x
         xy += along_x * along_y
         yy += along_y * along_y
     return xx, xy, yy
+
+
+@kernel()
+def _project_one(
+    i: int,
+    means: Float32,
+    quats: Float32,
+    scales: Float32,
+    opacity: np.float32,
+    view: Float32,
+    R: Float32,
+    drawn: Float32,
+    depths: Float32,
+    boxes: Integers,
+) -> None:
+    x, y, z = means[i, 0], means[i, 1], means[i, 2]
+    fx, fy, cx, cy, wide, high = view[0], view[1], view[2], view[3], view[4], view[5]
+    depth = R[2, 0] * x + R[2, 1] * y + R[2, 2] * z + R[2, 3]
+    if not (view[6] <= depth <= view[7]) or opacity < ALPHA_CUT:
+        return
+    u = (R[0, 0] * x + R[0, 1] * y + R[0, 2] * z + R[0, 3]) / depth
+    v = (R[1, 0] * x + R[1, 1] * y + R[1, 2] * z + R[1, 3]) / depth
+    u_clamped, v_clamped = min(view[9], max(view[8], u)), min(view[11], max(view[10], v))
+    xx, xy, yy = _screen_covariance(i, quats, scales, R, fx / depth, fy / depth, u_clamped, v_clamped)
+    xx += DILATION
+    yy += DILATION
+    det = np.float64(xx) * yy - np.float64(xy) * xy  # a needle cancels all of float32
+    if not (0 < det < np.inf):
+        return
+    reach = math.log(opacity / ALPHA_CUT)
+    x, half_width = fx * u + cx, math.sqrt(TWO * reach * xx) + HALF
+    y, half_height = fy * v + cy, math.sqrt(TWO * reach * yy) + HALF
+    if not (x + half_width > 0 and x - half_width < wide and y + half_height > 0 and y - half_height < high):
+        return
+    drawn[i, X], drawn[i, Y], drawn[i, A], drawn[i, B], drawn[i, C] = x, y, yy / det, -xy / det, xx / det
+    drawn[i, OPACITY], drawn[i, REACH], drawn[i, WIDTH], drawn[i, HEIGHT] = opacity, reach, half_width, half_height
+    depths[i] = depth
+    boxes[i, 0], boxes[i, 1] = int(max(x - half_width, ZERO)) // TILE, int(max(y - half_height, ZERO)) // TILE
+    boxes[i, 2] = int(min(x + half_width, wide - ONE)) // TILE + 1
+    boxes[i, 3] = int(min(y + half_height, high - ONE)) // TILE + 1
 
 
 @kernel(parallel=True)
@@ -122,108 +191,98 @@ def _project(
     scales: Float32,
     opacities: Float32,
     colors: Float32,
+    view: Float32,
     world_to_camera: Float32,
-    K: Float32,
-    width: int,
-    height: int,
-    near: np.float32,
-    far: np.float32,
 ) -> tuple[Float32, Float32, Integers]:
     """(N, COLUMNS) projected Gaussians, (N,) depths, (N, 4) boxes of tiles x0, y0, x1, y1; 0 where nothing is seen."""
-    n = len(means)
-    drawn = np.empty((n, COLUMNS), np.float32)
-    depths = np.empty(n, np.float32)
-    boxes = np.zeros((n, 4), np.int32)
-    R, t = world_to_camera[:3, :3], world_to_camera[:3, 3]
-    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
-    wide, high = np.float32(width), np.float32(height)
-    left, right = -(cx + WIDENING * wide) / fx, (wide - cx + WIDENING * wide) / fx
-    top, bottom = -(cy + WIDENING * high) / fy, (high - cy + WIDENING * high) / fy
-    for i in prange(n):
-        p, opacity, row = means[i], opacities[i], drawn[i]
-        z = R[2, 0] * p[0] + R[2, 1] * p[1] + R[2, 2] * p[2] + t[2]
-        if not (near <= z <= far) or opacity < ALPHA_CUT:
-            continue
-        u = (R[0, 0] * p[0] + R[0, 1] * p[1] + R[0, 2] * p[2] + t[0]) / z
-        v = (R[1, 0] * p[0] + R[1, 1] * p[1] + R[1, 2] * p[2] + t[1]) / z
-        xx, xy, yy = _screen_covariance(
-            quats[i], scales[i], R, fx / z, fy / z, min(right, max(left, u)), min(bottom, max(top, v))
-        )
-        xx += DILATION
-        yy += DILATION
-        det = np.float64(xx) * yy - np.float64(xy) * xy  # a needle cancels all of float32
-        if not (0 < det < np.inf):
-            continue
-        row[X], row[Y] = fx * u + cx, fy * v + cy
-        row[A], row[B], row[C] = yy / det, -xy / det, xx / det
-        row[OPACITY] = opacity
-        row[RED], row[GREEN], row[BLUE] = colors[i, 0], colors[i, 1], colors[i, 2]
-        row[REACH] = math.log(opacity / ALPHA_CUT)
-        row[WIDTH] = math.sqrt(TWO * row[REACH] * xx) + HALF
-        row[HEIGHT] = math.sqrt(TWO * row[REACH] * yy) + HALF
-        x0, x1 = row[X] - row[WIDTH], row[X] + row[WIDTH]
-        y0, y1 = row[Y] - row[HEIGHT], row[Y] + row[HEIGHT]
-        if not (x1 > 0 and x0 < wide and y1 > 0 and y0 < high):
-            continue
-        depths[i] = z
-        boxes[i, 0], boxes[i, 1] = int(max(x0, ZERO)) // TILE, int(max(y0, ZERO)) // TILE
-        boxes[i, 2], boxes[i, 3] = int(min(x1, wide - ONE)) // TILE + 1, int(min(y1, high - ONE)) // TILE + 1
+    drawn = np.empty((len(means), COLUMNS), np.float32)
+    depths = np.empty(len(means), np.float32)
+    boxes = np.zeros((len(means), 4), np.int32)
+    for i in prange(len(means)):
+        _project_one(i, means, quats, scales, opacities[i], view, world_to_camera, drawn, depths, boxes)
+        drawn[i, RED], drawn[i, GREEN], drawn[i, BLUE] = colors[i, 0], colors[i, 1], colors[i, 2]
     return drawn, depths, boxes
 
 
 @kernel()
-def _columns(g: Float32, box: Integers, row: int) -> tuple[int, int]:
+def _columns(i: int, drawn: Float32, boxes: Integers, row: int) -> tuple[int, int]:
     """Tiles [x0, x1) of one row of tiles that the ellipse meets: a slanted needle meets few of those in its box."""
-    x0, x1 = box[0], box[2]
+    x0, x1 = boxes[i, 0], boxes[i, 2]
     if x1 - x0 <= 2:
         return x0, x1
-    half_width, half_height = g[WIDTH], g[HEIGHT]
-    top = np.float32(row * TILE) - g[Y]
+    half_width, half_height = drawn[i, WIDTH], drawn[i, HEIGHT]
+    top = np.float32(row * TILE) - drawn[i, Y]
     bottom = top + np.float32(TILE)
-    tip = -g[B] / g[C] * half_width  # height over the centre at which the ellipse reaches farthest to the right
+    tip = (
+        -drawn[i, B] / drawn[i, C] * half_width
+    )  # height over the centre at which the ellipse reaches farthest to the right
     right, left = min(bottom, max(top, tip)), min(bottom, max(top, -tip))
-    slope, middle = -g[B] / g[A], math.sqrt(TWO * g[REACH] / g[A])
-    x_right = g[X] + slope * right + middle * math.sqrt(max(ZERO, ONE - (right / half_height) ** 2)) + HALF
-    x_left = g[X] + slope * left - middle * math.sqrt(max(ZERO, ONE - (left / half_height) ** 2)) - HALF
+    slope, middle = -drawn[i, B] / drawn[i, A], math.sqrt(TWO * drawn[i, REACH] / drawn[i, A])
+    x_right = drawn[i, X] + slope * right + middle * math.sqrt(max(ZERO, ONE - (right / half_height) ** 2)) + HALF
+    x_left = drawn[i, X] + slope * left - middle * math.sqrt(max(ZERO, ONE - (left / half_height) ** 2)) - HALF
     return max(x0, int(max(x_left, ZERO)) // TILE), min(x1, int(max(x_right, ZERO)) // TILE + 1)
+
+
+@kernel()
+def _count(
+    first: int, last: int, drawn: Float32, boxes: Integers, columns: int, closed: Integers, counts: Integers
+) -> None:
+    """Adds, for the Gaussians [first, last), one to each tile that they meet and that is not closed yet."""
+    for i in range(first, last):
+        for row in range(boxes[i, 1], boxes[i, 3]):
+            x0, x1 = _columns(i, drawn, boxes, row)
+            for tile in range(row * columns + x0, row * columns + x1):
+                if not closed[tile]:
+                    counts[tile] += 1
+
+
+@kernel()
+def _fill(
+    first: int,
+    last: int,
+    drawn: Float32,
+    bits: Integers,
+    boxes: Integers,
+    columns: int,
+    closed: Integers,
+    place: Integers,
+    entries: Integers,
+) -> None:
+    """Writes the entries of the Gaussians [first, last), each tile's from place[tile] on."""
+    for i in range(first, last):
+        entry = (np.uint64(bits[i]) << np.uint64(32)) | np.uint64(i)
+        for row in range(boxes[i, 1], boxes[i, 3]):
+            x0, x1 = _columns(i, drawn, boxes, row)
+            for tile in range(row * columns + x0, row * columns + x1):
+                if not closed[tile]:
+                    entries[place[tile]] = entry
+                    place[tile] += 1
 
 
 @kernel(parallel=True)
 def _bin(
-    drawn: Float32, depths: Float32, boxes: Integers, columns: int, rows: int, chunks: int
+    drawn: Float32, depths: Float32, boxes: Integers, columns: int, closed: Integers, chunks: int
 ) -> tuple[Integers, Integers]:
-    """Counting sort into tiles: entries[offsets[t] : offsets[t + 1]] are tile t's Gaussians.
+    """Counting sort into tiles: entries[offsets[t] : offsets[t + 1]] are tile t's Gaussians, in order of index.
 
     An entry is the depth's bits (positive floats order as their bits do) << 32 | index: by entry is by depth.
     Each chunk of Gaussians counts first, and then knows where to write.
     """
-    size = -(-len(depths) // chunks)
-    place = np.zeros((chunks, columns * rows), np.int64)
+    n, size = len(depths), -(-len(depths) // chunks)
+    place = np.zeros((chunks, len(closed)), np.int64)
     for chunk in prange(chunks):
-        for i in range(chunk * size, min((chunk + 1) * size, len(depths))):
-            for row in range(boxes[i, 1], boxes[i, 3]):
-                first, last = _columns(drawn[i], boxes[i], row)
-                for column in range(first, last):
-                    place[chunk, row * columns + column] += 1
-    offsets = np.zeros(columns * rows + 1, np.int64)
+        _count(chunk * size, min((chunk + 1) * size, n), drawn, boxes, columns, closed, place[chunk])
+    offsets = np.zeros(len(closed) + 1, np.int64)
     total = 0
-    for tile in range(columns * rows):
+    for tile in range(len(closed)):
         for chunk in range(chunks):
             count = place[chunk, tile]
             place[chunk, tile] = total
             total += count
         offsets[tile + 1] = total
-    entries = np.empty(total, np.uint64)
-    bits = depths.view(np.uint32)
+    entries, bits = np.empty(total, np.uint64), depths.view(np.uint32)
     for chunk in prange(chunks):
-        for i in range(chunk * size, min((chunk + 1) * size, len(depths))):
-            entry = (np.uint64(bits[i]) << np.uint64(32)) | np.uint64(i)
-            for row in range(boxes[i, 1], boxes[i, 3]):
-                first, last = _columns(drawn[i], boxes[i], row)
-                for column in range(first, last):
-                    at = place[chunk, row * columns + column]
-                    entries[at] = entry
-                    place[chunk, row * columns + column] = at + 1
+        _fill(chunk * size, min((chunk + 1) * size, n), drawn, bits, boxes, columns, closed, place[chunk], entries)
     return offsets, entries
 
 
@@ -293,40 +352,51 @@ def _all_closed(lines: Float32) -> bool:
     return True
 
 
+@kernel()
+def _draw_tile(drawn: Float32, entries: Integers, spare: Integers, lines: Float32, x0: int, y0: int) -> bool:
+    """Adds the Gaussians of a tile, front to back; True once nothing behind them can be seen."""
+    entries = _sort(entries, spare)
+    for n in range(len(entries)):
+        _splat(drawn, np.intp(entries[n] & np.uint64(0xFFFFFFFF)), lines, x0, y0)
+        if n % 64 == 63 and _all_closed(lines):
+            return True
+    return False
+
+
 @kernel(parallel=True)
 def _composite(
     drawn: Float32,
     offsets: Integers,
     entries: Integers,
     order: Integers,
-    width: int,
-    height: int,
-    background: Float32,
+    columns: int,
+    tiles: Float32,
+    closed: Integers,
     threads: int,
-) -> tuple[Float32, Float32]:
-    """Colour (H, W, 3) and alpha (H, W). Tiles are dealt to the threads like cards, the longest lists first."""
-    columns = -(-width // TILE)
-    color = np.empty((height, width, 3), np.float32)
-    alpha = np.empty((height, width), np.float32)
+) -> None:
+    """Adds the entries to (T, TILE, 5 * TILE) tiles, dealt to the threads like cards, the longest lists first."""
+    longest = offsets[order[0] + 1] - offsets[order[0]]
     for thread in prange(threads):
-        lines = np.empty((TILE, 5 * TILE), np.float32)
-        spare = np.empty(offsets[order[0] + 1] - offsets[order[0]], np.uint64)
+        spare = np.empty(longest, np.uint64)
         for k in range(thread, len(order), threads):
             tile = order[k]
+            first, last = offsets[tile], offsets[tile + 1]
             x0, y0 = (tile % columns) * TILE, (tile // columns) * TILE
-            length = offsets[tile + 1] - offsets[tile]
-            listed = _sort(entries[offsets[tile] : offsets[tile + 1]], spare[:length])
-            lines[:, :LIVE] = ZERO
-            lines[:, LIVE:] = ONE
-            for n in range(length):
-                _splat(drawn, np.intp(listed[n] & np.uint64(0xFFFFFFFF)), lines, x0, y0)
-                if n % 64 == 63 and _all_closed(lines):
-                    break
-            for row in range(min(TILE, height - y0)):
-                for column in range(min(TILE, width - x0)):
-                    left = lines[row, LEFT + column]
-                    alpha[y0 + row, x0 + column] = ONE - left
-                    for channel in range(3):
-                        premultiplied = lines[row, channel * TILE + column]
-                        color[y0 + row, x0 + column, channel] = premultiplied + left * background[channel]
+            if first < last:
+                closed[tile] = _draw_tile(drawn, entries[first:last], spare[: last - first], tiles[tile], x0, y0)
+
+
+@kernel(parallel=True)
+def _assemble(tiles: Float32, width: int, height: int, background: Float32) -> tuple[Float32, Float32]:
+    """Colour (H, W, 3) over the background and alpha (H, W)."""
+    color = np.empty((height, width, 3), np.float32)
+    alpha = np.empty((height, width), np.float32)
+    columns = -(-width // TILE)
+    for y in prange(height):
+        for x in range(width):
+            tile, row, column = (y // TILE) * columns + x // TILE, y % TILE, x % TILE
+            left = tiles[tile, row, LEFT + column]
+            alpha[y, x] = ONE - left
+            for channel in range(3):
+                color[y, x, channel] = tiles[tile, row, channel * TILE + column] + left * background[channel]
     return color, alpha
