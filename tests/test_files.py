@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.errors import BadFile, BadInput
-from app.splat.files import decode_splat, read_splat, replacing, write_splat
+from app.splat.files import copy_splat, decode_splat, read_splat, replacing, write_splat
 from app.splat.model import Splat
 from app.splat.ply import encode_ply
 from app.splat.spz import encode_spz
@@ -250,3 +250,18 @@ def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
     finally:
         os.umask(mask)
     assert stat.S_IMODE((tmp_path / "a.ply").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("target", ["b.ply", "a.ply"])
+def test_a_copy_is_the_same_bit_for_bit_even_onto_itself(target, tmp_path):
+    content = encode_ply(random_splat(1_000)).replace(b"property", b"comment odd\nproperty", 1)
+    (tmp_path / "a.ply").write_bytes(content)
+    copy_splat(tmp_path / "a.ply", tmp_path / target)
+    assert (tmp_path / target).read_bytes() == content
+    assert names_in(tmp_path) == sorted({"a.ply", target})
+
+
+def test_a_copy_of_a_missing_file_is_one_bad_file_and_writes_nothing(tmp_path):
+    with pytest.raises(BadFile, match=r"a.ply: cannot be read: No such file"):
+        copy_splat(tmp_path / "a.ply", tmp_path / "b.ply")
+    assert names_in(tmp_path) == []

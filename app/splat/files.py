@@ -25,12 +25,7 @@ def read_splat(path: Path, max_gaussians: int) -> Splat:
 
     Raises BadFile, naming the file, the field and the remedy, for everything that can be wrong with it.
     """
-    try:
-        data = _map(path)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        reason = getattr(error, "strerror", None) or error
-        raise BadFile(f"{path}: cannot be read: {reason}; check the path and its permissions") from None
-    return decode_splat(data, max_gaussians, str(path))
+    return decode_splat(_map(path), max_gaussians, str(path))
 
 
 def decode_splat(data: bytes | memoryview, max_gaussians: int, name: str = "splat data") -> Splat:
@@ -61,6 +56,13 @@ def write_splat(path: Path, splat: Splat) -> None:
             stream.write(encode_spz(splat))
 
 
+def copy_splat(source: Path, target: Path) -> None:
+    """Copies a file bit for bit, whole or not at all; the two may be the same. Raises BadFile."""
+    data = _map(source)
+    with replacing(target) as stream:
+        stream.write(data)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A binary stream whose content becomes `path`, on disk and in one step, when the block ends without an exception.
@@ -87,12 +89,16 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 def _map(path: Path) -> memoryview:
     """The file as a view of its pages: nothing is copied before the header has been checked against the length."""
-    if not stat.S_ISREG(path.stat().st_mode):  # before opening: a pipe would wait for a writer
-        raise OSError(EINVAL, "it is a folder, a pipe or a device")
-    with path.open("rb") as stream:
-        if not os.fstat(stream.fileno()).st_size:
-            return memoryview(b"")
-        return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # before opening: a pipe would wait for a writer
+            raise OSError(EINVAL, "it is a folder, a pipe or a device")
+        with path.open("rb") as stream:
+            if not os.fstat(stream.fileno()).st_size:
+                return memoryview(b"")
+            return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        reason = getattr(error, "strerror", None) or error
+        raise BadFile(f"{path}: cannot be read: {reason}; check the path and its permissions") from None
 
 
 def _sync_folder(folder: Path) -> None:
