@@ -88,17 +88,21 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def _map(path: Path) -> memoryview:
-    """The file as a view of its pages: nothing is copied before the header has been checked against the length."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # before opening: a pipe would wait for a writer
-            raise OSError(EINVAL, "it is a folder, a pipe or a device")
-        with path.open("rb") as stream:
-            if not os.fstat(stream.fileno()).st_size:
-                return memoryview(b"")
-            return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+        return _pages(path)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         reason = getattr(error, "strerror", None) or error
         raise BadFile(f"{path}: cannot be read: {reason}; check the path and its permissions") from None
+
+
+def _pages(path: Path) -> memoryview:
+    """The file as a view of its pages: nothing is copied before the header has been checked against the length."""
+    if not stat.S_ISREG(path.stat().st_mode):  # before opening: a pipe would wait for a writer
+        raise OSError(EINVAL, "it is a folder, a pipe or a device")
+    with path.open("rb") as stream:
+        if not os.fstat(stream.fileno()).st_size:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _sync_folder(folder: Path) -> None:
