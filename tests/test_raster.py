@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.errors import Unavailable
-from app.splat import raster_cpu
 from app.splat.cameras import Camera, Placement, judge_placement, orbit
 from app.splat.model import SH_C0, Splat
 from app.splat.raster import Views, choose_backend, coverage, render, side_by_side
+from app.splat.raster_cpu import tiles
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT / ".." / "shared" / "data"
@@ -200,7 +200,7 @@ def test_the_number_of_threads_does_not_change_a_bit() -> None:
 def test_giants_are_drawn_in_parts_without_changing_a_bit(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     splat, camera = cloud(4, 300, size=1.0), orbit(30, -20, size=100)
     at_once = draw(splat, camera)
-    monkeypatch.setattr(raster_cpu, "MOST_ENTRIES", most)
+    monkeypatch.setattr(tiles, "MOST_ENTRIES", most)
     in_parts = draw(splat, camera)
     np.testing.assert_array_equal(at_once.images, in_parts.images)
     np.testing.assert_array_equal(at_once.alphas, in_parts.alphas)
@@ -405,7 +405,7 @@ def test_asking_for_cuda_where_it_is_not_is_an_error_with_a_remedy() -> None:
 
 @pytest.mark.slow
 def test_a_package_folder_that_cannot_be_written_compiles_into_the_users_cache(tmp_path: Path) -> None:
-    code = "import app.splat.raster_cpu as r; print(r._project._cache._impl.locator.get_cache_path())"
+    code = "import app.splat.raster_cpu.tiles as t; print(t._composite._cache._impl.locator.get_cache_path())"
     environment = {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     where = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert where.stdout.startswith(str(tmp_path))

@@ -156,8 +156,10 @@ def _bands(x: Float32, y: Float32, z: Float32) -> Iterator[NDArray[Any]]:
 
 
 def _draw_cpu(scene: Scene, cameras: Sequence[Camera], background: Float32) -> tuple[Float32, Float32]:
-    from app.splat.raster_cpu import rasterize  # numba takes a second to import
+    from app.splat.raster_cpu import is_compiled, rasterize  # numba takes a second to import
 
+    if not is_compiled():
+        logger.info("Compiling the CPU rasteriser, once on this machine: about 20 seconds")
     width, height, near, far = _shared(cameras)
     images = np.empty((len(cameras), height, width, 3), np.float32)
     alphas = np.empty((len(cameras), height, width), np.float32)

@@ -1,47 +1,51 @@
-"""The CPU rasteriser: numba kernels that draw what gsplat 1.5 draws in its classic mode.
+"""Fills the pixels: tiles of 16 x 16 with depth-sorted lists of Gaussians, front-to-back compositing.
 
-EWA projection of 3D Gaussians (Zwicker et al. 2001, as 3D Gaussian Splatting uses it), tiles of 16 x 16 pixels with
-depth-sorted lists, front-to-back compositing. Facts shared with gsplat: 0.3 px^2 added to the 2D covariance; the
-Jacobian taken at the centre clamped to the view widened by 0.3 of its half-width; alpha = min(0.999, opacity
-exp(-sigma)), nothing under 1/255; a pixel is closed by the first Gaussian that would bring its transmittance to 1e-4
-or less, which is not drawn; pixel centres at + 0.5; equal depths in order of index.
-
-This file knows arrays only: no Splat, no placement. No two threads write to one place, and nothing
-depends on how many they are: the same input gives the same picture, bit for bit.
+Facts shared with gsplat 1.5: alpha = min(0.999, opacity exp(-sigma)), nothing under 1/255; a pixel is closed by the
+first Gaussian that would bring its transmittance to 1e-4 or less, which is not drawn; pixel centres at + 0.5; equal
+depths in order of index. This file does not know cameras or the third dimension, but for the depth to sort by.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, TypeVar, cast
+from collections.abc import Iterator
 
 import numpy as np
-from numba import get_num_threads, njit, prange
-from numpy.typing import NDArray
+from numba import get_num_threads, prange
 
 from app.splat.model import Float32
+from app.splat.raster_cpu.projection import (
+    ALPHA_CUT,
+    BLUE,
+    GREEN,
+    HALF,
+    HEIGHT,
+    ONE,
+    OPACITY,
+    REACH,
+    RED,
+    TILE,
+    TWO,
+    WIDTH,
+    ZERO,
+    A,
+    B,
+    C,
+    Integers,
+    X,
+    Y,
+    kernel,
+    project,
+    screen,
+)
 
-Integers = NDArray[Any]
-Kernel = TypeVar("Kernel", bound=Callable[..., Any])
-
-TILE = 16
 MOST_ENTRIES = 2**25  # pairs of a tile and a Gaussian held at once, 8 bytes each
-# float32 all the way: in numba a plain 1 or 0.5 would lift float32 to float64
-ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
-WIDENING = np.float32(0.15)  # 0.3 of half the view
-DILATION = np.float32(0.3)
-ALPHA_CUT = np.float32(1 / 255)
 ALPHA_MAX = np.float32(0.999)
 CLOSED = np.float32(1e-4)
 SIGMA_MAX = np.float32(6)  # above ln 255: there alpha is under the cut whatever the opacity
 EIGHTH = np.float32(-1 / 8)
 TAYLOR = tuple(np.float32(1 / math.factorial(k)) for k in range(7))
-
-# Columns of a projected Gaussian: centre (px), conic, opacity, colour; sigma and half-sizes (px) at the alpha cut
-X, Y, A, B, C, OPACITY, RED, GREEN, BLUE, REACH, WIDTH, HEIGHT, COLUMNS = range(13)
 # A line of a tile: three planes of colour, transmittance of open pixels (0 once closed), transmittance reached
 LIVE, LEFT = 3 * TILE, 4 * TILE
 
@@ -64,7 +68,8 @@ def rasterize(
 
     means (N, 3) world; quats (N, 4) wxyz, any length but zero; scales (N, 3) standard deviations, world units;
     opacities (N,) in [0, 1]; colors (N, 3); world_to_camera (4, 4); K (3, 3); size (width, height) pixels;
-    clip (near, far) depths; background (3,). Returns colour (H, W, 3), not clamped, and alpha (H, W), float32.
+    clip (near, far) depths, near > 0; background (3,).
+    Returns colour (H, W, 3), not clamped to [0, 1], and alpha (H, W), float32.
     """
     width, height = size
     columns, rows = -(-width // TILE), -(-height // TILE)
@@ -72,8 +77,7 @@ def rasterize(
     tiles[:, :, :LIVE] = 0
     closed = np.zeros(columns * rows, np.bool_)
     with _one_at_a_time:
-        view = _view(K, size, clip)
-        drawn, depths, boxes = _project(means, quats, scales, opacities, colors, view, world_to_camera)
+        drawn, depths, boxes = project(means, quats, scales, opacities, colors, screen(K, size, clip), world_to_camera)
         for slab in _slabs(depths, boxes):
             if closed.all():
                 break
@@ -81,13 +85,6 @@ def rasterize(
             longest_first = np.argsort(offsets[:-1] - offsets[1:], kind="stable")
             _composite(drawn, offsets, entries, longest_first, columns, tiles, closed, get_num_threads())
         return _assemble(tiles, width, height, background)
-
-
-def _view(K: Float32, size: tuple[int, int], clip: tuple[float, float]) -> Float32:
-    """fx, fy, cx, cy, width, height, near, far, and the limits of x / z and y / z for the Jacobian: left to bottom."""
-    focal, centre, end = K[[0, 1], [0, 1]], K[:2, 2], np.array(size, np.float32)
-    low, high = -(centre + WIDENING * end) / focal, (end - centre + WIDENING * end) / focal
-    return np.array([*focal, *centre, *end, *clip, low[0], high[0], low[1], high[1]], np.float32)
 
 
 def _slabs(depths: Float32, boxes: Integers) -> Iterator[Integers]:
@@ -103,105 +100,6 @@ def _slabs(depths: Float32, boxes: Integers) -> Iterator[Integers]:
         slab = np.zeros_like(boxes)
         slab[order[part == k]] = boxes[order[part == k]]
         yield slab
-
-
-def kernel(parallel: bool = False) -> Callable[[Kernel], Kernel]:
-    """numba.njit, kept on disk: beside this file, else in NUMBA_CACHE_DIR or the user's cache, else only in memory."""
-
-    def compiled(function: Kernel) -> Kernel:
-        # "contract" allows fused multiply-add and nothing else; gsplat's kernels have it too
-        jit = partial(njit, parallel=parallel, forceinline=not parallel, error_model="numpy", fastmath={"contract"})
-        try:
-            return cast(Kernel, jit(cache=True)(function))
-        except RuntimeError:  # no place to keep it
-            return cast(Kernel, jit()(function))
-
-    return compiled
-
-
-@kernel()
-def _screen_covariance(
-    i: int, quats: Float32, s: Float32, R: Float32, fx: np.float32, fy: np.float32, u: np.float32, v: np.float32
-) -> tuple[np.float32, np.float32, np.float32]:
-    """(xx, xy, yy) in px^2: sum over the three axes of the Gaussian of what the projection's Jacobian makes of each."""
-    w, x, y, z = quats[i, 0], quats[i, 1], quats[i, 2], quats[i, 3]
-    norm = ONE / math.sqrt(w * w + x * x + y * y + z * z)
-    w, x, y, z = w * norm, x * norm, y * norm, z * norm
-    axes = (
-        (ONE - TWO * (y * y + z * z), TWO * (x * y + w * z), TWO * (x * z - w * y)),
-        (TWO * (x * y - w * z), ONE - TWO * (x * x + z * z), TWO * (y * z + w * x)),
-        (TWO * (x * z + w * y), TWO * (y * z - w * x), ONE - TWO * (x * x + y * y)),
-    )
-    xx = xy = yy = ZERO
-    for k in range(3):
-        a = axes[k]
-        depth = R[2, 0] * a[0] + R[2, 1] * a[1] + R[2, 2] * a[2]
-        along_x = fx * s[i, k] * (R[0, 0] * a[0] + R[0, 1] * a[1] + R[0, 2] * a[2] - u * depth)
-        along_y = fy * s[i, k] * (R[1, 0] * a[0] + R[1, 1] * a[1] + R[1, 2] * a[2] - v * depth)
-        xx += along_x * along_x
-        xy += along_x * along_y
-        yy += along_y * along_y
-    return xx, xy, yy
-
-
-@kernel()
-def _project_one(
-    i: int,
-    means: Float32,
-    quats: Float32,
-    scales: Float32,
-    opacity: np.float32,
-    view: Float32,
-    R: Float32,
-    drawn: Float32,
-    depths: Float32,
-    boxes: Integers,
-) -> None:
-    x, y, z = means[i, 0], means[i, 1], means[i, 2]
-    fx, fy, cx, cy, wide, high = view[0], view[1], view[2], view[3], view[4], view[5]
-    depth = R[2, 0] * x + R[2, 1] * y + R[2, 2] * z + R[2, 3]
-    if not (view[6] <= depth <= view[7]) or opacity < ALPHA_CUT:
-        return
-    u = (R[0, 0] * x + R[0, 1] * y + R[0, 2] * z + R[0, 3]) / depth
-    v = (R[1, 0] * x + R[1, 1] * y + R[1, 2] * z + R[1, 3]) / depth
-    u_clamped, v_clamped = min(view[9], max(view[8], u)), min(view[11], max(view[10], v))
-    xx, xy, yy = _screen_covariance(i, quats, scales, R, fx / depth, fy / depth, u_clamped, v_clamped)
-    xx += DILATION
-    yy += DILATION
-    det = np.float64(xx) * yy - np.float64(xy) * xy  # a needle cancels all of float32
-    if not (0 < det < np.inf):
-        return
-    reach = math.log(opacity / ALPHA_CUT)
-    x, half_width = fx * u + cx, math.sqrt(TWO * reach * xx) + HALF
-    y, half_height = fy * v + cy, math.sqrt(TWO * reach * yy) + HALF
-    if not (x + half_width > 0 and x - half_width < wide and y + half_height > 0 and y - half_height < high):
-        return
-    drawn[i, X], drawn[i, Y], drawn[i, A], drawn[i, B], drawn[i, C] = x, y, yy / det, -xy / det, xx / det
-    drawn[i, OPACITY], drawn[i, REACH], drawn[i, WIDTH], drawn[i, HEIGHT] = opacity, reach, half_width, half_height
-    depths[i] = depth
-    boxes[i, 0], boxes[i, 1] = int(max(x - half_width, ZERO)) // TILE, int(max(y - half_height, ZERO)) // TILE
-    boxes[i, 2] = int(min(x + half_width, wide - ONE)) // TILE + 1
-    boxes[i, 3] = int(min(y + half_height, high - ONE)) // TILE + 1
-
-
-@kernel(parallel=True)
-def _project(
-    means: Float32,
-    quats: Float32,
-    scales: Float32,
-    opacities: Float32,
-    colors: Float32,
-    view: Float32,
-    world_to_camera: Float32,
-) -> tuple[Float32, Float32, Integers]:
-    """(N, COLUMNS) projected Gaussians, (N,) depths, (N, 4) boxes of tiles x0, y0, x1, y1; 0 where nothing is seen."""
-    drawn = np.empty((len(means), COLUMNS), np.float32)
-    depths = np.empty(len(means), np.float32)
-    boxes = np.zeros((len(means), 4), np.int32)
-    for i in prange(len(means)):
-        _project_one(i, means, quats, scales, opacities[i], view, world_to_camera, drawn, depths, boxes)
-        drawn[i, RED], drawn[i, GREEN], drawn[i, BLUE] = colors[i, 0], colors[i, 1], colors[i, 2]
-    return drawn, depths, boxes
 
 
 @kernel()
