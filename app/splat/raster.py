@@ -86,6 +86,8 @@ def choose_backend(device: Device) -> Backend:
     lacking = _lacking_for_cuda()
     if lacking and device == "cuda":
         raise Unavailable(f"device = 'cuda': {lacking}; or choose device = 'cpu'")
+    if lacking:
+        logger.debug("device = 'auto' means the CPU kernel: {}", lacking)
     return "cpu" if lacking else "gsplat"
 
 
@@ -182,6 +184,10 @@ def _draw_cpu(scene: Scene, cameras: Sequence[Camera], background: Float32) -> t
 def _draw_gsplat(scene: Scene, cameras: Sequence[Camera], background: Float32) -> tuple[Float32, Float32]:
     from gsplat import rasterization
 
+    if not len(scene.means):  # gsplat takes no empty arrays
+        width, height, _, _ = _shared(cameras)
+        alphas = np.zeros((len(cameras), height, width), np.float32)
+        return np.zeros((*alphas.shape, 3), np.float32) + background, alphas
     images, alphas, _ = rasterization(**gsplat_arguments(scene, cameras, background))
     return images.cpu().numpy(), alphas[..., 0].cpu().numpy()
 
@@ -194,12 +200,16 @@ def gsplat_arguments(scene: Scene, cameras: Sequence[Camera], background: Float3
         return torch.from_numpy(np.ascontiguousarray(array)).cuda()
 
     width, height, near, far = _shared(cameras)
+    if scene.sh.shape[1] == 1:
+        colors = _colors(scene, cameras[0])  # the same from every side
+    else:
+        colors = np.stack([_colors(scene, camera) for camera in cameras])
     return {
         "means": to_gpu(scene.means),
         "quats": to_gpu(scene.quats),
         "scales": to_gpu(scene.scales),
         "opacities": to_gpu(scene.opacities),
-        "colors": to_gpu(np.stack([_colors(scene, camera) for camera in cameras])),
+        "colors": to_gpu(colors),
         "viewmats": to_gpu(np.stack([camera.world_to_camera for camera in cameras])),
         "Ks": to_gpu(np.stack([camera.K for camera in cameras])),
         "backgrounds": to_gpu(np.tile(background, (len(cameras), 1))),

@@ -111,9 +111,7 @@ def _columns(i: int, drawn: Float32, boxes: Integers, row: int) -> tuple[int, in
     half_width, half_height = drawn[i, WIDTH], drawn[i, HEIGHT]
     top = np.float32(row * TILE) - drawn[i, Y]
     bottom = top + np.float32(TILE)
-    tip = (
-        -drawn[i, B] / drawn[i, C] * half_width
-    )  # height over the centre at which the ellipse reaches farthest to the right
+    tip = -drawn[i, B] / drawn[i, C] * half_width  # how far below the centre the ellipse's rightmost point lies
     right, left = min(bottom, max(top, tip)), min(bottom, max(top, -tip))
     slope, middle = -drawn[i, B] / drawn[i, A], math.sqrt(TWO * drawn[i, REACH] / drawn[i, A])
     x_right = drawn[i, X] + slope * right + middle * math.sqrt(max(ZERO, ONE - (right / half_height) ** 2)) + HALF
