@@ -1,0 +1,92 @@
+"""Triton kernels of `fused.py`: one program a row, the whole row in registers, one pass over memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _add_norm(  # type: ignore[no-untyped-def]
+    x, y, gate, constant, scale, shift, out, width, eps,
+    HAS_Y: tl.constexpr, HAS_GATE: tl.constexpr, HAS_CONSTANT: tl.constexpr, HAS_SCALE: tl.constexpr,
+    HAS_SHIFT: tl.constexpr, NORM: tl.constexpr, SILU: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * width
+    columns = tl.arange(0, BLOCK)
+    inside = columns < width
+    values = tl.load(x + row + columns, inside, 0).to(tl.float32)
+    if HAS_Y:
+        term = tl.load(y + row + columns, inside, 0).to(tl.float32)
+        if HAS_GATE:
+            term *= tl.load(gate + columns, inside, 0)
+        values += term
+    if HAS_CONSTANT:
+        values += tl.load(constant + columns, inside, 0).to(tl.float32)
+    if HAS_Y or HAS_CONSTANT:
+        tl.store(x + row + columns, values.to(x.dtype.element_ty), inside)
+    if NORM:
+        mean = tl.sum(values, 0) / width
+        centred = tl.where(inside, values - mean, 0.0)
+        normed = centred * tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
+        if HAS_SCALE:
+            normed *= tl.load(scale + columns, inside, 0)
+        if HAS_SHIFT:
+            normed += tl.load(shift + columns, inside, 0)
+        if SILU:
+            normed *= tl.sigmoid(normed)
+        tl.store(out + row + columns, normed.to(out.dtype.element_ty), inside)
+
+
+@triton.jit
+def _rms_norm(  # type: ignore[no-untyped-def]
+    x, gamma0, gamma1, row_stride, heads, width, root, H: tl.constexpr, D: tl.constexpr
+):  # fmt: skip
+    part = tl.program_id(1)
+    head = tl.arange(0, H)[:, None]
+    column = tl.arange(0, D)[None, :]
+    inside = (head < heads) & (column < width)
+    within = head * width + column
+    at = x + tl.program_id(0).to(tl.int64) * row_stride + part * heads * width + within
+    values = tl.load(at, inside, 0).to(tl.float32)
+    gamma = tl.load((gamma0 if part == 0 else gamma1) + within, inside, 0)
+    length = tl.sqrt(tl.sum(values * values, 1))[:, None]
+    tl.store(at, (values / tl.maximum(length, 1e-12) * gamma * root).to(x.dtype.element_ty), inside)
+
+
+def add_norm(
+    x: Tensor,
+    y: Tensor | None,
+    gate: Tensor | None,
+    constant: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    eps: float,
+    out: Tensor | None,
+    silu: bool,
+) -> None:
+    """See `fused.add_norm_`; without `out`, the sum alone. Tensors contiguous, the vectors float32."""
+    width = x.shape[-1]
+    _add_norm[(x.numel() // width,)](
+        x, y, gate, constant, scale, shift, out, width, eps,
+        HAS_Y=y is not None, HAS_GATE=gate is not None, HAS_CONSTANT=constant is not None,
+        HAS_SCALE=scale is not None, HAS_SHIFT=shift is not None, NORM=out is not None, SILU=silu,
+        BLOCK=triton.next_power_of_2(width), num_warps=4 if width > 256 else 1,
+    )  # fmt: skip
+
+
+def add(x: Tensor, y: Tensor, gate: Tensor | None) -> None:
+    """See `fused.add_`."""
+    add_norm(x, y, gate, None, None, None, 0.0, None, False)
+
+
+def rms_norm(x: Tensor, gammas: Sequence[Tensor]) -> None:
+    """See `fused.rms_norm_`."""
+    rows, parts, heads, width = x.shape
+    _rms_norm[(rows, parts)](
+        x, gammas[0], gammas[-1], x.stride(0), heads, width, width**0.5,
+        H=triton.next_power_of_2(heads), D=triton.next_power_of_2(width), num_warps=2,
+    )  # fmt: skip
