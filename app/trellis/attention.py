@@ -18,8 +18,12 @@ BACKENDS = [
 ]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """(n, T, H, d) queries, (n, L, H, d) keys and values -> (n, T, H*d)."""
+def attend(q: Tensor, k: Tensor, v: Tensor, length: Tensor | None = None) -> Tensor:
+    """(n, T, H, d) queries, (n, L, H, d) keys and values -> (n, T, H*d). length: only so many keys count, (1,) int32."""
+    if fused.on_gpu(q) and q.shape[-1] in (32, 64, 128):
+        return fused.attention(q, k, v, length)
+    if length is not None:
+        k, v = k[:, : int(length)], v[:, : int(length)]
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     with sdpa_kernel(BACKENDS, set_priority=True):
         out = F.scaled_dot_product_attention(q, k, v)
@@ -52,9 +56,9 @@ class SelfAttention(nn.Module):
             fused.rms_norm_(qkv.flatten(0, -4)[:, :2], (self.q_rms_norm.gamma, self.k_rms_norm.gamma))
         return qkv
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, T, C) -> (n, T, C)."""
-        return self.to_out(attend(*self.qkv(x).unbind(2)))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, length: Tensor | None = None) -> Tensor:
+        """(n, T, C) -> (n, T, C). length: (1,) int32, tokens from there on are padding."""
+        return self.to_out(attend(*self.qkv(x).unbind(2), length))  # type: ignore[no-any-return]
 
 
 class CrossAttention(nn.Module):

@@ -1,55 +1,59 @@
-"""What the structure flow and the latent flow share: the transformer, and all that a run computes once before its steps.
+"""What the structure flow and the latent flow share: the transformer, and what a run computes once before its steps.
 
 Keys and values of the context, the modulation of every step and the constant answer to an all-zero context do not
-depend on the state, so `bind` computes them and returns the velocity as a function of state and step alone.
+depend on the state; so a flow's `bind` computes them and returns the velocity as a function of state and step alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from app.trellis import fused
+from app.trellis.graphs import Recorder
 from app.trellis.layers import BlockContext, ModulatedBlock, TimestepEmbedder, modulation_head
 from app.trellis.params import FlowParams
 
 
-@dataclass(frozen=True)
-class Context:
-    """Conditions as each block sees them. keys_values: per block (m, L, 2, H, d) for the m conditions that are not all
-    zero; `place` says where a condition stands among them, None for zeros; constants: per block (C,)."""
+class Branches(NamedTuple):
+    """The conditions that one call evaluates side by side: m with keys and values, then perhaps the one of zeros.
 
-    keys_values: list[Tensor]
-    constants: list[Tensor]
-    place: tuple[int | None, ...]
+    keys_values: (blocks, m, L, 2, H, d). constants: (blocks, C), each block's answer to zeros, or None without these.
+    """
 
-    def choose(self, conditions: tuple[int, ...]) -> list[BlockContext]:
-        """Per block, for these conditions in this order; one of zeros comes last."""
-        places = [self.place[index] for index in conditions]
+    keys_values: Tensor
+    constants: Tensor | None
+
+
+class Context(NamedTuple):
+    """All conditions of a run as the blocks see them. `places`: where each stands among the keys and values; None: zeros."""
+
+    keys_values: Tensor
+    constants: Tensor
+    places: Sequence[int | None]
+
+    def choose(self, conditions: tuple[int, ...]) -> Branches:
+        """These conditions, in this order; one of zeros must come last."""
+        places = [self.places[index] for index in conditions]
         rows = [place for place in places if place is not None]
         if None in places[:-1]:
-            raise ValueError("a condition of zeros must come last")
-        with_zeros = len(rows) < len(places)
-        return [
-            BlockContext(_rows(kv, rows), constant if with_zeros else None)
-            for kv, constant in zip(self.keys_values, self.constants, strict=True)
-        ]
-
-
-def _rows(kv: Tensor, rows: list[int]) -> Tensor:
-    consecutive = rows == list(range(rows[0], rows[0] + len(rows))) if rows else True
-    return kv[rows[0] : rows[0] + len(rows)] if consecutive and rows else kv[rows]
+            raise ValueError(f"conditions {conditions}: the one of zeros must come last")
+        everything = rows == list(range(self.keys_values.shape[1]))
+        keys_values = self.keys_values if everything else self.keys_values[:, rows]
+        return Branches(keys_values, self.constants if len(rows) < len(places) else None)
 
 
 class Transformer(nn.Module):
     """The blocks of a flow with the embedding of time; subclasses add what goes in and what comes out."""
 
+    blocks: Sequence[ModulatedBlock]
+
     def __init__(self, params: FlowParams) -> None:
         super().__init__()
         channels = params.model_channels
-        self.params = params
         self.t_embedder = TimestepEmbedder(channels)
         self.adaLN_modulation = modulation_head(channels, 6 * channels) if params.share_mod else None
         self.blocks = nn.ModuleList(
@@ -63,23 +67,34 @@ class Transformer(nn.Module):
                 own_modulation=not params.share_mod,
             )
             for _ in range(params.num_blocks)
-        )
+        )  # type: ignore[assignment]
+        self.recorder = Recorder(self.velocity)
+
+    def velocity(self, *inputs: Tensor) -> Tensor:
+        """One step, as a function of tensors alone; see the subclasses."""
+        raise NotImplementedError
 
     @property
     def torso(self) -> torch.dtype:
         """The type of the activations between input and output layer."""
-        return self.blocks[0].self_attn.to_qkv.weight.dtype  # type: ignore[no-any-return,union-attr]
+        return self.blocks[0].self_attn.to_qkv.weight.dtype
+
+    @property
+    def records(self) -> bool:
+        """Whether steps are replayed as CUDA graphs."""
+        return fused.on_gpu(self.blocks[0].self_attn.to_qkv.weight)
 
     def time_vectors(self, times: Sequence[float]) -> Tensor:
         """1000 t of each step -> (S, C) in the torso's type."""
-        device = self.t_embedder.mlp[0].weight.device
-        return self.t_embedder(torch.tensor(times, dtype=torch.float32, device=device)).to(self.torso)  # type: ignore[no-any-return]
+        t = torch.tensor(times, dtype=torch.float32, device=self.blocks[0].norm2.weight.device)
+        vectors: Tensor = self.t_embedder(t)
+        return vectors.to(self.torso)
 
     def modulation(self, vectors: Tensor) -> Tensor:
         """(S, C) -> (S, blocks, 6, C) float32: shift, 1 + scale, gate, twice."""
-        heads = [self.adaLN_modulation or block.adaLN_modulation for block in self.blocks]
-        rows = torch.stack([head(vectors).float() for head in heads], dim=1)  # type: ignore[operator]
-        rows = rows.unflatten(-1, (6, -1))
+        heads = [block.adaLN_modulation or self.adaLN_modulation for block in self.blocks]
+        rows = torch.stack([head(vectors).float() for head in heads if head], dim=1)
+        rows = rows.reshape(*rows.shape[:2], 6, -1)
         rows[:, :, [1, 4]] += 1
         return rows
 
@@ -91,7 +106,15 @@ class Transformer(nn.Module):
         numbers = iter(range(len(rows)))
         attentions = [block.cross_attn for block in self.blocks]
         return Context(
-            [attention.keys_values(stacked) for attention in attentions],  # type: ignore[operator,union-attr]
-            [attention.of_zeros() for attention in attentions],  # type: ignore[operator,union-attr]
-            tuple(None if zero else next(numbers) for zero in zeros),
+            torch.stack([attention.keys_values(stacked) for attention in attentions]),
+            torch.stack([attention.of_zeros() for attention in attentions]),
+            [None if zero else next(numbers) for zero in zeros],
         )
+
+    def transform(self, x: Tensor, modulation: Tensor, branches: Branches, length: Tensor | None = None) -> Tensor:
+        """x: (1, T, C), modulation: (blocks, 6, C), length: (1,) int32 number of true tokens -> (n, T, C)."""
+        constants = [None] * len(self.blocks) if branches.constants is None else list(branches.constants)
+        rows = zip(self.blocks, modulation, branches.keys_values, constants, strict=True)
+        for block, modulated, keys_values, constant in rows:
+            x = block(x, modulated, BlockContext(keys_values, constant), length)
+        return x

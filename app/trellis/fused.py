@@ -20,6 +20,11 @@ except ImportError:  # a platform whose torch comes without Triton
     kernels = None
 
 
+def on_gpu(x: Tensor) -> bool:
+    """Whether half-precision kernels and CUDA graphs serve this tensor."""
+    return x.is_cuda and x.dtype != torch.float32 and kernels is not None
+
+
 def norm(x: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float, *, silu: bool = False) -> Tensor:
     """LN(x) * scale + shift over the last axis, biased variance, then SiLU if asked for; in x's type.
 
@@ -77,6 +82,13 @@ def rms_norm_(x: Tensor, gammas: Sequence[Tensor]) -> None:
         return
     for part, gamma in zip(x.unbind(1), gammas, strict=True):
         part.copy_(F.normalize(part.float(), dim=-1) * gamma * x.shape[-1] ** 0.5)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, length: Tensor | None) -> Tensor:
+    """See `attention.attend`, which asks for it only `on_gpu`."""
+    assert kernels is not None
+    out: Tensor = kernels.attention(q, k, v, length)
+    return out
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+LOG2_E = 1.4426950408889634
 
 
 @triton.jit
@@ -90,3 +93,57 @@ def rms_norm(x: Tensor, gammas: Sequence[Tensor]) -> None:
         x, gammas[0], gammas[-1], x.stride(0), heads, width, width**0.5,
         H=triton.next_power_of_2(heads), D=triton.next_power_of_2(width), num_warps=2,
     )  # fmt: skip
+
+
+@triton.jit
+def _attention(  # type: ignore[no-untyped-def]
+    queries, keys, values, out, length, heads, total, scale,
+    M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, HAS_LENGTH: tl.constexpr,
+):  # fmt: skip
+    start = tl.program_id(0) * M
+    row, head = tl.program_id(1) // heads, tl.program_id(1) % heads
+    if HAS_LENGTH:
+        total = tl.load(length)
+    whole = total // N * N
+    q = queries.load([row, start, head, 0]).reshape([M, D])
+    highest = tl.full([M], -float("inf"), tl.float32)
+    weight = tl.zeros([M], tl.float32)
+    mixed = tl.zeros([M, D], tl.float32)
+    for at in tl.range(0, whole, N):
+        k = keys.load([row, at, head, 0]).reshape([N, D])
+        v = values.load([row, at, head, 0]).reshape([N, D])
+        scores = tl.dot(q, k.T)
+        higher = tl.maximum(highest, tl.max(scores, 1) * scale)
+        p = tl.exp2(scores * scale - higher[:, None])
+        fade = tl.exp2(highest - higher)
+        mixed = tl.dot(p.to(v.dtype), v, mixed * fade[:, None])
+        weight = weight * fade + tl.sum(p, 1)
+        highest = higher
+    if whole < total:
+        k = keys.load([row, whole, head, 0]).reshape([N, D])
+        v = values.load([row, whole, head, 0]).reshape([N, D])
+        scores = tl.dot(q, k.T)
+        scores = tl.where((whole + tl.arange(0, N) < total)[None, :], scores, -float("inf"))
+        higher = tl.maximum(highest, tl.max(scores, 1) * scale)
+        p = tl.exp2(scores * scale - higher[:, None])
+        fade = tl.exp2(highest - higher)
+        mixed = tl.dot(p.to(v.dtype), v, mixed * fade[:, None])
+        weight = weight * fade + tl.sum(p, 1)
+    mixed = mixed / weight[:, None]
+    out.store([row, start, head, 0], mixed.to(q.dtype).reshape([1, M, 1, D]))
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, length: Tensor | None) -> Tensor:
+    """Flash attention (online softmax): (n, T, H, d) with (n, L, H, d) -> (n, T, H*d)."""
+    n, t, heads, width = q.shape
+    out = q.new_empty(n, t, heads, width)
+    rows, columns = 64, 64
+    tiles = [
+        TensorDescriptor(x, list(x.shape), list(x.stride()), [1, size, 1, width])
+        for x, size in ((q, rows), (k, columns), (v, columns), (out, rows))
+    ]
+    _attention[(triton.cdiv(t, rows), n * heads)](
+        *tiles, length, heads, k.shape[1], width**-0.5 * LOG2_E,
+        M=rows, N=columns, D=width, HAS_LENGTH=length is not None, num_warps=4, num_stages=3,
+    )  # fmt: skip
+    return out.flatten(2)

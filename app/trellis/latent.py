@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from app.trellis.flow import Transformer
+from app.trellis import fused
+from app.trellis.flow import Branches, Transformer
 from app.trellis.layers import FINAL_EPS, position_embedding
 from app.trellis.params import LatentFlowParams
 from app.trellis.samplers import Velocity
-from app.trellis.sparse import Halving, Sites, SparseResBlock
+from app.trellis.sparse import Levels, SparseResBlock
+
+
+PADDING = 2048, 128
+"""Voxels and coarse tokens are padded to multiples of these: a token is worth a hundred times the arithmetic of a voxel."""
+
+
+class Sites(NamedTuple):
+    """An object's voxels as the flow needs them. place: (T, C) position embedding of the tokens. length: their true number
+    where they are padded, (1,) int32."""
+
+    levels: Levels
+    place: Tensor
+    length: Tensor | None
 
 
 class LatentFlow(Transformer):
     """Velocity of latents (N, in) on N voxels of one object."""
 
-    params: LatentFlowParams
-
     def __init__(self, params: LatentFlowParams) -> None:
         super().__init__(params)
+        self.params = params
         wide, narrow = params.model_channels, (params.io_block_channels or (params.model_channels,))[0]
         doubled = 2 if params.use_skip_connection else 1
         self.input_layer = nn.Linear(params.in_channels, narrow)
@@ -41,31 +55,47 @@ class LatentFlow(Transformer):
         """
         vectors = self.time_vectors(times)
         modulation = self.modulation(vectors)
-        before, after = (
-            [block.modulation(vectors) for block in blocks] for blocks in (self.input_blocks, self.out_blocks)
-        )  # type: ignore[operator]
+        residual = [block.modulation(vectors) for block in (*self.input_blocks, *self.out_blocks)]
         context = self.context(conditions)
-        levels = Halving.of(Sites.at(coords))
-        places = levels.coarse.coords if self.params.io_block_channels else levels.fine.coords
-        place = position_embedding(places, self.params.model_channels).to(self.torso)
+        sites = self.sites(coords)
+        padding = (0, 0, 0, len(sites.levels.neighbours) - len(coords))
+
+        holding: dict[tuple[int, ...], tuple[Branches, Sites]] = {}
 
         def velocity(state: Tensor, step: int, chosen: tuple[int, ...]) -> Tensor:
-            x = self.input_layer(state[None]).to(self.torso)
-            skips = []
-            for block, rows in zip(self.input_blocks, before, strict=True):
-                x = block(x, rows[step], levels)
-                skips.append(x)
-            x = x + place
-            for block, modulated, branches in zip(self.blocks, modulation[step], context.choose(chosen), strict=True):
-                x = block(x, modulated, branches)
-            for block, rows in zip(self.out_blocks, after, strict=True):
-                if self.params.use_skip_connection:
-                    x = torch.cat([x, skips.pop().expand(len(x), -1, -1)], dim=-1)
-                x = block(x, rows[step], levels)
-            x = F.layer_norm(x.float(), x.shape[-1:], eps=FINAL_EPS).to(self.torso)
-            return self.out_layer(x.to(state.dtype))  # type: ignore[no-any-return]
+            fresh = F.pad(state, padding), modulation[step], tuple(rows[step] for rows in residual)
+            held = holding.setdefault(chosen, (context.choose(chosen), sites))
+            found = self.recorder(fresh, held) if self.records else self.velocity(*fresh, *held)
+            return found[:, : len(coords)].clone()
 
         return velocity
+
+    def velocity(  # type: ignore[override]
+        self, state: Tensor, modulation: Tensor, residual: tuple[Tensor, ...], branches: Branches, sites: Sites
+    ) -> Tensor:
+        """One step: state (N, in), modulation (blocks, 6, C), that of the residual blocks each (2, out) -> (n, N, out)."""
+        modulations, skips = iter(residual), []
+        x = self.input_layer(state[None]).to(self.torso)
+        for block in self.input_blocks:
+            x = block(x, next(modulations), sites.levels)
+            skips.append(x)
+        x = self.transform(x + sites.place, modulation, branches, sites.length)
+        for block in self.out_blocks:
+            if self.params.use_skip_connection:
+                x = torch.cat([x, skips.pop().expand(len(x), -1, -1)], dim=-1)
+            x = block(x, next(modulations), sites.levels)
+        x = fused.norm(x, None, None, FINAL_EPS)
+        return self.out_layer(x.to(state.dtype))  # type: ignore[no-any-return]
+
+    def sites(self, coords: Tensor) -> Sites:
+        """Tables for voxels (N, 3); padded where steps are recorded, so that objects of about a size share a recording."""
+        fine, coarse = (PADDING if self.records else (1, 1))
+        levels, cells = Levels.of(coords, fine, coarse)
+        places = cells if self.params.io_block_channels else coords
+        rows = len(levels.children) if self.params.io_block_channels else len(levels.neighbours)
+        place = position_embedding(places, self.params.model_channels).to(self.torso)
+        length = torch.tensor([len(places)], dtype=torch.int32, device=coords.device) if self.records else None
+        return Sites(levels, F.pad(place, (0, 0, 0, rows - len(place))), length)
 
     def forward(self, coords: Tensor, feats: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """coords: (T, 4) rows (b, x, y, z), feats: (T, in), t: (B,) 1000 times the time, cond: (B, L, cond_channels)

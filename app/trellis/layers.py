@@ -93,14 +93,15 @@ class ModulatedBlock(nn.Module):
         self.mlp = FeedForward(channels, ratio)
         self.adaLN_modulation = modulation_head(channels, 6 * channels) if own_modulation else None
 
-    def forward(self, x: Tensor, modulation: Tensor, context: BlockContext) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor, context: BlockContext, length: Tensor | None) -> Tensor:
         """x: (n, T, C) with n the branches of the context, or (1, T, C) while they do not differ yet; used up.
 
         modulation: (6, C) float32: shift, 1 + scale, gate for the self-attention, then for the feed-forward.
+        length: (1,) int32, how many tokens there are where the others are padding; None: all.
         Returns (n, T, C).
         """
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation
-        y = self.self_attn(fused.norm(x, scale1, shift1, EPS))
+        y = self.self_attn(fused.norm(x, scale1, shift1, EPS), length)
         if len(x) < context.branches:  # the branches part ways here for the first time
             x, y = (z.expand(context.branches, -1, -1).contiguous() for z in (x, y))
         h = torch.empty_like(x)

@@ -6,7 +6,7 @@ over the same N voxels. An index of N in a table means "none" and reads zeros.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,63 +16,61 @@ from app.trellis import fused
 from app.trellis.layers import EPS, modulation_head
 
 
-@dataclass(frozen=True)
-class Sites:
-    """coords: (N, 3) voxels, all different. neighbours: (N, 27) rows of the voxels at p + (i-1, j-1, k-1), i slowest."""
+class Levels(NamedTuple):
+    """Tables of N voxels, and of the T cells of twice their size that hold them, sorted lexicographically.
 
-    coords: Tensor
-    neighbours: Tensor
-
-    @classmethod
-    def at(cls, coords: Tensor) -> Sites:
-        """The sites with their neighbour table, by way of a dense index volume with a margin of one voxel."""
-        coords = coords.long()
-        n, side = len(coords), int(coords.max()) + 3
-        volume = torch.full((side**3,), n, device=coords.device)
-        flat = ((coords[:, 0] + 1) * side + coords[:, 1] + 1) * side + coords[:, 2] + 1
-        volume[flat] = torch.arange(n, device=coords.device)
-        axis = torch.arange(-1, 2, device=coords.device)
-        offsets = ((axis[:, None, None] * side + axis[:, None]) * side + axis).flatten()
-        return cls(coords, volume[flat[:, None] + offsets])
-
-
-@dataclass(frozen=True)
-class Halving:
-    """From fine sites to sites of twice the voxel size, sorted lexicographically.
-
-    parents: (N,) coarse row of each fine one. children: (T, 8) fine rows of each coarse one.
+    neighbours: (N, 27) rows of the voxels at p + (i-1, j-1, k-1), i slowest. coarse_neighbours: (T, 27), of the cells.
+    parents: (N,) the cell of each voxel. children: (T, 8) the voxels of each cell. divisor: (T, 1) their number + 1.
+    upward: (N, 27) the cells of a voxel's neighbours, for a convolution at voxels of features that lie on cells.
     """
 
-    fine: Sites
-    coarse: Sites
+    neighbours: Tensor
+    coarse_neighbours: Tensor
     parents: Tensor
     children: Tensor
+    divisor: Tensor
+    upward: Tensor
 
     @classmethod
-    def of(cls, fine: Sites) -> Halving:
-        side = int(fine.coords.max()) // 2 + 1
-        cells = fine.coords // 2
-        keys = (cells[:, 0] * side + cells[:, 1]) * side + cells[:, 2]
-        unique, parents = torch.unique(keys, return_inverse=True)
-        coords = torch.stack([unique // side**2, unique // side % side, unique % side], dim=1)
-        corner = (fine.coords % 2) @ torch.tensor([4, 2, 1], device=keys.device)
-        children = torch.full((len(unique), 8), len(keys), device=keys.device)
-        children[parents, corner] = torch.arange(len(keys), device=keys.device)
-        return cls(fine, Sites.at(coords), parents, children)
+    def of(cls, coords: Tensor, fine: int = 1, coarse: int = 1) -> tuple[Levels, Tensor]:
+        """For voxels (N, 3), all different; and the cells' coordinates. N and T are padded to multiples of fine, coarse."""
+        coords = coords.long()
+        side, cells = int(coords.max()) // 2 + 1, coords // 2
+        keys, parents = torch.unique(flat(cells, side), return_inverse=True)
+        cells = torch.stack([keys // side**2, keys // side % side, keys % side], dim=1)
+        n, t = -(-len(coords) // fine) * fine, -(-len(cells) // coarse) * coarse
+        corner = flat(coords % 2, 2)
+        children = torch.full((t, 8), n, device=coords.device)
+        children[parents, corner] = torch.arange(len(coords), device=coords.device)
+        table = neighbours(coords, n)
+        upward = F.pad(parents, (0, n + 1 - len(parents)), value=t)[table]
+        divisor = (children < n).sum(1, keepdim=True) + 1
+        tables = table, neighbours(cells, t), F.pad(parents, (0, n - len(parents))), children, divisor, upward
+        return cls(*tables), cells
 
     def down(self, x: Tensor) -> Tensor:
         """(n, N, C) -> (n, T, C): the sum of the children over (their number + 1); the + 1 is what the weights know."""
-        count = (self.children < len(self.parents)).sum(1, keepdim=True)
-        return (gather(x, self.children).sum(2, dtype=torch.float32) / (count + 1)).to(x.dtype)
+        return (gather(x, self.children).sum(2, dtype=torch.float32) / self.divisor).to(x.dtype)
 
     def up(self, x: Tensor) -> Tensor:
-        """(n, T, C) -> (n, N, C): each child has its parent's features."""
+        """(n, T, C) -> (n, N, C): each voxel has its cell's features."""
         return x[:, self.parents]
 
-    @property
-    def upward(self) -> Tensor:
-        """(N, 27): a convolution on the fine sites of features that still lie on the coarse ones."""
-        return F.pad(self.parents, (0, 1), value=len(self.children))[self.fine.neighbours]
+
+def flat(coords: Tensor, side: int) -> Tensor:
+    """(N, 3) -> (N,) row-major index in a volume of side^3."""
+    return (coords[:, 0] * side + coords[:, 1]) * side + coords[:, 2]
+
+
+def neighbours(coords: Tensor, rows: int) -> Tensor:
+    """(N, 3) -> (rows, 27), by way of a dense index volume with a margin of one voxel; `rows` itself means "none"."""
+    side = int(coords.max()) + 3
+    volume = torch.full((side**3,), rows, device=coords.device)
+    volume[flat(coords + 1, side)] = torch.arange(len(coords), device=coords.device)
+    axis = torch.arange(-1, 2, device=coords.device)
+    around = flat(torch.cartesian_prod(axis, axis, axis), side)
+    table = volume[flat(coords + 1, side)[:, None] + around]
+    return F.pad(table, (0, 0, 0, rows - len(coords)), value=rows)
 
 
 def gather(x: Tensor, table: Tensor) -> Tensor:
@@ -125,15 +123,15 @@ class SparseResBlock(nn.Module):
         rows[:, 0] += 1
         return rows
 
-    def forward(self, x: Tensor, modulation: Tensor, levels: Halving) -> Tensor:
-        """x: (n, sites, in) on the fine sites, or the coarse ones for "up". modulation: (2, out) float32."""
-        sites, table = levels.fine, levels.fine.neighbours
+    def forward(self, x: Tensor, modulation: Tensor, levels: Levels) -> Tensor:
+        """x: (n, N, in) at the voxels, or (n, T, in) at the cells for "up". modulation: (2, out) float32."""
+        first = second = levels.neighbours
         if self.resample == "down":
-            x, sites, table = levels.down(x), levels.coarse, levels.coarse.neighbours
-        if self.resample == "up":  # norm, skip and first product commute with it: done on the coarse sites
-            table = levels.upward
+            x, first, second = levels.down(x), levels.coarse_neighbours, levels.coarse_neighbours
+        if self.resample == "up":  # norm, skip and the products of the convolution commute with it: done at the cells
+            first = levels.upward
         scale, shift = modulation
-        h = self.conv1(fused.norm(x, self.norm1.weight, self.norm1.bias, EPS, silu=True), table)
-        h = self.conv2(fused.norm(h, scale, shift, EPS, silu=True), sites.neighbours)
+        h = self.conv1(fused.norm(x, self.norm1.weight, self.norm1.bias, EPS, silu=True), first)
+        h = self.conv2(fused.norm(h, scale, shift, EPS, silu=True), second)
         skip = self.skip_connection(x)
         return h + (levels.up(skip) if self.resample == "up" else skip)  # type: ignore[no-any-return]

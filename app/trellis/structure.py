@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from app.errors import StageFailed
-from app.trellis.flow import Transformer
+from app.trellis.flow import Branches, Transformer
 from app.trellis.layers import FINAL_EPS
 from app.trellis.params import StructureDecoderParams, StructureFlowParams
 from app.trellis.samplers import Velocity
@@ -18,10 +18,11 @@ from app.trellis.samplers import Velocity
 class StructureFlow(Transformer):
     """Velocity of a latent volume (in, R, R, R): one token a patch of p^3 cells, x slowest."""
 
-    params: StructureFlowParams
+    pos_emb: Tensor
 
     def __init__(self, params: StructureFlowParams) -> None:
         super().__init__(params)
+        self.params = params
         patch = params.patch_size**3
         self.register_buffer(
             "pos_emb", torch.empty((params.resolution // params.patch_size) ** 3, params.model_channels)
@@ -41,16 +42,20 @@ class StructureFlow(Transformer):
         """
         modulation = self.modulation(self.time_vectors(times))
         context = self.context(conditions)
+        holding: dict[tuple[int, ...], tuple[Branches]] = {}
 
         def velocity(state: Tensor, step: int, chosen: tuple[int, ...]) -> Tensor:
-            x = self.input_layer(patchify(state[None], self.params.patch_size)) + self.pos_emb
-            x = x.to(self.torso)
-            for block, modulated, branches in zip(self.blocks, modulation[step], context.choose(chosen), strict=True):
-                x = block(x, modulated, branches)
-            x = F.layer_norm(x.to(state.dtype), x.shape[-1:], eps=FINAL_EPS)
-            return unpatchify(self.out_layer(x), self.params.patch_size, self.params.resolution)
+            fresh, held = (state, modulation[step]), holding.setdefault(chosen, (context.choose(chosen),))
+            return self.recorder(fresh, held).clone() if self.records else self.velocity(*fresh, *held)
 
         return velocity
+
+    def velocity(self, state: Tensor, modulation: Tensor, branches: Branches) -> Tensor:  # type: ignore[override]
+        """One step: state (in, R, R, R), modulation (blocks, 6, C) -> (n, out, R, R, R)."""
+        x = self.input_layer(patchify(state[None], self.params.patch_size)) + self.pos_emb
+        x = self.transform(x.to(self.torso), modulation, branches)
+        x = F.layer_norm(x.to(state.dtype), x.shape[-1:], eps=FINAL_EPS)
+        return unpatchify(self.out_layer(x), self.params.patch_size, self.params.resolution)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """x: (B, in, R, R, R), t: (B,) 1000 times the time, cond: (B, L, cond_channels) -> (B, out, R, R, R)."""
