@@ -19,7 +19,10 @@ BACKENDS = [
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, length: Tensor | None = None) -> Tensor:
-    """(n, T, H, d) queries, (n, L, H, d) keys and values -> (n, T, H*d). length: only so many keys count, (1,) int32."""
+    """(n, T, H, d) queries, (n, L, H, d) keys and values -> (n, T, H*d).
+
+    length: (1,) int32, so many keys count; None: all.
+    """
     if fused.on_gpu(q) and q.shape[-1] in (32, 64, 128):
         return fused.attention(q, k, v, length)
     if length is not None:
@@ -58,7 +61,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, length: Tensor | None = None) -> Tensor:
         """(n, T, C) -> (n, T, C). length: (1,) int32, tokens from there on are padding."""
-        return self.to_out(attend(*self.qkv(x).unbind(2), length))  # type: ignore[no-any-return]
+        q, k, v = self.qkv(x).unbind(2)
+        return self.to_out(attend(q, k, v, length))
 
 
 class CrossAttention(nn.Module):
@@ -84,14 +88,14 @@ class CrossAttention(nn.Module):
         """(C,) float32: the output for a context of zeros, whatever the query. All its keys are equal, so the softmax
         averages equal values: the bias of `to_kv`."""
         value = self.to_kv.bias[self.to_q.out_features :]
-        return self.to_out(value).float()  # type: ignore[no-any-return]
+        return self.to_out(value).float()
 
     def forward(self, x: Tensor, keys_values: Tensor) -> Tensor:
         """(n, T, C) with (n, L, 2, H, d) -> (n, T, C)."""
         q = self.to_q(x).unflatten(-1, (self.heads, -1))
         if self.q_rms_norm:
             fused.rms_norm_(q.flatten(0, 1)[:, None], (self.q_rms_norm.gamma,))
-        return self.to_out(attend(q, *keys_values.unbind(2)))  # type: ignore[no-any-return]
+        return self.to_out(attend(q, *keys_values.unbind(2)))
 
 
 class Windows:
@@ -117,7 +121,7 @@ class Windows:
             inside = varlen_attn(q, k, v, self.bounds, self.bounds, most, most)
             assert isinstance(inside, Tensor)
         else:
-            groups = zip(*(x.split(self.counts) for x in (q, k, v)), strict=True)
+            groups = zip(*(torch.split(x, self.counts) for x in (q, k, v)), strict=True)
             inside = torch.cat([attend(*(x[None] for x in group))[0] for group in groups])
         out = torch.empty_like(inside)
         out[self.order] = inside

@@ -56,7 +56,7 @@ class Attention(nn.Module):
         self.qkv, self.proj = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(attend(*self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)))  # type: ignore[no-any-return]
+        return self.proj(attend(*self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)))
 
 
 class Mlp(nn.Module):
@@ -65,7 +65,7 @@ class Mlp(nn.Module):
         self.fc1, self.fc2 = nn.Linear(channels, int(channels * ratio)), nn.Linear(int(channels * ratio), channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class LayerScale(nn.Module):
@@ -83,7 +83,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.ls1.gamma * self.attn(self.norm1(x))
-        return x + self.ls2.gamma * self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+        return x + self.ls2.gamma * self.mlp(self.norm2(x))
 
 
 class PatchEmbed(nn.Module):
@@ -127,7 +127,7 @@ class Dino(nn.Module):
         size = (self.params.img_size, self.params.img_size)
         pixels = np.asarray(picture.resize(size, Image.Resampling.LANCZOS).convert("RGB"), dtype=np.float32) / 255
         image = torch.from_numpy(pixels).permute(2, 0, 1).to(self.pos_embed.device)
-        return self(image[None])[0]  # type: ignore[no-any-return]
+        return self(image[None])[0]
 
 
 def hf_keys(key: str) -> list[str]:

@@ -29,7 +29,10 @@ class Branches(NamedTuple):
 
 
 class Context(NamedTuple):
-    """All conditions of a run as the blocks see them. `places`: where each stands among the keys and values; None: zeros."""
+    """All conditions of a run as the blocks see them.
+
+    places: where each stands among the keys and values (see `Branches`), None for one of zeros.
+    """
 
     keys_values: Tensor
     constants: Tensor

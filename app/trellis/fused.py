@@ -95,5 +95,5 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """GELU(x W^t + b), tanh approximation."""
     if x.is_cuda and x.dtype != torch.float32:  # the GEMM's own epilogue: saves a pass over the widest activation
         rows = x.reshape(-1, x.shape[-1])
-        return torch._addmm_activation(bias, rows, weight.t(), use_gelu=True).view(*x.shape[:-1], -1)  # type: ignore[attr-defined,no-any-return]
+        return torch._addmm_activation(bias, rows, weight.t(), use_gelu=True).view(*x.shape[:-1], -1)
     return F.gelu(F.linear(x, weight, bias), approximate="tanh")

@@ -16,7 +16,7 @@ from app.trellis.layers import EPS, FINAL_EPS, FeedForward, position_embedding
 from app.trellis.params import GaussianDecoderParams, Representation
 
 UP = math.sqrt(0.5)
-"""(UP, -UP, 0, 0) is the quaternion of the turn that takes TRELLIS's +Z up to a splat's +Y up: (x, y, z) -> (x, z, -y)."""
+"""(UP, -UP, 0, 0) is the quaternion of the turn from TRELLIS's +Z up to a splat's +Y up: (x, y, z) -> (x, z, -y)."""
 
 
 class WindowBlock(nn.Module):
@@ -40,8 +40,8 @@ class WindowBlock(nn.Module):
 class Gaussians:
     """Attributes before activation, float32, M = voxels * G rows, voxel by voxel. TRELLIS's frame, +Z up.
 
-    xyz: (M, 3) in [0, 1] units of the volume. features_dc: (M, 1, 3). scaling: (M, 3), rotation: (M, 4) (w, x, y, z) and
-    opacity: (M, 1), a logit: all three without their biases.
+    xyz: (M, 3) in [0, 1] units of the volume. features_dc: (M, 1, 3). Without their biases yet: scaling: (M, 3),
+    rotation: (M, 4) (w, x, y, z), opacity: (M, 1), a logit.
     """
 
     xyz: Tensor
@@ -54,6 +54,8 @@ class Gaussians:
 class GaussianDecoder(nn.Module):
     """Latents on voxels to `num_gaussians` Gaussians a voxel."""
 
+    offset_perturbation: Tensor
+
     def __init__(self, params: GaussianDecoderParams) -> None:
         super().__init__()
         self.params = params
@@ -64,7 +66,7 @@ class GaussianDecoder(nn.Module):
         self.out_layer = nn.Linear(params.model_channels, 14 * count)
 
     def forward(self, coords: Tensor, latents: Tensor) -> Tensor:
-        """coords: (N, 3) voxels of one object, latents: (N, latent) -> (N, 14 G) float32, whose meaning `gaussians` knows."""
+        """coords: (N, 3) voxels of one object, latents: (N, latent) -> (N, 14 G) float32, for `gaussians`."""
         width = self.params.window_size
         torso: torch.dtype = self.blocks[0].attn.to_qkv.weight.dtype  # type: ignore[assignment,union-attr]
         partitions = [Windows(coords, width, shift) for shift in (0, width // 2)]
@@ -73,13 +75,13 @@ class GaussianDecoder(nn.Module):
         for number, block in enumerate(self.blocks):
             x = block(x, partitions[number % 2])
         x = F.layer_norm(x.to(latents.dtype), x.shape[-1:], eps=FINAL_EPS)
-        return self.out_layer(x)  # type: ignore[no-any-return]
+        return self.out_layer(x)
 
     def gaussians(self, coords: Tensor, raw: Tensor) -> Gaussians:
         """The output layer's numbers (N, 14 G) as attributes; a centre stays within 0.75 voxel of its voxel's."""
         form, resolution = self.params.representation_config, self.params.resolution
         g = form.num_gaussians
-        xyz, colour, scaling, rotation, opacity = raw.split([3 * g, 3 * g, 3 * g, 4 * g, g], dim=1)
+        xyz, colour, scaling, rotation, opacity = torch.split(raw, [3 * g, 3 * g, 3 * g, 4 * g, g], dim=1)
         offset = xyz.reshape(-1, g, 3) * form.lr["_xyz"]
         if form.perturb_offset:
             offset = offset + self.offset_perturbation

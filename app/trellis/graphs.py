@@ -63,7 +63,7 @@ class Recorder:
 
     def _warm_up(self, fresh: tuple[Any, ...], held: tuple[Any, ...]) -> None:
         """Kernels are compiled and libraries initialised by a first call, which must not be part of the graph."""
-        aside = torch.cuda.Stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             self.function(*fresh, *held)

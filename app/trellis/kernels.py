@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import triton
-import triton.language as tl
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
+from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped]
 
 LOG2_E = 1.4426950408889634
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _add_norm(  # type: ignore[no-untyped-def]
     x, y, gate, constant, scale, shift, out, width, eps,
     HAS_Y: tl.constexpr, HAS_GATE: tl.constexpr, HAS_CONSTANT: tl.constexpr, HAS_SCALE: tl.constexpr,
@@ -44,7 +44,7 @@ def _add_norm(  # type: ignore[no-untyped-def]
         tl.store(out + row + columns, normed.to(out.dtype.element_ty), inside)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _rms_norm(  # type: ignore[no-untyped-def]
     x, gamma0, gamma1, row_stride, heads, width, root, H: tl.constexpr, D: tl.constexpr
 ):  # fmt: skip
@@ -95,7 +95,7 @@ def rms_norm(x: Tensor, gammas: Sequence[Tensor]) -> None:
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _attention(  # type: ignore[no-untyped-def]
     queries, keys, values, out, length, heads, total, scale,
     M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, HAS_LENGTH: tl.constexpr,

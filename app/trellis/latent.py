@@ -16,14 +16,15 @@ from app.trellis.params import LatentFlowParams
 from app.trellis.samplers import Velocity
 from app.trellis.sparse import Levels, SparseResBlock
 
-
 PADDING = 2048, 128
-"""Voxels and coarse tokens are padded to multiples of these: a token is worth a hundred times the arithmetic of a voxel."""
+"""Voxels and tokens are padded to multiples of these; a token costs a hundred times the arithmetic of a voxel."""
 
 
 class Sites(NamedTuple):
-    """An object's voxels as the flow needs them. place: (T, C) position embedding of the tokens. length: their true number
-    where they are padded, (1,) int32."""
+    """An object's voxels as the flow needs them.
+
+    place: (T, C) position embedding of the tokens. length: (1,) int32, their true number where they are padded.
+    """
 
     levels: Levels
     place: Tensor
@@ -73,7 +74,7 @@ class LatentFlow(Transformer):
     def velocity(  # type: ignore[override]
         self, state: Tensor, modulation: Tensor, residual: tuple[Tensor, ...], branches: Branches, sites: Sites
     ) -> Tensor:
-        """One step: state (N, in), modulation (blocks, 6, C), that of the residual blocks each (2, out) -> (n, N, out)."""
+        """One step: state (N, in), modulation (blocks, 6, C), residual blocks' each (2, out) -> (n, N, out)."""
         modulations, skips = iter(residual), []
         x = self.input_layer(state[None]).to(self.torso)
         for block in self.input_blocks:
@@ -85,11 +86,11 @@ class LatentFlow(Transformer):
                 x = torch.cat([x, skips.pop().expand(len(x), -1, -1)], dim=-1)
             x = block(x, next(modulations), sites.levels)
         x = fused.norm(x, None, None, FINAL_EPS)
-        return self.out_layer(x.to(state.dtype))  # type: ignore[no-any-return]
+        return self.out_layer(x.to(state.dtype))
 
     def sites(self, coords: Tensor) -> Sites:
-        """Tables for voxels (N, 3); padded where steps are recorded, so that objects of about a size share a recording."""
-        fine, coarse = (PADDING if self.records else (1, 1))
+        """Tables for voxels (N, 3); padded where steps are recorded: objects of about a size share a recording."""
+        fine, coarse = PADDING if self.records else (1, 1)
         levels, cells = Levels.of(coords, fine, coarse)
         places = cells if self.params.io_block_channels else coords
         rows = len(levels.children) if self.params.io_block_channels else len(levels.neighbours)

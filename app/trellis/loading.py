@@ -30,7 +30,7 @@ TORSO = ("blocks", "middle_block", "input_blocks", "out_blocks")
 
 
 def build(name: str, args: dict[str, Any]) -> nn.Module:
-    """The model of a config file's class name, on the meta device. Raises BadWeights for another name or bad arguments."""
+    """The model of a config file's class name, on the meta device. Raises BadWeights for another name or argument."""
     with torch.device("meta"):
         match name.removeprefix("Elastic"):
             case "SparseStructureFlowModel":

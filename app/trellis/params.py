@@ -106,7 +106,7 @@ class GaussianDecoderParams:
 
 
 def read(kind: type[P], args: Mapping[str, Any]) -> P:
-    """The arguments `args` of a config file as a `kind`. Raises BadWeights, naming a missing, unknown or unsupported one."""
+    """The arguments of a config file as a `kind`. Raises BadWeights, naming a missing, unknown or unsupported one."""
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     args = {key: value for key, value in args.items() if key not in IGNORED}
     if unknown := sorted(set(args) - known):

@@ -28,6 +28,6 @@ def prepare(picture: Image.Image) -> Image.Image:
     centre = (x0 + x1) / 2, (y0 + y1) / 2
     half = int(max(x1 - x0, y1 - y0) * MARGIN) // 2
     box = (centre[0] - half, centre[1] - half, centre[0] + half, centre[1] + half)
-    cut = picture.crop(box).resize((SIZE, SIZE), Image.Resampling.LANCZOS)  # type: ignore[arg-type]
+    cut = picture.crop(box).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     pixels = np.asarray(cut, dtype=np.float32) / 255
     return Image.fromarray((pixels[..., :3] * pixels[..., 3:] * 255).astype(np.uint8))

@@ -49,7 +49,7 @@ class Trellis:
     ) -> Splat:
         """One splat from one or more cut-out (RGBA) pictures of an object. Same pictures, seed and device: same bits.
 
-        Raises BadInput for a picture that cannot be used; StageFailed, naming the stage, where nothing usable comes out.
+        Raises BadInput for a picture that cannot be used; StageFailed, naming the stage, where nothing usable came out.
         """
         if not pictures:
             raise BadInput("no picture was given; TRELLIS needs at least one")
@@ -80,7 +80,7 @@ class Trellis:
         counts = [len(coords) for coords in voxels]
         noise = torch.randn(sum(counts), self.latent_flow.params.in_channels, generator=generator).to(device)
         splats = []
-        for coords, start in zip(voxels, noise.split(counts), strict=True):
+        for coords, start in zip(voxels, torch.split(noise, counts), strict=True):
             velocity = self.latent_flow.bind(coords, branches, model_times(steps))
             splats.append(self.decode(coords, sample(velocity, start, steps)))
         return splats
@@ -110,7 +110,7 @@ def finite(stage: str, values: Tensor) -> Tensor:
 def load(folder: Path, encoder: Path, device: str | torch.device, dtype: torch.dtype | None = None) -> Trellis:
     """folder: the published layout (pipeline.json, and what it names). encoder: DINOv2's safetensors.
 
-    dtype: of the flows' and decoders' inner layers; None takes float16 on a GPU where the configs ask for it, else float32.
+    dtype: of the inner layers; None takes float16 on a GPU where the configs ask for it, else float32.
     Raises BadWeights, naming the file, and the key or argument at fault.
     """
     device = torch.device(device)
@@ -134,7 +134,8 @@ def load(folder: Path, encoder: Path, device: str | torch.device, dtype: torch.d
         part("sparse_structure_decoder", StructureDecoder),
         part("slat_flow_model", LatentFlow),
         part("slat_decoder_gs", GaussianDecoder),
-        *samplers,
+        samplers[0],
+        samplers[1],
         mean,
         std,
     )

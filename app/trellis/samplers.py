@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -64,7 +65,7 @@ def read_sampler(config: Mapping[str, Any]) -> SamplerParams:
 
 
 def times(steps: int, rescale_t: float) -> list[float]:
-    """The steps + 1 times from 1 to 0. float64: with rescale 3 one falls on 0.5 exactly, where an interval may begin."""
+    """steps + 1 times from 1 to 0, float64: with rescale 3 one falls on 0.5 exactly, where an interval may begin."""
     u = np.linspace(1, 0, steps + 1)
     return [float(t) for t in rescale_t * u / (1 + (rescale_t - 1) * u)]
 
@@ -77,7 +78,7 @@ def plan(params: SamplerParams, images: int = 1, mode: MultiImage = "stochastic"
     ends = times(params.steps, params.rescale_t)
     low, high = params.cfg_interval
     planned = []
-    for number, (time, until) in enumerate(zip(ends, ends[1:], strict=False)):
+    for number, (time, until) in enumerate(pairwise(ends)):
         strength = params.cfg_strength if low <= time <= high else 0.0
         chosen = range(images) if mode == "multidiffusion" else (number % images,)
         weights = [(index, (1 + strength) / len(chosen)) for index in chosen]

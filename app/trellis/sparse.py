@@ -33,7 +33,7 @@ class Levels(NamedTuple):
 
     @classmethod
     def of(cls, coords: Tensor, fine: int = 1, coarse: int = 1) -> tuple[Levels, Tensor]:
-        """For voxels (N, 3), all different; and the cells' coordinates. N and T are padded to multiples of fine, coarse."""
+        """For voxels (N, 3), all different; and the cells' coordinates. N, T padded to multiples of fine, coarse."""
         coords = coords.long()
         side, cells = int(coords.max()) // 2 + 1, coords // 2
         keys, parents = torch.unique(flat(cells, side), return_inverse=True)
@@ -101,7 +101,7 @@ class SubmanifoldConv(nn.Module):
         if channels <= out:
             return F.linear(gather(x, table).flatten(2), weight.view(out, -1), bias)
         each = F.linear(x, weight.view(out, 27, channels).transpose(0, 1).reshape(27 * out, channels))
-        rows = F.pad(each.unflatten(-1, (27, out)), (0, 0, 0, 0, 0, 1)).flatten(1, 2)
+        rows = F.pad(each, (0, 0, 0, 1)).view(len(x), -1, out)
         picked = rows[:, table * 27 + torch.arange(27, device=table.device)]
         return (picked.sum(2, dtype=torch.float32) + bias).to(x.dtype)
 
@@ -119,7 +119,7 @@ class SparseResBlock(nn.Module):
 
     def modulation(self, vectors: Tensor) -> Tensor:
         """Time vectors (S, C) -> (S, 2, out) float32: 1 + scale, shift."""
-        rows: Tensor = self.emb_layers(vectors).float().unflatten(-1, (2, -1))
+        rows: Tensor = self.emb_layers(vectors).float().reshape(len(vectors), 2, -1)
         rows[:, 0] += 1
         return rows
 
@@ -134,4 +134,4 @@ class SparseResBlock(nn.Module):
         h = self.conv1(fused.norm(x, self.norm1.weight, self.norm1.bias, EPS, silu=True), first)
         h = self.conv2(fused.norm(h, scale, shift, EPS, silu=True), second)
         skip = self.skip_connection(x)
-        return h + (levels.up(skip) if self.resample == "up" else skip)  # type: ignore[no-any-return]
+        return h + (levels.up(skip) if self.resample == "up" else skip)

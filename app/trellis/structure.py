@@ -103,7 +103,7 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
-        return self.conv2(F.silu(self.norm2(h))) + x  # type: ignore[no-any-return]
+        return self.conv2(F.silu(self.norm2(h))) + x
 
 
 class Upsample(nn.Module):
@@ -116,7 +116,7 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, _, r = x.shape[:3]
         cells = self.conv(x).reshape(b, -1, 2, 2, 2, r, r, r).permute(0, 1, 5, 2, 6, 3, 7, 4)
-        return cells.reshape(b, -1, 2 * r, 2 * r, 2 * r)  # type: ignore[no-any-return]
+        return cells.reshape(b, -1, 2 * r, 2 * r, 2 * r)
 
 
 class StructureDecoder(nn.Module):
@@ -140,7 +140,7 @@ class StructureDecoder(nn.Module):
         x = self.middle_block(self.input_layer(z).to(self.torso).contiguous(memory_format=last))
         for block in self.blocks:
             x = block(x)
-        return self.out_layer(x.to(z.dtype))  # type: ignore[no-any-return]
+        return self.out_layer(x.to(z.dtype))
 
     @property
     def torso(self) -> torch.dtype:
@@ -156,7 +156,7 @@ def occupied(logits: Tensor) -> Tensor:
     coords = torch.argwhere(logits[:, 0] > 0).int()
     if empty := sorted(set(range(len(logits))) - set(coords[:, 0].tolist())):
         raise StageFailed(
-            f"structure: sample {empty[0]} has no occupied voxel, its largest logit is {float(logits[empty[0]].max()):.3g};"
-            " try another seed or picture"
+            f"structure decoder: sample {empty[0]} has no occupied voxel, its largest logit is "
+            f"{float(logits[empty[0]].max()):.3g}; try another seed or picture"
         )
     return coords
