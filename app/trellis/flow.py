@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from app.trellis import fused
 from app.trellis.graphs import Recorder
-from app.trellis.layers import BlockContext, ModulatedBlock, TimestepEmbedder, modulation_head
+from app.trellis.layers import EPS, BlockContext, ModulatedBlock, TimestepEmbedder, modulation_head
 from app.trellis.params import FlowParams
 
 
@@ -71,7 +71,7 @@ class Transformer(nn.Module):
             )
             for _ in range(params.num_blocks)
         )  # type: ignore[assignment]
-        self.recorder = Recorder(self.velocity)
+        self.recorder = Recorder()
 
     def velocity(self, *inputs: Tensor) -> Tensor:
         """One step, as a function of tensors alone; see the subclasses."""
@@ -117,7 +117,8 @@ class Transformer(nn.Module):
     def transform(self, x: Tensor, modulation: Tensor, branches: Branches, length: Tensor | None = None) -> Tensor:
         """x: (1, T, C), modulation: (blocks, 6, C), length: (1,) int32 number of true tokens -> (n, T, C)."""
         constants = [None] * len(self.blocks) if branches.constants is None else list(branches.constants)
-        rows = zip(self.blocks, modulation, branches.keys_values, constants, strict=True)
-        for block, modulated, keys_values, constant in rows:
-            x = block(x, modulated, BlockContext(keys_values, constant), length)
+        h = fused.norm(x, modulation[0, 1], modulation[0, 0], EPS)
+        rows = zip(self.blocks, modulation, [*modulation[1:], None], branches.keys_values, constants, strict=True)
+        for block, mine, following, keys_values, constant in rows:
+            x, h = block(x, h, mine, BlockContext(keys_values, constant), length, following)
         return x

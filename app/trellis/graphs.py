@@ -28,20 +28,19 @@ class Recording:
 
 
 class Recorder:
-    """Calls `function(*fresh, *held)` with tensors, None and (named) tuples of these.
+    """Calls `function(*fresh, *held)`, always the same function, with tensors, None and (named) tuples of these.
 
     `fresh` is copied into the recording's own buffers at every call; `held` only where it is another object than at the
     last call, for inputs that stay the same over a run. The result is overwritten by the next call.
     """
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        self.function = function
+    def __init__(self) -> None:
         self.recordings: OrderedDict[object, Recording] = OrderedDict()
         self.pool: Any = None
 
-    def __call__(self, fresh: tuple[Any, ...], held: tuple[Any, ...]) -> Tensor:
+    def __call__(self, function: Callable[..., Tensor], fresh: tuple[Any, ...], held: tuple[Any, ...]) -> Tensor:
         key = shapes((fresh, held))
-        recording = self.recordings.pop(key, None) or self._record(fresh, held)
+        recording = self.recordings.pop(key, None) or self._record(function, fresh, held)
         self.recordings[key] = recording
         while len(self.recordings) > KEPT:
             self.recordings.popitem(last=False)
@@ -52,22 +51,23 @@ class Recorder:
         recording.graph.replay()
         return recording.result
 
-    def _record(self, fresh: tuple[Any, ...], held: tuple[Any, ...]) -> Recording:
+    def _record(self, function: Callable[..., Tensor], fresh: tuple[Any, ...], held: tuple[Any, ...]) -> Recording:
         fresh, held = each(torch.clone, fresh), each(torch.clone, held)
-        self._warm_up(fresh, held)
+        warm_up(function, fresh, held)
         self.pool = self.pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool):
-            result = self.function(*fresh, *held)
+            result = function(*fresh, *held)
         return Recording(graph, fresh, held, result)
 
-    def _warm_up(self, fresh: tuple[Any, ...], held: tuple[Any, ...]) -> None:
-        """Kernels are compiled and libraries initialised by a first call, which must not be part of the graph."""
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            self.function(*fresh, *held)
-        torch.cuda.current_stream().wait_stream(aside)
+
+def warm_up(function: Callable[..., Tensor], fresh: tuple[Any, ...], held: tuple[Any, ...]) -> None:
+    """Kernels are compiled and libraries initialised by a first call, which must not be part of the graph."""
+    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        function(*fresh, *held)
+    torch.cuda.current_stream().wait_stream(aside)
 
 
 def each(function: Callable[[Tensor], Any], value: Any) -> Any:

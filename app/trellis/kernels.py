@@ -10,6 +10,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped]
 
 LOG2_E = 1.4426950408889634
+ROW_WARPS = 4
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -77,7 +78,7 @@ def add_norm(
         x, y, gate, constant, scale, shift, out, width, eps,
         HAS_Y=y is not None, HAS_GATE=gate is not None, HAS_CONSTANT=constant is not None,
         HAS_SCALE=scale is not None, HAS_SHIFT=shift is not None, NORM=out is not None, SILU=silu,
-        BLOCK=triton.next_power_of_2(width), num_warps=4 if width > 256 else 1,
+        BLOCK=triton.next_power_of_2(width), num_warps=ROW_WARPS if width > 256 else 1,
     )  # fmt: skip
 
 
@@ -96,6 +97,26 @@ def rms_norm(x: Tensor, gammas: Sequence[Tensor]) -> None:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _tile(q, keys, values, row, at, head, total, scale, N: tl.constexpr, D: tl.constexpr, MASK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Scores (base 2) of a block of queries with N keys, and the values there."""
+    k = keys.load([row, at, head, 0]).reshape([N, D])
+    v = values.load([row, at, head, 0]).reshape([N, D])
+    scores = tl.dot(q, k.T) * scale
+    if MASK:
+        scores = tl.where((at + tl.arange(0, N) < total)[None, :], scores, -float("inf"))
+    return scores, v
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _fold(scores, v, highest, weight, mixed):  # type: ignore[no-untyped-def]
+    """One tile more into an online softmax: running maximum, sum of weights, weighted sum of values."""
+    higher = tl.maximum(highest, tl.max(scores, 1))
+    p = tl.exp2(scores - higher[:, None])
+    fade = tl.exp2(highest - higher)
+    return higher, weight * fade + tl.sum(p, 1), tl.dot(p.to(v.dtype), v, mixed * fade[:, None])
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _attention(  # type: ignore[no-untyped-def]
     queries, keys, values, out, length, heads, total, scale,
     M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, HAS_LENGTH: tl.constexpr,
@@ -106,44 +127,51 @@ def _attention(  # type: ignore[no-untyped-def]
         total = tl.load(length)
     whole = total // N * N
     q = queries.load([row, start, head, 0]).reshape([M, D])
-    highest = tl.full([M], -float("inf"), tl.float32)
-    weight = tl.zeros([M], tl.float32)
-    mixed = tl.zeros([M, D], tl.float32)
-    for at in tl.range(0, whole, N):
-        k = keys.load([row, at, head, 0]).reshape([N, D])
-        v = values.load([row, at, head, 0]).reshape([N, D])
-        scores = tl.dot(q, k.T)
-        higher = tl.maximum(highest, tl.max(scores, 1) * scale)
-        p = tl.exp2(scores * scale - higher[:, None])
-        fade = tl.exp2(highest - higher)
-        mixed = tl.dot(p.to(v.dtype), v, mixed * fade[:, None])
-        weight = weight * fade + tl.sum(p, 1)
-        highest = higher
-    if whole < total:
-        k = keys.load([row, whole, head, 0]).reshape([N, D])
-        v = values.load([row, whole, head, 0]).reshape([N, D])
-        scores = tl.dot(q, k.T)
-        scores = tl.where((whole + tl.arange(0, N) < total)[None, :], scores, -float("inf"))
-        higher = tl.maximum(highest, tl.max(scores, 1) * scale)
-        p = tl.exp2(scores * scale - higher[:, None])
-        fade = tl.exp2(highest - higher)
-        mixed = tl.dot(p.to(v.dtype), v, mixed * fade[:, None])
-        weight = weight * fade + tl.sum(p, 1)
+
+    # The maximum of the first tile stands in for the maximum: weights relative to it are as exact, and need no rescaling,
+    # as long as they fit the type of the values; where they do not, all is done again below.
+    scores, v = _tile(q, keys, values, row, 0, head, total, scale, N, D, True)
+    highest = tl.max(scores, 1)
+    p = tl.exp2(scores - highest[:, None])
+    weight = tl.sum(p, 1)
+    mixed = tl.dot(p.to(v.dtype), v)
+    for at in tl.range(N, whole, N):
+        scores, v = _tile(q, keys, values, row, at, head, total, scale, N, D, False)
+        p = tl.exp2(scores - highest[:, None])
+        weight += tl.sum(p, 1)
+        mixed = tl.dot(p.to(v.dtype), v, mixed)
+    if (whole < total) & (whole > 0):
+        scores, v = _tile(q, keys, values, row, whole, head, total, scale, N, D, True)
+        p = tl.exp2(scores - highest[:, None])
+        weight += tl.sum(p, 1)
+        mixed = tl.dot(p.to(v.dtype), v, mixed)
+
+    if tl.max(weight, 0) > 60000.0:
+        highest = tl.full([M], -float("inf"), tl.float32)
+        weight = tl.zeros([M], tl.float32)
+        mixed = tl.zeros([M, D], tl.float32)
+        for at in tl.range(0, total, N):
+            scores, v = _tile(q, keys, values, row, at, head, total, scale, N, D, True)
+            highest, weight, mixed = _fold(scores, v, highest, weight, mixed)
     mixed = mixed / weight[:, None]
     out.store([row, start, head, 0], mixed.to(q.dtype).reshape([1, M, 1, D]))
 
 
+TILE = 64, 64, 4, 3
+"""Queries and keys of a tile, warps, stages of the pipeline that loads keys and values."""
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, length: Tensor | None) -> Tensor:
-    """Flash attention (online softmax): (n, T, H, d) with (n, L, H, d) -> (n, T, H*d)."""
+    """Flash attention: (n, T, H, d) with (n, L, H, d) -> (n, T, H*d)."""
     n, t, heads, width = q.shape
     out = q.new_empty(n, t, heads, width)
-    rows, columns = 64, 64
+    rows, columns, warps, stages = TILE
     tiles = [
         TensorDescriptor(x, list(x.shape), list(x.stride()), [1, size, 1, width])
         for x, size in ((q, rows), (k, columns), (v, columns), (out, rows))
     ]
     _attention[(triton.cdiv(t, rows), n * heads)](
         *tiles, length, heads, k.shape[1], width**-0.5 * LOG2_E,
-        M=rows, N=columns, D=width, HAS_LENGTH=length is not None, num_warps=4, num_stages=3,
+        M=rows, N=columns, D=width, HAS_LENGTH=length is not None, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return out.flatten(2)

@@ -66,7 +66,7 @@ class LatentFlow(Transformer):
         def velocity(state: Tensor, step: int, chosen: tuple[int, ...]) -> Tensor:
             fresh = F.pad(state, padding), modulation[step], tuple(rows[step] for rows in residual)
             held = holding.setdefault(chosen, (context.choose(chosen), sites))
-            found = self.recorder(fresh, held) if self.records else self.velocity(*fresh, *held)
+            found = self.recorder(self.velocity, fresh, held) if self.records else self.velocity(*fresh, *held)
             return found[:, : len(coords)].clone()
 
         return velocity

@@ -94,15 +94,24 @@ class ModulatedBlock(nn.Module):
         self.mlp = FeedForward(channels, ratio)
         self.adaLN_modulation = modulation_head(channels, 6 * channels) if own_modulation else None
 
-    def forward(self, x: Tensor, modulation: Tensor, context: BlockContext, length: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        h: Tensor,
+        modulation: Tensor,
+        context: BlockContext,
+        length: Tensor | None,
+        following: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
         """x: (n, T, C) with n the branches of the context, or (1, T, C) while they do not differ yet; used up.
 
-        modulation: (6, C) float32: shift, 1 + scale, gate for the self-attention, then for the feed-forward.
+        h: x normed and modulated for the self-attention. modulation: (6, C) float32: shift, 1 + scale, gate of the
+        self-attention, then of the feed-forward; `following`: that of the next block, None after the last one.
         length: (1,) int32, how many tokens there are where the others are padding; None: all.
-        Returns (n, T, C).
+        Returns x (n, T, C), and h for the next block.
         """
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation
-        y = self.self_attn(fused.norm(x, scale1, shift1, EPS), length)
+        _, _, gate1, shift2, scale2, gate2 = modulation
+        y = self.self_attn(h, length)
         if len(x) < context.branches:  # the branches part ways here for the first time
             x, y = (z.expand(context.branches, -1, -1).contiguous() for z in (x, y))
         h = torch.empty_like(x)
@@ -113,8 +122,12 @@ class ModulatedBlock(nn.Module):
             fused.add_norm_(x[:m], seen, None, None, scale2, shift2, EPS, h[:m])
         if context.constant is not None:
             fused.add_norm_(x[m:], y[m:], gate1, context.constant, scale2, shift2, EPS, h[m:])
-        fused.add_(x, self.mlp(h), gate2)
-        return x
+        y = self.mlp(h)
+        if following is None:
+            fused.add_(x, y, gate2)
+        else:
+            fused.add_norm_(x, y, gate2, None, following[1], following[0], EPS, h)
+        return x, h
 
 
 def modulation_head(channels: int, out: int) -> nn.Sequential:

@@ -46,7 +46,7 @@ class StructureFlow(Transformer):
 
         def velocity(state: Tensor, step: int, chosen: tuple[int, ...]) -> Tensor:
             fresh, held = (state, modulation[step]), holding.setdefault(chosen, (context.choose(chosen),))
-            return self.recorder(fresh, held).clone() if self.records else self.velocity(*fresh, *held)
+            return self.recorder(self.velocity, fresh, held).clone() if self.records else self.velocity(*fresh, *held)
 
         return velocity
 
