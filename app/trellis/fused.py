@@ -91,6 +91,33 @@ def attention(q: Tensor, k: Tensor, v: Tensor, length: Tensor | None) -> Tensor:
     return out
 
 
+def convolution(x: Tensor, table: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """For i of 27 neighbours: bias + the sum of weight_i x[table[:, i]], zeros where the table says N.
+
+    x: (n, N, in), table: (M, 27), weight: (out, 27 in), bias: (out,) -> (n, M, out).
+    """
+    if on_gpu(x) and kernels is not None and x.shape[-1] % 64 == 0 and len(bias) % 128 == 0:
+        out: Tensor = kernels.convolution(x, table, weight, bias)
+        return out
+    return F.linear(gather(x, table).flatten(2), weight, bias)
+
+
+def gather_sum(x: Tensor, table: Tensor, bias: Tensor) -> Tensor:
+    """bias + the sum over i of x[table[:, i], i]: (n, N, 27, C) with table (M, 27) -> (n, M, C), zeros where it says N."""
+    width = x.shape[-1]
+    if on_gpu(x) and kernels is not None and width & (width - 1) == 0:
+        out: Tensor = kernels.gather_sum(x, table, bias)
+        return out
+    rows = table * 27 + torch.arange(27, device=table.device)
+    picked = gather(x.flatten(1, 2), torch.where(table < x.shape[1], rows, 27 * x.shape[1]))
+    return (picked.sum(2, dtype=torch.float32) + bias).to(x.dtype)
+
+
+def gather(x: Tensor, table: Tensor) -> Tensor:
+    """(n, N, C) at (M, K) -> (n, M, K, C), zeros where the table says N."""
+    return F.pad(x, (0, 0, 0, 1))[:, table]
+
+
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """GELU(x W^t + b), tanh approximation."""
     if x.is_cuda and x.dtype != torch.float32:  # the GEMM's own epilogue: saves a pass over the widest activation

@@ -175,3 +175,66 @@ def attention(q: Tensor, k: Tensor, v: Tensor, length: Tensor | None) -> Tensor:
         M=rows, N=columns, D=width, HAS_LENGTH=length is not None, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return out.flatten(2)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _convolution(  # type: ignore[no-untyped-def]
+    x, table, weight, bias, out, rows_in, rows_out, width_out,
+    CHANNELS: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * M + tl.arange(0, M)
+    inside = row < rows_out
+    first = tl.program_id(1) * N
+    x += tl.program_id(2).to(tl.int64) * rows_in * CHANNELS
+    out += tl.program_id(2).to(tl.int64) * rows_out * width_out
+    sums = tl.zeros([M, N], tl.float32)
+    parts: tl.constexpr = CHANNELS // K
+    for step in tl.range(0, 27 * parts):
+        source = tl.load(table + row * 27 + step // parts, inside, rows_in)
+        at = x + source[:, None] * CHANNELS + step % parts * K + tl.arange(0, K)[None, :]
+        features = tl.load(at, (source < rows_in)[:, None], 0.0)
+        sums = tl.dot(features, weight.load([first, step * K]).T, sums)
+    column = first + tl.arange(0, N)
+    sums += tl.load(bias + column)[None, :]
+    tl.store(out + row[:, None] * width_out + column[None, :], sums.to(out.dtype.element_ty), inside[:, None])
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _gather_sum(x, table, bias, out, rows_in, rows_out, WIDTH: tl.constexpr, M: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = tl.program_id(0) * M + tl.arange(0, M)
+    column = tl.arange(0, WIDTH)[None, :]
+    inside = row < rows_out
+    x += tl.program_id(1).to(tl.int64) * rows_in * 27 * WIDTH
+    out += tl.program_id(1).to(tl.int64) * rows_out * WIDTH
+    sums = tl.zeros([M, WIDTH], tl.float32) + tl.load(bias + column)
+    for offset in tl.range(0, 27):
+        source = tl.load(table + row * 27 + offset, inside, rows_in)[:, None]
+        sums += tl.load(x + (source * 27 + offset) * WIDTH + column, source < rows_in, 0.0)
+    tl.store(out + row[:, None] * WIDTH + column, sums.to(out.dtype.element_ty), inside[:, None])
+
+
+CONVOLUTION = 128, 128, 64, 8, 3
+"""Sites, output channels and input channels of a tile, warps, stages."""
+
+
+def convolution(x: Tensor, table: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Gather and matrix product in one: (n, N, in) with table (M, 27), weight (out, 27 in) -> (n, M, out)."""
+    n, rows_in, channels = x.shape
+    out = x.new_empty(n, len(table), len(bias))
+    rows, columns, depth, warps, stages = CONVOLUTION
+    tile = TensorDescriptor(weight, list(weight.shape), list(weight.stride()), [columns, depth])
+    _convolution[(triton.cdiv(len(table), rows), len(bias) // columns, n)](
+        x, table, tile, bias, out, rows_in, len(table), len(bias),
+        CHANNELS=channels, M=rows, N=columns, K=depth, num_warps=warps, num_stages=stages,
+    )  # fmt: skip
+    return out
+
+
+def gather_sum(x: Tensor, table: Tensor, bias: Tensor) -> Tensor:
+    """(n, N, 27, C) with table (M, 27) -> (n, M, C): bias + the sum over i of x[table[:, i], i]."""
+    n, rows_in, _, width = x.shape
+    out = x.new_empty(n, len(table), width)
+    _gather_sum[(triton.cdiv(len(table), 16), n)](
+        x, table, bias, out, rows_in, len(table), WIDTH=width, M=16, num_warps=4
+    )
+    return out

@@ -50,11 +50,11 @@ class Levels(NamedTuple):
 
     def down(self, x: Tensor) -> Tensor:
         """(n, N, C) -> (n, T, C): the sum of the children over (their number + 1); the + 1 is what the weights know."""
-        return (gather(x, self.children).sum(2, dtype=torch.float32) / self.divisor).to(x.dtype)
+        return (fused.gather(x, self.children).sum(2, dtype=torch.float32) / self.divisor).to(x.dtype)
 
     def up(self, x: Tensor) -> Tensor:
         """(n, T, C) -> (n, N, C): each voxel has its cell's features."""
-        return x[:, self.parents]
+        return x.index_select(1, self.parents)
 
 
 def flat(coords: Tensor, side: int) -> Tensor:
@@ -71,11 +71,6 @@ def neighbours(coords: Tensor, rows: int) -> Tensor:
     around = flat(torch.cartesian_prod(axis, axis, axis), side)
     table = volume[flat(coords + 1, side)[:, None] + around]
     return F.pad(table, (0, 0, 0, rows - len(coords)), value=rows)
-
-
-def gather(x: Tensor, table: Tensor) -> Tensor:
-    """(n, N, C) at (M, K) -> (n, M, K, C), zeros where the table says N."""
-    return F.pad(x, (0, 0, 0, 1))[:, table]
 
 
 class Kernel(nn.Module):
@@ -95,15 +90,13 @@ class SubmanifoldConv(nn.Module):
         self.conv = Kernel(channels, out)
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        """(n, N, in) with table (M, 27) -> (n, M, out). Gathers on the narrower side of the matrix product."""
+        """(n, N, in) with table (M, 27) -> (n, M, out). Where input is much wider than output, it gathers products."""
         weight, bias = self.conv.weight, self.conv.bias
         out, channels = weight.shape[0], weight.shape[-1]
-        if channels <= out:
-            return F.linear(gather(x, table).flatten(2), weight.view(out, -1), bias)
+        if channels <= 2 * out:
+            return fused.convolution(x, table, weight.view(out, -1), bias)
         each = F.linear(x, weight.view(out, 27, channels).transpose(0, 1).reshape(27 * out, channels))
-        rows = F.pad(each, (0, 0, 0, 1)).view(len(x), -1, out)
-        picked = rows[:, table * 27 + torch.arange(27, device=table.device)]
-        return (picked.sum(2, dtype=torch.float32) + bias).to(x.dtype)
+        return fused.gather_sum(each.view(*x.shape[:2], 27, out), table, bias)
 
 
 class SparseResBlock(nn.Module):
