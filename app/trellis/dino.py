@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from app.errors import BadWeights
 from app.trellis.attention import attend
-from app.trellis.layers import EPS, FINAL_EPS
+from app.trellis.layers import EPS, FINAL_EPS, exact_convolutions
 from app.trellis.loading import fill
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -110,7 +110,8 @@ class Dino(nn.Module):
     def tokens(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) in [0, 1] -> (B, 1 + registers + patches, C) after the last block, before the final norm."""
         mean, std = (images.new_tensor(v)[:, None, None] for v in (MEAN, STD))
-        patches = self.patch_embed.proj((images - mean) / std).flatten(2).transpose(1, 2)
+        with exact_convolutions():
+            patches = self.patch_embed.proj((images - mean) / std).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1) + self.pos_embed
         x = torch.cat([x[:, :1], self.register_tokens.expand(len(images), -1, -1), x[:, 1:]], dim=1)
         for block in self.blocks:

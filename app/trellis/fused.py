@@ -103,7 +103,7 @@ def convolution(x: Tensor, table: Tensor, weight: Tensor, bias: Tensor) -> Tenso
 
 
 def gather_sum(x: Tensor, table: Tensor, bias: Tensor) -> Tensor:
-    """bias + the sum over i of x[table[:, i], i]: (n, N, 27, C) with table (M, 27) -> (n, M, C), zeros where it says N."""
+    """bias + the sum over i of x[table[:, i], i], zeros where the table says N: (n, N, 27, C), (M, 27) -> (n, M, C)."""
     width = x.shape[-1]
     if on_gpu(x) and kernels is not None and width & (width - 1) == 0:
         out: Tensor = kernels.gather_sum(x, table, bias)

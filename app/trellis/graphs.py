@@ -36,7 +36,6 @@ class Recorder:
 
     def __init__(self) -> None:
         self.recordings: OrderedDict[object, Recording] = OrderedDict()
-        self.pool: Any = None
 
     def __call__(self, function: Callable[..., Tensor], fresh: tuple[Any, ...], held: tuple[Any, ...]) -> Tensor:
         key = shapes((fresh, held))
@@ -54,9 +53,9 @@ class Recorder:
     def _record(self, function: Callable[..., Tensor], fresh: tuple[Any, ...], held: tuple[Any, ...]) -> Recording:
         fresh, held = each(torch.clone, fresh), each(torch.clone, held)
         warm_up(function, fresh, held)
-        self.pool = self.pool or torch.cuda.graph_pool_handle()
+        shared = next((recording.graph.pool() for recording in self.recordings.values()), None)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        with torch.cuda.graph(graph, pool=shared):
             result = function(*fresh, *held)
         return Recording(graph, fresh, held, result)
 

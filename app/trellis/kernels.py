@@ -10,7 +10,6 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped]
 
 LOG2_E = 1.4426950408889634
-ROW_WARPS = 4
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -78,7 +77,7 @@ def add_norm(
         x, y, gate, constant, scale, shift, out, width, eps,
         HAS_Y=y is not None, HAS_GATE=gate is not None, HAS_CONSTANT=constant is not None,
         HAS_SCALE=scale is not None, HAS_SHIFT=shift is not None, NORM=out is not None, SILU=silu,
-        BLOCK=triton.next_power_of_2(width), num_warps=ROW_WARPS if width > 256 else 1,
+        BLOCK=triton.next_power_of_2(width), num_warps=4 if width > 256 else 1,
     )  # fmt: skip
 
 
@@ -157,22 +156,27 @@ def _attention(  # type: ignore[no-untyped-def]
     out.store([row, start, head, 0], mixed.to(q.dtype).reshape([1, M, 1, D]))
 
 
-TILE = 64, 64, 4, 3
-"""Queries and keys of a tile, warps, stages of the pipeline that loads keys and values."""
+TILE = 128, 64, 4
+"""Queries and keys of a tile, warps."""
+
+
+def stages(keys: int) -> int:
+    """Of the pipeline that loads keys and values: a fourth pays where there are many, and costs where there are not."""
+    return 4 if keys > 3000 else 3
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, length: Tensor | None) -> Tensor:
     """Flash attention: (n, T, H, d) with (n, L, H, d) -> (n, T, H*d)."""
     n, t, heads, width = q.shape
     out = q.new_empty(n, t, heads, width)
-    rows, columns, warps, stages = TILE
+    rows, columns, warps = TILE
     tiles = [
         TensorDescriptor(x, list(x.shape), list(x.stride()), [1, size, 1, width])
         for x, size in ((q, rows), (k, columns), (v, columns), (out, rows))
     ]
     _attention[(triton.cdiv(t, rows), n * heads)](
         *tiles, length, heads, k.shape[1], width**-0.5 * LOG2_E,
-        M=rows, N=columns, D=width, HAS_LENGTH=length is not None, num_warps=warps, num_stages=stages,
+        M=rows, N=columns, D=width, HAS_LENGTH=length is not None, num_warps=warps, num_stages=stages(k.shape[1]),
     )  # fmt: skip
     return out.flatten(2)
 
@@ -213,7 +217,7 @@ def _gather_sum(x, table, bias, out, rows_in, rows_out, WIDTH: tl.constexpr, M: 
     tl.store(out + row[:, None] * WIDTH + column, sums.to(out.dtype.element_ty), inside[:, None])
 
 
-CONVOLUTION = 128, 128, 64, 8, 3
+CONVOLUTION = 64, 128, 64, 4, 4
 """Sites, output channels and input channels of a tile, warps, stages."""
 
 
@@ -221,11 +225,11 @@ def convolution(x: Tensor, table: Tensor, weight: Tensor, bias: Tensor) -> Tenso
     """Gather and matrix product in one: (n, N, in) with table (M, 27), weight (out, 27 in) -> (n, M, out)."""
     n, rows_in, channels = x.shape
     out = x.new_empty(n, len(table), len(bias))
-    rows, columns, depth, warps, stages = CONVOLUTION
+    rows, columns, depth, warps, loads = CONVOLUTION
     tile = TensorDescriptor(weight, list(weight.shape), list(weight.stride()), [columns, depth])
     _convolution[(triton.cdiv(len(table), rows), len(bias) // columns, n)](
         x, table, tile, bias, out, rows_in, len(table), len(bias),
-        CHANNELS=channels, M=rows, N=columns, K=depth, num_warps=warps, num_stages=stages,
+        CHANNELS=channels, M=rows, N=columns, K=depth, num_warps=warps, num_stages=loads,
     )  # fmt: skip
     return out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,11 @@ EPS = 1e-6
 """Of every norm inside a block."""
 FINAL_EPS = 1e-5
 """Of the norms before an output layer, and of the structure decoder."""
+
+
+def exact_convolutions() -> AbstractContextManager[None]:
+    """float32 convolutions in float32, not TF32, and the same bits every time."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
 class TimestepEmbedder(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from app.errors import StageFailed
 from app.trellis.flow import Branches, Transformer
-from app.trellis.layers import FINAL_EPS
+from app.trellis.layers import FINAL_EPS, exact_convolutions
 from app.trellis.params import StructureDecoderParams, StructureFlowParams
 from app.trellis.samplers import Velocity
 
@@ -136,11 +136,12 @@ class StructureDecoder(nn.Module):
         self.out_layer = nn.Sequential(ChannelNorm(widths[-1]), nn.SiLU(), conv(widths[-1], params.out_channels))
 
     def forward(self, z: Tensor) -> Tensor:
-        last = torch.channels_last_3d if z.is_cuda else torch.contiguous_format
-        x = self.middle_block(self.input_layer(z).to(self.torso).contiguous(memory_format=last))
-        for block in self.blocks:
-            x = block(x)
-        return self.out_layer(x.to(z.dtype))
+        layout = torch.channels_last_3d if z.is_cuda else torch.contiguous_format
+        with exact_convolutions():
+            x = self.middle_block(self.input_layer(z).to(self.torso).contiguous(memory_format=layout))
+            for block in self.blocks:
+                x = block(x)
+            return self.out_layer(x.to(z.dtype))
 
     @property
     def torso(self) -> torch.dtype:
