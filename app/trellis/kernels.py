@@ -106,7 +106,7 @@ def _tile(q, keys, values, row, at, head, total, scale, N: tl.constexpr, D: tl.c
     return scores, v
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _fold(scores, v, highest, weight, mixed):  # type: ignore[no-untyped-def]
     """One tile more into an online softmax: running maximum, sum of weights, weighted sum of values."""
     higher = tl.maximum(highest, tl.max(scores, 1))

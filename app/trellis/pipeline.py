@@ -128,7 +128,7 @@ def load(folder: Path, encoder: Path, device: str | torch.device, dtype: torch.d
             raise BadWeights(f"{folder}: {name} is a {type(model).__name__}, expected a {kind.__name__}")
         return model
 
-    return Trellis(
+    trellis = Trellis(
         load_dino(encoder, device),
         part("sparse_structure_flow_model", StructureFlow),
         part("sparse_structure_decoder", StructureDecoder),
@@ -139,6 +139,8 @@ def load(folder: Path, encoder: Path, device: str | torch.device, dtype: torch.d
         mean,
         std,
     )
+    trellis.latent_flow.recorder = trellis.structure_flow.recorder  # one pool of memory: they never run side by side
+    return trellis
 
 
 def find(folder: Path, stems: dict[str, str], name: str) -> Path:
