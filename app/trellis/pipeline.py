@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from app.errors import BadInput, BadWeights, StageFailed
 from app.splat.model import Splat
-from app.trellis.dino import Dino, load_dino
+from app.trellis.dino import Dino, DinoParams, load_dino
 from app.trellis.gaussians import GaussianDecoder, to_splat
 from app.trellis.latent import LatentFlow
 from app.trellis.loading import load_model, read_json
@@ -107,8 +107,15 @@ def finite(stage: str, values: Tensor) -> Tensor:
     return values
 
 
-def load(folder: Path, encoder: Path, device: str | torch.device, dtype: torch.dtype | None = None) -> Trellis:
-    """folder: the published layout (pipeline.json, and what it names). encoder: DINOv2's safetensors.
+def load(
+    folder: Path,
+    encoder: Path,
+    device: str | torch.device,
+    dtype: torch.dtype | None = None,
+    encoder_params: DinoParams | None = None,
+) -> Trellis:
+    """folder: the published layout (pipeline.json, and what it names). encoder: DINOv2's safetensors, a ViT-L/14
+    with registers unless `encoder_params` say otherwise.
 
     dtype: of the inner layers; None takes float16 on a GPU where the configs ask for it, else float32.
     Raises BadWeights, naming the file, and the key or argument at fault.
@@ -122,6 +129,11 @@ def load(folder: Path, encoder: Path, device: str | torch.device, dtype: torch.d
     except KeyError as error:
         raise BadWeights(f"{folder / 'pipeline.json'}: args has no {error}") from None
 
+    if (wanted := config.get("image_cond_model")) != "dinov2_vitl14_reg":
+        raise BadWeights(
+            f"{folder / 'pipeline.json'}: image_cond_model is {wanted!r}, only 'dinov2_vitl14_reg' is supported"
+        )
+
     def part(name: str, kind: type[M]) -> M:
         model = load_model(find(folder, stems, name), device, dtype)
         if not isinstance(model, kind):
@@ -129,7 +141,7 @@ def load(folder: Path, encoder: Path, device: str | torch.device, dtype: torch.d
         return model
 
     trellis = Trellis(
-        load_dino(encoder, device),
+        load_dino(encoder, device, encoder_params),
         part("sparse_structure_flow_model", StructureFlow),
         part("sparse_structure_decoder", StructureDecoder),
         part("slat_flow_model", LatentFlow),

@@ -281,7 +281,10 @@ class Maker:
 
     def linear(self, name: str, channels: int, out: int, *kernel: int) -> Weights:
         fan_in = channels * int(np.prod(kernel))
-        return {f"{name}.weight": self.draw(out, channels, *kernel, scale=fan_in**-0.5), f"{name}.bias": self.draw(out, scale=0.3)}
+        return {
+            f"{name}.weight": self.draw(out, channels, *kernel, scale=fan_in**-0.5),
+            f"{name}.bias": self.draw(out, scale=0.3),
+        }
 
     def norm(self, name: str, channels: int) -> Weights:
         return {f"{name}.weight": 1 + self.draw(channels, scale=0.2), f"{name}.bias": self.draw(channels, scale=0.2)}
@@ -299,7 +302,11 @@ class Maker:
         w = self.linear("t_embedder.mlp.0", 256, c) | self.linear("t_embedder.mlp.2", c, c)
         for number in range(a["num_blocks"]):
             name = f"blocks.{number}"
-            w |= self.norm(f"{name}.norm2", c) | self.gammas(f"{name}.self_attn", a) | self.feed_forward(f"{name}.mlp", a)
+            w |= (
+                self.norm(f"{name}.norm2", c)
+                | self.gammas(f"{name}.self_attn", a)
+                | self.feed_forward(f"{name}.mlp", a)
+            )
             w |= self.linear(f"{name}.self_attn.to_qkv", c, 3 * c) | self.linear(f"{name}.self_attn.to_out", c, c)
             w |= self.linear(f"{name}.cross_attn.to_q", c, c) | self.linear(f"{name}.cross_attn.to_out", c, c)
             w |= self.linear(f"{name}.cross_attn.to_kv", a["cond_channels"], 2 * c)
@@ -315,7 +322,11 @@ class Maker:
         return self.transformer(a) | ends | {"pos_emb": place(grid, c).astype(np.float16)}
 
     def structure_decoder(self, a: dict[str, Any]) -> Weights:
-        widths, w, number = a["channels"], self.linear("input_layer", a["latent_channels"], a["channels"][0], 3, 3, 3), 0
+        widths, w, number = (
+            a["channels"],
+            self.linear("input_layer", a["latent_channels"], a["channels"][0], 3, 3, 3),
+            0,
+        )
 
         def res(name: str, c: int) -> Weights:
             convs = self.linear(f"{name}.conv1", c, c, 3, 3, 3) | self.linear(f"{name}.conv2", c, c, 3, 3, 3)
@@ -341,7 +352,9 @@ class Maker:
         c, narrow = a["model_channels"], a["io_block_channels"][0]
         w = self.transformer(a) | self.linear("input_layer", a["in_channels"], narrow)
         w |= self.sparse_block("input_blocks.0", narrow, narrow, c) | self.sparse_block("input_blocks.1", narrow, c, c)
-        w |= self.sparse_block("out_blocks.0", 2 * c, narrow, c) | self.sparse_block("out_blocks.1", 2 * narrow, narrow, c)
+        w |= self.sparse_block("out_blocks.0", 2 * c, narrow, c) | self.sparse_block(
+            "out_blocks.1", 2 * narrow, narrow, c
+        )
         return w | self.linear("out_layer", narrow, a["out_channels"])
 
     def gaussian_decoder(self, a: dict[str, Any]) -> Weights:
@@ -360,7 +373,11 @@ class Maker:
         w |= self.linear("patch_embed.proj", 3, c, a["patch_size"], a["patch_size"])
         for number in range(a["depth"]):
             name = f"blocks.{number}"
-            w |= self.norm(f"{name}.norm1", c) | self.norm(f"{name}.norm2", c) | self.linear(f"{name}.attn.qkv", c, 3 * c)
+            w |= (
+                self.norm(f"{name}.norm1", c)
+                | self.norm(f"{name}.norm2", c)
+                | self.linear(f"{name}.attn.qkv", c, 3 * c)
+            )
             w |= self.linear(f"{name}.attn.proj", c, c) | self.linear(f"{name}.mlp.fc1", c, 2 * c)
             w |= self.linear(f"{name}.mlp.fc2", 2 * c, c)
             w |= {f"{name}.ls{i}.gamma": self.draw(c) for i in (1, 2)}
@@ -399,7 +416,12 @@ def make_structure_flows() -> None:
         a, make = FLOW | extra, Maker(seed)
         w, t = make.structure_flow(a), np.array([937.5, 81.25], np.float32)
         x, cond = make.draw(2, 4, 4, 4, 4).astype(np.float32), make.draw(2, 7, 10).astype(np.float32)
-        v = np.stack([structure_flow(wide(w), a, xb.astype(float), float(tb), c.astype(float)) for xb, tb, c in zip(x, t, cond, strict=True)])
+        v = np.stack(
+            [
+                structure_flow(wide(w), a, xb.astype(float), float(tb), c.astype(float))
+                for xb, tb, c in zip(x, t, cond, strict=True)
+            ]
+        )
         save(name, a, w, {"x": x, "t": t, "cond": cond}, {"v": v})
 
 
@@ -417,7 +439,10 @@ def make_latent_flow() -> None:
     w, parts = make.latent_flow(a), [make.voxels(8, 0.5), make.voxels(6, 0.9)]
     coords, t = batched(parts), np.array([1000.0, 412.7], np.float32)
     feats, cond = make.draw(len(coords), 4).astype(np.float32), make.draw(2, 7, 10).astype(np.float32)
-    v = [latent_flow(wide(w), a, part, feats[coords[:, 0] == b].astype(float), float(t[b]), cond[b].astype(float)) for b, part in enumerate(parts)]
+    v = [
+        latent_flow(wide(w), a, part, feats[coords[:, 0] == b].astype(float), float(t[b]), cond[b].astype(float))
+        for b, part in enumerate(parts)
+    ]
     save("slat_flow", a, w, {"coords": coords, "feats": feats, "t": t, "cond": cond}, {"v": np.concatenate(v)})
 
 
@@ -438,8 +463,20 @@ def make_gaussian_decoder() -> None:
 def make_end_to_end() -> None:
     """The whole pipeline from conditions and noise, two samples, so small that even a slow reference is quick."""
     first = FLOW | {"resolution": 4, "patch_size": 1, "num_blocks": 1}
-    second = FLOW | {"resolution": 8, "patch_size": 2, "num_io_res_blocks": 2, "io_block_channels": [6], "num_blocks": 1}
-    decoder = {"out_channels": 1, "latent_channels": 4, "num_res_blocks": 1, "num_res_blocks_middle": 0, "channels": [6, 4]}
+    second = FLOW | {
+        "resolution": 8,
+        "patch_size": 2,
+        "num_io_res_blocks": 2,
+        "io_block_channels": [6],
+        "num_blocks": 1,
+    }
+    decoder = {
+        "out_channels": 1,
+        "latent_channels": 4,
+        "num_res_blocks": 1,
+        "num_res_blocks_middle": 0,
+        "channels": [6, 4],
+    }
     gs = {"resolution": 8, "model_channels": 12, "latent_channels": 4, "num_blocks": 2, "num_heads": 2, "mlp_ratio": 2,
           "attn_mode": "swin", "window_size": 4, "representation_config": FORM}  # fmt: skip
     make = Maker(6)
@@ -458,13 +495,21 @@ def make_end_to_end() -> None:
     branches = [cond[0].astype(float), np.zeros((5, 10))]
     noise = make.draw(2, 4, 4, 4, 4).astype(np.float32)
 
-    paths = [euler(lambda x, t, c: structure_flow(w1, first, x, t, branches[c]), start.astype(float), params) for start in noise]
+    paths = [
+        euler(lambda x, t, c: structure_flow(w1, first, x, t, branches[c]), start.astype(float), params)
+        for start in noise
+    ]
     z = np.stack([path[-1] for path in paths])
     occ = np.stack([structure_decoder(w2, decoder, part) for part in z])
-    assert abs(occ).min() > 1e-4, "a logit so near to 0 makes the comparison of voxels a matter of rounding: another seed"
+    assert abs(occ).min() > 1e-4, (
+        "a logit so near to 0 makes the comparison of voxels a matter of rounding: another seed"
+    )
     voxels = [np.argwhere(part[0] > 0) for part in occ]
     starts = [make.draw(len(v), 4).astype(np.float32) for v in voxels]
-    runs = [euler(lambda x, t, c, v=v: latent_flow(w3, second, v, x, t, branches[c]), s.astype(float), params) for v, s in zip(voxels, starts, strict=True)]
+    runs = [
+        euler(lambda x, t, c, v=v: latent_flow(w3, second, v, x, t, branches[c]), s.astype(float), params)
+        for v, s in zip(voxels, starts, strict=True)
+    ]
     slats = [run[-1] * std + np.array(mean) for run in runs]
     outputs = {
         "ss_x_t": np.stack([np.stack(path) for path in paths], 1)[..., ::2, ::2, ::2], "z": z, "occ": occ,
@@ -472,7 +517,9 @@ def make_end_to_end() -> None:
         "slat_normalized": np.concatenate([run[-1] for run in runs]), "slat": np.concatenate(slats),
     }  # fmt: skip
     for b, (v, slat) in enumerate(zip(voxels, slats, strict=True)):
-        outputs |= {f"b{b}/{name}": value for name, value in gaussians(w4, gs, v, gaussian_decoder(w4, gs, v, slat)).items()}
+        outputs |= {
+            f"b{b}/{name}": value for name, value in gaussians(w4, gs, v, gaussian_decoder(w4, gs, v, slat)).items()
+        }
     config = {
         "models": {name: {"name": cls, "args": a} for name, (cls, a, _) in parts.items()},
         "sparse_structure_sampler": sampler, "slat_sampler": sampler,
@@ -484,7 +531,15 @@ def make_end_to_end() -> None:
 
 
 def make_dino() -> None:
-    a = {"img_size": 28, "patch_size": 7, "embed_dim": 12, "depth": 2, "num_heads": 2, "mlp_ratio": 2, "num_register_tokens": 4}
+    a = {
+        "img_size": 28,
+        "patch_size": 7,
+        "embed_dim": 12,
+        "depth": 2,
+        "num_heads": 2,
+        "mlp_ratio": 2,
+        "num_register_tokens": 4,
+    }
     make = Maker(8)
     w, image = make.dino(a), np.random.default_rng(9).random((1, 3, 28, 28)).astype(np.float32)
     tokens = np.stack([dino(wide(w), a, part.astype(float)) for part in image])
@@ -492,5 +547,12 @@ def make_dino() -> None:
 
 
 if __name__ == "__main__":
-    for make_one in (make_structure_flows, make_structure_decoder, make_latent_flow, make_gaussian_decoder, make_end_to_end, make_dino):
+    for make_one in (
+        make_structure_flows,
+        make_structure_decoder,
+        make_latent_flow,
+        make_gaussian_decoder,
+        make_end_to_end,
+        make_dino,
+    ):
         make_one()
