@@ -292,7 +292,9 @@ def test_a_config_that_is_not_understood_says_where(name, args, message):
 
 
 def test_training_arguments_are_ignored_and_defaults_filled_in():
-    flow = loading.build("SparseStructureFlowModel", {key: value for key, value in FLOW.items() if key != "num_heads"} | {"resolution": 4, "model_channels": 128, "use_checkpoint": True})  # fmt: skip
+    args = FLOW | {"resolution": 4, "model_channels": 128, "use_checkpoint": True}
+    del args["num_heads"]
+    flow = loading.build("SparseStructureFlowModel", args)
     assert flow.params.heads == 2
     assert flow.params.patch_size == 2
 
@@ -342,6 +344,8 @@ def test_opacity_stays_a_logit_however_large(logit):
 
 @pytest.mark.parametrize("activation", ["softplus", "exp"])
 def test_scale_of_a_raw_zero_is_the_bias_with_the_filter(activation):
-    form = Representation(lr={}, voxel_size=1.5, num_gaussians=1, scaling_bias=4e-3, opacity_bias=0.1, kernel_3d=9e-4, scaling_activation=activation)  # fmt: skip
+    args = FORM | {"lr": {}, "kernel_3d": FORM["3d_filter_kernel_size"], "scaling_activation": activation}
+    del args["3d_filter_kernel_size"]
+    form = Representation(**args)
     zeros = torch.zeros(1, 3), torch.zeros(1, 1, 3), torch.zeros(1, 3), torch.zeros(1, 4), torch.zeros(1, 1)
     np.testing.assert_allclose(np.exp(to_splat(Gaussians(*zeros), form).log_scales), np.hypot(4e-3, 9e-4), rtol=1e-5)

@@ -38,9 +38,9 @@ class Recording:
 class Recorder:
     """Calls `function(*fresh, *held)` with tensors, None and (named) tuples of these.
 
-    `fresh` is copied into the recording's own buffers at every call. `held` is for inputs that stay the same over a run:
-    a tensor there is copied only where it is another object than the last one in its place, and recordings share the
-    buffer. The result is overwritten by the next call.
+    `fresh` is copied into the recording's own buffers at every call. `held` is for inputs that stay the same over a
+    run: a tensor there is copied only where it is another object than the last one in its place, and recordings share
+    the buffer. The result is overwritten by the next call.
     """
 
     def __init__(self) -> None:

@@ -127,8 +127,8 @@ def _attention(  # type: ignore[no-untyped-def]
     whole = total // N * N
     q = queries.load([row, start, head, 0]).reshape([M, D])
 
-    # The maximum of the first tile stands in for the maximum: weights relative to it are as exact, and need no rescaling,
-    # as long as they fit the type of the values; where they do not, all is done again below.
+    # The maximum of the first tile stands in for the maximum: weights relative to it are as exact, and need no
+    # rescaling, as long as they fit the type of the values; where they do not, all is done again below.
     scores, v = _tile(q, keys, values, row, 0, head, total, scale, N, D, True)
     highest = tl.max(scores, 1)
     p = tl.exp2(scores - highest[:, None])

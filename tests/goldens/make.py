@@ -8,7 +8,9 @@ Shares no code with app/trellis: dense volumes and dictionaries where that has t
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ Array = np.ndarray
 Weights = dict[str, Array]
 FORM = {"lr": {"_xyz": 1.0, "_features_dc": 0.9, "_opacity": 1.1, "_scaling": 1.0, "_rotation": 0.1},
         "perturb_offset": True, "voxel_size": 1.5, "num_gaussians": 2, "2d_filter_kernel_size": 0.1,
-        "3d_filter_kernel_size": 9e-4, "scaling_bias": 4e-3, "opacity_bias": 0.1, "scaling_activation": "softplus"}  # fmt: skip
-FLOW = {"in_channels": 4, "out_channels": 4, "model_channels": 12, "cond_channels": 10, "num_blocks": 2, "num_heads": 2,
-        "mlp_ratio": 2, "pe_mode": "ape", "qk_rms_norm": True}  # fmt: skip
+        "3d_filter_kernel_size": 9e-4, "scaling_bias": 4e-3, "opacity_bias": 0.1,
+        "scaling_activation": "softplus"}  # fmt: skip
+FLOW = {"in_channels": 4, "out_channels": 4, "model_channels": 12, "cond_channels": 10, "num_blocks": 1,
+        "num_heads": 2, "mlp_ratio": 2, "pe_mode": "ape", "qk_rms_norm": True}  # fmt: skip
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
@@ -242,7 +245,7 @@ def dino(w: Weights, a: dict[str, Any], image: Array) -> Array:
     patches = [kernel @ x[:, i : i + p, j : j + p].reshape(-1) + w["patch_embed.proj.bias"] for i, j in grid]
     tokens = np.concatenate([w["cls_token"][0], patches]) + w["pos_embed"][0]
     h = np.concatenate([tokens[:1], w["register_tokens"][0], tokens[1:]])
-    erf = np.vectorize(__import__("math").erf)
+    erf = np.vectorize(math.erf)
     for number in range(a["depth"]):
         name = f"blocks.{number}"
         q, k, v = np.moveaxis(
@@ -258,7 +261,7 @@ def euler(velocity: Callable[[Array, float, int], Array], x: Array, params: dict
     """States after each step; velocity(state, 1000 t, condition), condition 1 being the negative one."""
     u, r, s = np.linspace(1, 0, params["steps"] + 1), params["rescale_t"], params["cfg_strength"]
     t, (low, high), states = r * u / (1 + (r - 1) * u), params["cfg_interval"], []
-    for time, until in zip(t, t[1:], strict=False):
+    for time, until in pairwise(t):
         asked = float(np.float32(1000 * time))
         v = velocity(x, asked, 0)
         if low <= time <= high:
@@ -411,7 +414,7 @@ def batched(parts: list[Array]) -> Array:
 def make_structure_flows() -> None:
     for name, seed, extra in (
         ("ss_flow", 1, {"resolution": 4, "patch_size": 1}),
-        ("ss_flow_p2", 2, {"resolution": 4, "patch_size": 2, "qk_rms_norm_cross": True}),
+        ("ss_flow_p2", 2, {"resolution": 4, "patch_size": 2, "qk_rms_norm_cross": True, "num_blocks": 2}),
     ):
         a, make = FLOW | extra, Maker(seed)
         w, t = make.structure_flow(a), np.array([937.5, 81.25], np.float32)
@@ -426,7 +429,7 @@ def make_structure_flows() -> None:
 
 
 def make_structure_decoder() -> None:
-    a = {"out_channels": 1, "latent_channels": 4, "num_res_blocks": 1, "num_res_blocks_middle": 1, "channels": [8, 4]}
+    a = {"out_channels": 1, "latent_channels": 4, "num_res_blocks": 1, "num_res_blocks_middle": 1, "channels": [6, 4]}
     make = Maker(3)
     w, z = make.structure_decoder(a), make.draw(2, 4, 3, 3, 3).astype(np.float32)
     occ = np.stack([structure_decoder(wide(w), a, part.astype(float)) for part in z])
@@ -434,9 +437,9 @@ def make_structure_decoder() -> None:
 
 
 def make_latent_flow() -> None:
-    a = FLOW | {"resolution": 8, "patch_size": 2, "num_io_res_blocks": 2, "io_block_channels": [6]}
+    a = FLOW | {"resolution": 8, "patch_size": 2, "num_io_res_blocks": 2, "io_block_channels": [4]}
     make = Maker(4)
-    w, parts = make.latent_flow(a), [make.voxels(8, 0.5), make.voxels(6, 0.9)]
+    w, parts = make.latent_flow(a), [make.voxels(8, 0.3), make.voxels(6, 0.6)]
     coords, t = batched(parts), np.array([1000.0, 412.7], np.float32)
     feats, cond = make.draw(len(coords), 4).astype(np.float32), make.draw(2, 7, 10).astype(np.float32)
     v = [
@@ -450,7 +453,7 @@ def make_gaussian_decoder() -> None:
     a = {"resolution": 16, "model_channels": 12, "latent_channels": 4, "num_blocks": 2, "num_heads": 2, "mlp_ratio": 2,
          "attn_mode": "swin", "window_size": 4, "representation_config": FORM}  # fmt: skip
     make = Maker(5)
-    w, parts = make.gaussian_decoder(a), [make.voxels(9, 0.3), make.voxels(6, 0.3)]
+    w, parts = make.gaussian_decoder(a), [make.voxels(9, 0.15), make.voxels(6, 0.3)]
     coords = batched(parts)
     feats = make.draw(len(coords), 4).astype(np.float32)
     raws = [gaussian_decoder(wide(w), a, part, feats[coords[:, 0] == b].astype(float)) for b, part in enumerate(parts)]
@@ -462,13 +465,12 @@ def make_gaussian_decoder() -> None:
 
 def make_end_to_end() -> None:
     """The whole pipeline from conditions and noise, two samples, so small that even a slow reference is quick."""
-    first = FLOW | {"resolution": 4, "patch_size": 1, "num_blocks": 1}
+    first = FLOW | {"resolution": 4, "patch_size": 1}
     second = FLOW | {
         "resolution": 8,
         "patch_size": 2,
         "num_io_res_blocks": 2,
-        "io_block_channels": [6],
-        "num_blocks": 1,
+        "io_block_channels": [4],
     }
     decoder = {
         "out_channels": 1,
@@ -486,9 +488,9 @@ def make_end_to_end() -> None:
         "slat_flow_model": ("ElasticSLatFlowModel", second, make.latent_flow(second)),
         "slat_decoder_gs": ("ElasticSLatGaussianDecoder", gs, make.gaussian_decoder(gs)),
     }
-    parts["sparse_structure_decoder"][2]["out_layer.2.bias"] -= 1.5  # fewer voxels, smaller files
+    parts["sparse_structure_decoder"][2]["out_layer.2.bias"] -= 1.3  # fewer voxels, smaller files
     (_, _, w1), (_, _, w2), (_, _, w3), (_, _, w4) = ((n, a, wide(w)) for n, a, w in parts.values())
-    params = {"steps": 4, "cfg_strength": 2.0, "cfg_interval": [0.5, 1.0], "rescale_t": 3.0}
+    params = {"steps": 3, "cfg_strength": 2.0, "cfg_interval": [0.5, 1.0], "rescale_t": 3.0}
     sampler = {"name": "FlowEulerGuidanceIntervalSampler", "args": {"sigma_min": 1e-5}, "params": params}
     mean, std = [0.1, -0.2, 0.3, 0.0], [1.5, 0.7, 1.0, 2.0]
     cond = make.draw(1, 5, 10).astype(np.float32)
@@ -535,7 +537,7 @@ def make_dino() -> None:
         "img_size": 28,
         "patch_size": 7,
         "embed_dim": 12,
-        "depth": 2,
+        "depth": 1,
         "num_heads": 2,
         "mlp_ratio": 2,
         "num_register_tokens": 4,
