@@ -147,6 +147,10 @@ def test_a_picture_without_cut_out_is_refused(trellis):
     clear.putalpha(204)
     with pytest.raises(BadInput, match="no pixel has an alpha above 204"):
         trellis.run([clear], seed=0)
+    speck = clear.copy()
+    speck.putpixel((3, 4), (255, 255, 255, 255))
+    with pytest.raises(BadInput, match="less than three pixels"):
+        trellis.run([speck], seed=0)
     with pytest.raises(BadInput, match="no picture"):
         trellis.run([], seed=0)
 

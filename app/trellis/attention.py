@@ -23,7 +23,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, length: Tensor | None = None) -> Ten
 
     length: (1,) int32, so many keys count; None: all.
     """
-    if fused.on_gpu(q) and q.shape[-1] in (32, 64, 128):
+    if fused.on_gpu(q) and q.shape[-1] in fused.HEAD_WIDTHS:
         return fused.attention(q, k, v, length)
     if length is not None:
         k, v = k[:, : int(length)], v[:, : int(length)]

@@ -150,7 +150,7 @@ def load_dino(path: Path, device: torch.device, params: DinoParams | None = None
     except (OSError, SafetensorError) as error:
         raise BadWeights(f"{path}: cannot be read: {error}") from None
     except BadWeights as error:
-        raise BadWeights(f"{path}: {error}") from None
+        raise BadWeights(f"{path}: {error}; it must be a DINOv2 ViT-L/14 with 4 registers") from None
 
 
 def _original(

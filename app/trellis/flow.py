@@ -84,8 +84,10 @@ class Transformer(nn.Module):
 
     @property
     def records(self) -> bool:
-        """Whether steps are replayed as CUDA graphs."""
-        return fused.on_gpu(self.blocks[0].self_attn.to_qkv.weight)
+        """Whether steps are replayed as CUDA graphs: attention must find the number of tokens in device memory."""
+        attention = self.blocks[0].self_attn
+        width = attention.to_out.in_features // attention.heads
+        return fused.on_gpu(attention.to_qkv.weight) and width in fused.HEAD_WIDTHS
 
     def time_vectors(self, times: Sequence[float]) -> Tensor:
         """1000 t of each step -> (S, C) in the torso's type."""

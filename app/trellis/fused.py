@@ -20,6 +20,10 @@ except ImportError:  # a platform whose torch comes without Triton
     kernels = None
 
 
+HEAD_WIDTHS = 32, 64, 128
+"""Of the attention kernel."""
+
+
 def on_gpu(x: Tensor) -> bool:
     """Whether half-precision kernels and CUDA graphs serve this tensor."""
     return x.is_cuda and x.dtype != torch.float32 and kernels is not None

@@ -47,6 +47,7 @@ class Recorder:
         self.recordings: OrderedDict[object, Recording] = OrderedDict()
         self.buffers: WeakValueDictionary[object, Buffer] = WeakValueDictionary()
 
+    @torch.inference_mode()
     def __call__(self, function: Callable[..., Tensor], fresh: tuple[Any, ...], held: tuple[Any, ...]) -> Tensor:
         key = function.__qualname__, shapes((fresh, held))
         inputs, buffers = self._hold(held)

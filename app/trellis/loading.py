@@ -83,7 +83,7 @@ def fill_from_file(model: M, path: Path, device: torch.device, torso: torch.dtyp
     except (OSError, SafetensorError) as error:
         raise BadWeights(f"{path}: cannot be read: {error}") from None
     except BadWeights as error:
-        raise BadWeights(f"{path}: {error}") from None
+        raise BadWeights(f"{path}: {error}; fetch it again, and the config beside it") from None
 
 
 def load_model(stem: Path, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:

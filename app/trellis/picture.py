@@ -27,6 +27,8 @@ def prepare(picture: Image.Image) -> Image.Image:
     x0, x1, y0, y1 = (float(v) for v in (columns.min(), columns.max(), rows.min(), rows.max()))
     centre = (x0 + x1) / 2, (y0 + y1) / 2
     half = int(max(x1 - x0, y1 - y0) * MARGIN) // 2
+    if half == 0:
+        raise BadInput("the object in the picture is less than three pixels wide; give a larger picture of it")
     box = (centre[0] - half, centre[1] - half, centre[0] + half, centre[1] + half)
     cut = picture.crop(box).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     pixels = np.asarray(cut, dtype=np.float32) / 255
