@@ -22,6 +22,7 @@ from app.trellis.latent import LatentFlow
 from app.trellis.layers import position_embedding
 from app.trellis.samplers import SamplerParams, plan, read_sampler, times, trajectory
 from app.trellis.sparse import Levels, SubmanifoldConv
+from app.trellis.sparse import padded as repeat_last
 from app.trellis.structure import patchify, unpatchify
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,14 +121,16 @@ def test_padding_changes_nothing(flow, seed, density):
     sites = flow.sites(coords)
     levels, cells = Levels.of(coords, 64, 16)
     n, t = len(levels.neighbours), len(levels.children)
-    place = F.pad(sites.place, (0, 0, 0, t - len(sites.place)))
+    place = repeat_last(sites.place, t)
     padded = sites._replace(levels=levels, place=place, length=torch.tensor([len(cells)], dtype=torch.int32))
     vectors = flow.time_vectors([700.0])
     residual = tuple(block.modulation(vectors)[0] for block in (*flow.input_blocks, *flow.out_blocks))
     branches = flow.context([condition, torch.zeros(5, 10)]).choose((0, 1))
-    state = F.pad(state, (0, 0, 0, n - len(coords)))
+    state = repeat_last(state, n)
     found = flow.velocity(state, flow.modulation(vectors)[0], residual, branches, padded)
     torch.testing.assert_close(found[:, : len(coords)], wanted, atol=2e-5, rtol=1e-4)
+    last = found[:, len(coords) - 1 : len(coords)].expand(-1, n - len(coords), -1)
+    torch.testing.assert_close(found[:, len(coords) :], last, atol=2e-5, rtol=1e-4)  # so it cannot overflow alone
 
 
 def test_branches_side_by_side_are_the_branches_one_by_one(flow):

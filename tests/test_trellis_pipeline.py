@@ -40,6 +40,7 @@ MODELS = {
          "representation_config": FORM, "use_fp16": True},
     ),
 }  # fmt: skip
+ARGS = {"kernel_3d" if name == "3d_filter_kernel_size" else name: value for name, value in FORM.items()}
 SAMPLER = {
     "name": "FlowEulerGuidanceIntervalSampler", "args": {"sigma_min": 1e-5},
     "params": {"steps": 3, "cfg_strength": 2.0, "cfg_interval": [0.5, 1.0], "rescale_t": 3.0},
@@ -288,6 +289,11 @@ def test_files_that_are_not_there_or_not_what_they_say(folder, tmp_path):
         ("SLatFlowModel", FLOW, "missing 1 required positional argument: 'resolution'"),
         ("SLatFlowModel", FLOW | {"resolution": 8, "pe_mode": "rope"}, "pe_mode = 'rope' is not supported"),
         ("SLatFlowModel", FLOW | {"resolution": 8, "io_block_channels": [4, 8]}, "one level at most"),
+        (
+            "SLatGaussianDecoder",
+            MODELS["slat_decoder_gs"][1] | {"representation_config": FORM | {"lr": {"_xyz": 1.0}}},
+            "representation_config: lr has no '_features_dc'",
+        ),
     ],
 )
 def test_a_config_that_is_not_understood_says_where(name, args, message):
@@ -346,10 +352,16 @@ def test_opacity_stays_a_logit_however_large(logit):
     assert splat.opacity_logits[0] == np.float32(np.float32(logit) + np.float32(np.log(0.1 / 0.9)))
 
 
+def test_scales_stay_finite_however_large():
+    form = Representation(**{**ARGS, "scaling_activation": "exp"})
+    raw = torch.tensor([[200.0, -200.0, 0.0]])
+    zeros = torch.zeros(1, 3), torch.zeros(1, 1, 3), torch.zeros(1, 4), torch.zeros(1, 1)
+    splat = to_splat(Gaussians(zeros[0], zeros[1], raw, zeros[2], zeros[3]), form)
+    np.testing.assert_allclose(splat.log_scales[0, :2], [200 + np.log(4e-3), np.log(9e-4)], rtol=1e-5)
+
+
 @pytest.mark.parametrize("activation", ["softplus", "exp"])
 def test_scale_of_a_raw_zero_is_the_bias_with_the_filter(activation):
-    args = FORM | {"lr": {}, "kernel_3d": FORM["3d_filter_kernel_size"], "scaling_activation": activation}
-    del args["3d_filter_kernel_size"]
-    form = Representation(**args)
+    form = Representation(**{**ARGS, "scaling_activation": activation})
     zeros = torch.zeros(1, 3), torch.zeros(1, 1, 3), torch.zeros(1, 3), torch.zeros(1, 4), torch.zeros(1, 1)
     np.testing.assert_allclose(np.exp(to_splat(Gaussians(*zeros), form).log_scales), np.hypot(4e-3, 9e-4), rtol=1e-5)

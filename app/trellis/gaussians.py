@@ -98,24 +98,23 @@ class GaussianDecoder(nn.Module):
 
 def to_splat(gaussians: Gaussians, form: Representation) -> Splat:
     """Activated and turned to +Y up. The opacity stays the logit that it is; the scale includes the 3D filter."""
-    scale = _scale(gaussians.scaling, form)
     w, x, y, z = F.normalize(gaussians.rotation + gaussians.rotation.new_tensor([1, 0, 0, 0]), dim=-1).unbind(-1)
     px, py, pz = (gaussians.xyz - 0.5).unbind(-1)
     bias = math.log(form.opacity_bias / (1 - form.opacity_bias))
     arrays = (
         torch.stack([px, pz, -py], dim=-1),
         torch.stack([w + x, x - w, y + z, z - y], dim=-1) * UP,
-        scale.log(),
+        _log_scale(gaussians.scaling, form),
         gaussians.opacity[:, 0] + bias,
         gaussians.features_dc,
     )
     return Splat(*(array.cpu().numpy() for array in arrays))
 
 
-def _scale(scaling: Tensor, form: Representation) -> Tensor:
-    """sqrt(activation(raw + bias)^2 + kernel^2), the bias such that a raw 0 gives `scaling_bias`; world units."""
+def _log_scale(scaling: Tensor, form: Representation) -> Tensor:
+    """ln sqrt(activation(raw + bias)^2 + kernel^2), the bias such that a raw 0 gives `scaling_bias`; world units."""
     if form.scaling_activation == "exp":
-        active = (scaling + math.log(form.scaling_bias)).exp()
+        log_active = scaling + math.log(form.scaling_bias)
     else:
-        active = F.softplus(scaling + form.scaling_bias + math.log(-math.expm1(-form.scaling_bias)))
-    return (active.square() + form.kernel_3d**2).sqrt()
+        log_active = F.softplus(scaling + form.scaling_bias + math.log(-math.expm1(-form.scaling_bias))).log()
+    return 0.5 * torch.logaddexp(2 * log_active, torch.full_like(scaling, 2 * math.log(form.kernel_3d)))

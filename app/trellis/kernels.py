@@ -1,4 +1,7 @@
-"""Triton kernels of `fused.py`: one program a row, the whole row in registers, one pass over memory."""
+"""Triton kernels of `fused.py`: norms (one program a row, one pass over memory), attention, submanifold convolution.
+
+What each computes is written in torch operations there, or in `attention.attend`; this file knows only how.
+"""
 
 from __future__ import annotations
 

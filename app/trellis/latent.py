@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from app.trellis import fused
@@ -14,7 +13,7 @@ from app.trellis.flow import Branches, Transformer
 from app.trellis.layers import FINAL_EPS, position_embedding
 from app.trellis.params import LatentFlowParams
 from app.trellis.samplers import Velocity
-from app.trellis.sparse import Levels, SparseResBlock
+from app.trellis.sparse import Levels, SparseResBlock, padded
 
 PADDING = 2048, 128
 """Voxels and tokens are padded to multiples of these; a token costs a hundred times the arithmetic of a voxel."""
@@ -59,12 +58,11 @@ class LatentFlow(Transformer):
         residual = [block.modulation(vectors) for block in (*self.input_blocks, *self.out_blocks)]
         context = self.context(conditions)
         sites = self.sites(coords)
-        padding = (0, 0, 0, len(sites.levels.neighbours) - len(coords))
-
         holding: dict[tuple[int, ...], tuple[Branches, Sites]] = {}
 
         def velocity(state: Tensor, step: int, chosen: tuple[int, ...]) -> Tensor:
-            fresh = F.pad(state, padding), modulation[step], tuple(rows[step] for rows in residual)
+            rows = padded(state, len(sites.levels.neighbours))
+            fresh = rows, modulation[step], tuple(table[step] for table in residual)
             held = holding.setdefault(chosen, (context.choose(chosen), sites))
             found = self.recorder(self.velocity, fresh, held) if self.records else self.velocity(*fresh, *held)
             return found[:, : len(coords)].clone()
@@ -96,7 +94,7 @@ class LatentFlow(Transformer):
         rows = len(levels.children) if self.params.io_block_channels else len(levels.neighbours)
         place = position_embedding(places, self.params.model_channels).to(self.torso)
         length = torch.tensor([len(places)], dtype=torch.int32, device=coords.device) if self.records else None
-        return Sites(levels, F.pad(place, (0, 0, 0, rows - len(place))), length)
+        return Sites(levels, padded(place, rows), length)
 
     def forward(self, coords: Tensor, feats: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """coords: (T, 4) rows (b, x, y, z), feats: (T, in), t: (B,) 1000 times the time, cond: (B, L, cond_channels)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from app.errors import BadWeights
 
 P = TypeVar("P")
+ATTRIBUTES = "_xyz", "_features_dc", "_scaling", "_rotation", "_opacity"
 IGNORED = {"use_checkpoint"}
 """Arguments of training: accepted, without meaning here."""
 
@@ -140,6 +141,8 @@ def _require_supported(params: object) -> None:
         wanted["qk_rms_norm_cross"] = (False,)
         if len(params.io_block_channels or ()) > 1:
             raise BadWeights(f"io_block_channels = {params.io_block_channels}: one level at most is supported")
+    if isinstance(params, Representation) and (missing := set(ATTRIBUTES) - set(params.lr)):
+        raise BadWeights(f"representation_config: lr has no {min(missing)!r}")
     for name, values in wanted.items():
         if (value := getattr(params, name, values[0])) not in values:
             raise BadWeights(f"{type(params).__name__}: {name} = {value!r} is not supported, only {values}")

@@ -33,20 +33,23 @@ class Levels(NamedTuple):
 
     @classmethod
     def of(cls, coords: Tensor, fine: int = 1, coarse: int = 1) -> tuple[Levels, Tensor]:
-        """For voxels (N, 3), all different; and the cells' coordinates. N, T padded to multiples of fine, coarse."""
+        """For voxels (N, 3), all different; and the cells' coordinates (T, 3).
+
+        The tables are padded to multiples of `fine` and `coarse` rows with copies of the last voxel and the last cell:
+        what is computed there is finite where it is finite for these, and read by nobody.
+        """
         coords = coords.long()
         side, cells = int(coords.max()) // 2 + 1, coords // 2
         keys, parents = torch.unique(flat(cells, side), return_inverse=True)
         cells = torch.stack([keys // side**2, keys // side % side, keys % side], dim=1)
         n, t = -(-len(coords) // fine) * fine, -(-len(cells) // coarse) * coarse
         corner = flat(coords % 2, 2)
-        children = torch.full((t, 8), n, device=coords.device)
+        children = torch.full((len(cells), 8), n, device=coords.device)
         children[parents, corner] = torch.arange(len(coords), device=coords.device)
-        table = neighbours(coords, n)
-        upward = F.pad(parents, (0, n + 1 - len(parents)), value=t)[table]
+        children, parents, table = padded(children, t), padded(parents, n), neighbours(coords, n)
+        upward = F.pad(parents, (0, 1), value=t)[table]
         divisor = (children < n).sum(1, keepdim=True) + 1
-        tables = table, neighbours(cells, t), F.pad(parents, (0, n - len(parents))), children, divisor, upward
-        return cls(*tables), cells
+        return cls(table, neighbours(cells, t), parents, children, divisor, upward), cells
 
     def down(self, x: Tensor) -> Tensor:
         """(n, N, C) -> (n, T, C): the sum of the children over (their number + 1); the + 1 is what the weights know."""
@@ -70,7 +73,12 @@ def neighbours(coords: Tensor, rows: int) -> Tensor:
     axis = torch.arange(-1, 2, device=coords.device)
     around = flat(torch.cartesian_prod(axis, axis, axis), side)
     table = volume[flat(coords + 1, side)[:, None] + around]
-    return F.pad(table, (0, 0, 0, rows - len(coords)), value=rows)
+    return padded(table, rows)
+
+
+def padded(x: Tensor, rows: int) -> Tensor:
+    """(N, ...) -> (rows, ...): the last row repeated."""
+    return torch.cat([x, x[-1:].expand(rows - len(x), *x.shape[1:])])
 
 
 class Kernel(nn.Module):
