@@ -1,0 +1,319 @@
+"""What is wrong with a splat: statistics of every field, and one finding per broken field and kind.
+
+This file does not know how a finding is repaired, and never changes a splat.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from loguru import logger
+
+from app.splat.model import Float32, Splat, sigmoid
+from app.splat.neighbours import Mask, nearest
+
+if TYPE_CHECKING:
+    from app.config import DiagnoseConfig
+
+Field = Literal["means", "quats", "log_scales", "opacity_logits", "sh"]
+Kind = Literal[
+    "nonfinite",
+    "out_of_bounds",
+    "zero_quaternion",
+    "uniform_scale",
+    "linear_scale",
+    "uniform_opacity",
+    "linear_opacity",
+    "double_logit",
+]
+
+FIELDS: tuple[Field, ...] = ("means", "quats", "log_scales", "opacity_logits", "sh")
+LOADER_FLOORS = (1e-4, 1e-3)
+"""Probabilities at which the loaders seen in the field clamp before they apply a logit that is not wanted."""
+
+CLAMP_TOLERANCE = 4e-3
+"""A clamped logit is recognised within this: float32 is off by 2e-4 at 9.2103, float16 by 4e-3."""
+
+
+@dataclass(frozen=True)
+class FieldStats:
+    """Mean, standard deviation (population) and range over the finite values; None where there is none.
+
+    count: values in the field, all components. nonfinite: of them, NaN or infinite.
+    """
+
+    count: int
+    nonfinite: int
+    mean: float | None
+    std: float | None
+    min: float | None
+    max: float | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing wrong with one field.
+
+    count: Gaussians concerned. figures: the numbers that led to it, by name, in the field's own unit.
+    """
+
+    kind: Kind
+    field: Field
+    count: int
+    message: str
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Statistics by field name, and the findings in the order in which they are to be repaired."""
+
+    gaussians: int
+    stats: dict[Field, FieldStats]
+    findings: tuple[Finding, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """No finding."""
+        return not self.findings
+
+    def find(self, kind: Kind, field: Field | None = None) -> Finding | None:
+        """The finding of this kind (in this field), if there is one."""
+        return next((f for f in self.findings if f.kind == kind and field in (None, f.field)), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: no NaN, no numpy."""
+        return {
+            "gaussians": self.gaussians,
+            "stats": {field: vars(stats) for field, stats in self.stats.items()},
+            "findings": [vars(finding) for finding in self.findings],
+        }
+
+
+SMALLEST_FLOOR = 0.005
+"""Share of the Gaussians at the floor from which a partly damaged file is told from one with an opaque surface."""
+
+
+def diagnose(splat: Splat, config: DiagnoseConfig) -> Diagnosis:
+    """Statistics and findings; the splat is only read. Logs what operators look for."""
+    stats = {field: field_stats(getattr(splat, field)) for field in FIELDS}
+    findings = tuple(_findings(splat, stats, config))
+    diagnosis = Diagnosis(len(splat), stats, findings)
+    _log(diagnosis)
+    return diagnosis
+
+
+def field_stats(values: Float32) -> FieldStats:
+    """Statistics of an array of any shape, summed in float64."""
+    finite = finite_values(values)
+    nonfinite = values.size - finite.size
+    if not finite.size:
+        return FieldStats(values.size, nonfinite, None, None, None, None)
+    low, high = float(finite.min()), float(finite.max())
+    mean = float(finite.mean(dtype=np.float64))
+    std = float(finite.std(dtype=np.float64))
+    return FieldStats(values.size, nonfinite, mean, std, low, high)
+
+
+def finite_values(values: Float32) -> Float32:
+    """The finite values, flat; without a copy where all are."""
+    flat = values.reshape(-1)
+    mask = np.isfinite(flat)
+    return flat if mask.all() else flat[mask]
+
+
+def nonfinite_mask(values: Float32) -> Mask:
+    """(N,) Gaussians with a NaN or an infinity in this field."""
+    return _any(~np.isfinite(values.reshape(len(values), -1)))
+
+
+def out_of_bounds_mask(splat: Splat, field: Field, max_extent: float) -> Mask:
+    """(N,) Gaussians with a finite value beyond what this field can mean in a world of `max_extent` units."""
+    limit = bound(field, max_extent)
+    values = getattr(splat, field).reshape(len(splat), -1)
+    if field == "log_scales":
+        return _any(np.isfinite(values) & (values > limit))
+    return _any(np.isfinite(values) & (np.abs(values) > limit))
+
+
+def bound(field: Field, max_extent: float) -> float:
+    """Largest allowed magnitude: a position, a logarithm of a size, a colour coefficient."""
+    return math.log(max_extent) if field == "log_scales" else max_extent
+
+
+def zero_quaternion_mask(splat: Splat, smallest: float) -> Mask:
+    """(N,) finite quaternions that name no rotation."""
+    norms = np.linalg.norm(splat.quats.astype(np.float64), axis=1)
+    return np.asarray(norms <= smallest)  # False for NaN and infinity, which are findings of their own
+
+
+def _any(values: Mask) -> Mask:
+    return np.asarray(values.any(axis=1))
+
+
+def _findings(splat: Splat, stats: dict[Field, FieldStats], config: DiagnoseConfig) -> Iterator[Finding]:
+    for field in FIELDS:
+        yield from _nonfinite(splat, field, stats[field])
+    for field in ("means", "log_scales", "sh"):
+        yield from _out_of_bounds(splat, field, stats[field], config)
+    yield from _zero_quaternions(splat, config)
+    yield from _scales(splat, stats["log_scales"], config)
+    yield from _opacities(splat, stats["opacity_logits"], config)
+
+
+def _nonfinite(splat: Splat, field: Field, stats: FieldStats) -> Iterator[Finding]:
+    if not stats.nonfinite:
+        return
+    values = getattr(splat, field)
+    count = int(nonfinite_mask(values).sum())
+    nans = int(np.isnan(values).sum())
+    message = f"{field}: {count:,} of {len(splat):,} Gaussians have NaN or infinite values"
+    yield Finding("nonfinite", field, count, message, {"nan": nans, "inf": stats.nonfinite - nans})
+
+
+def _out_of_bounds(splat: Splat, field: Field, stats: FieldStats, config: DiagnoseConfig) -> Iterator[Finding]:
+    count = int(out_of_bounds_mask(splat, field, config.max_extent).sum())
+    if not count or stats.min is None or stats.max is None:
+        return
+    limit = bound(field, config.max_extent)
+    message = (
+        f"{field}: {count:,} of {len(splat):,} Gaussians lie beyond {limit:g} "
+        f"(range {stats.min:g} to {stats.max:g}; diagnose.max_extent = {config.max_extent:g})"
+    )
+    yield Finding("out_of_bounds", field, count, message, {"limit": limit, "min": stats.min, "max": stats.max})
+
+
+def _zero_quaternions(splat: Splat, config: DiagnoseConfig) -> Iterator[Finding]:
+    count = int(zero_quaternion_mask(splat, config.zero_quaternion_norm).sum())
+    if count:
+        message = f"quats: {count:,} of {len(splat):,} rotations are zero and name no orientation"
+        yield Finding("zero_quaternion", "quats", count, message, {"norm": config.zero_quaternion_norm})
+
+
+def _scales(splat: Splat, stats: FieldStats, config: DiagnoseConfig) -> Iterator[Finding]:
+    if len(splat) < 2 or stats.mean is None or stats.std is None:
+        return  # one Gaussian has no spread to judge
+    figures = {"mean": stats.mean, "std": stats.std}
+    if _holds_plain_sizes(splat, stats):
+        message = f"log_scales: plain sizes, not logarithms (all positive, mean {stats.mean:.4g})"
+        yield Finding("linear_scale", "log_scales", len(splat), message, figures)
+    elif stats.std < config.uniform_scale_std:
+        message = f"log_scales: uniform (std {stats.std:.4g}, healthy from {config.uniform_scale_std:g})"
+        yield Finding("uniform_scale", "log_scales", len(splat), message, figures)
+
+
+def _holds_plain_sizes(splat: Splat, stats: FieldStats) -> bool:
+    """Positive throughout, varied, and nearer to the Gaussians' spacing as they stand than as exponents."""
+    if stats.min is None or stats.mean is None or stats.std is None:
+        return False
+    if stats.min <= 0 or stats.std < 0.02 * stats.mean:
+        return False
+    spacing = _spacing(splat)
+    median = float(np.median(finite_values(splat.log_scales)))
+    return abs(math.log(median) - math.log(spacing)) < abs(median - math.log(spacing))
+
+
+def _spacing(splat: Splat, sample: int = 2_000) -> float:
+    """Median distance of a Gaussian to its four nearest neighbours, world units; positive."""
+    means = splat.means[~nonfinite_mask(splat.means)]
+    if len(means) < 2:
+        return 1.0
+    some = np.zeros(len(means), bool)
+    some[:: max(1, len(means) // sample)] = True
+    distance = float(np.median(nearest(means, np.ones(len(means), bool), some, 4)[1]))
+    return distance if distance > 0 else 1.0
+
+
+def _opacities(splat: Splat, stats: FieldStats, config: DiagnoseConfig) -> Iterator[Finding]:
+    logits = finite_values(splat.opacity_logits)
+    if logits.size < 2 or stats.mean is None or stats.std is None or stats.min is None or stats.max is None:
+        return
+    figures = {"mean": stats.mean, "std": stats.std, "least_std": config.uniform_opacity_std}
+    if stats.min >= -1e-4 and stats.max <= 1 + 1e-4 and stats.std >= 0.02:
+        message = f"opacity_logits: probabilities, not logits (range {stats.min:.4g} to {stats.max:.4g})"
+        yield Finding("linear_opacity", "opacity_logits", len(splat), message, figures)
+    elif stats.std < config.uniform_opacity_std:
+        message = (
+            f"opacity_logits: uniform at {stats.mean:.4g} "
+            f"(std {stats.std:.4g}, healthy from {config.uniform_opacity_std:g})"
+        )
+        yield Finding("uniform_opacity", "opacity_logits", len(splat), message, figures)
+    else:
+        yield from _double_logit(logits, config)
+
+
+def _double_logit(logits: Float32, config: DiagnoseConfig) -> Iterator[Finding]:
+    """The mark of a loader that clamps to [p, 1 - p] and takes a logit of what was a logit already.
+
+    Every logit below p lands on one value, every one above 1 - p on its opposite: no healthy distribution has such mass
+    there. Two forms: the whole file went through it, so that nothing exceeds the clamp and what lies between is
+    logit(x) of logits x in (0, 1); or only some of it did, or was set to the floor, and the rest is as it should be.
+    """
+    for probability in LOADER_FLOORS:
+        clamp = math.log((1 - probability) / probability)
+        floor = float(np.mean(np.abs(logits + clamp) < CLAMP_TOLERANCE))
+        ceiling = float(np.mean(np.abs(logits - clamp) < CLAMP_TOLERANCE))
+        if floor + ceiling < config.double_logit_fraction:
+            continue
+        between = logits[np.abs(logits) < clamp - CLAMP_TOLERANCE]
+        beyond = 1 - floor - ceiling - between.size / logits.size
+        whole = beyond < 1e-9 and _from_unit_interval(between)
+        if whole or _is_partial(floor, ceiling, beyond, between, clamp, config):
+            yield _double_logit_finding(logits.size, clamp, floor, ceiling, whole)
+            return
+
+
+def _from_unit_interval(values: Float32) -> bool:
+    """Whether these are logit(x) of smoothly distributed x in (0, 1): half of them then have x in (1/4, 3/4)."""
+    if not values.size:
+        return True
+    x = sigmoid(values)
+    middle = float(np.mean((x > 0.25) & (x < 0.75)))
+    return abs(middle - 0.5) < 0.1 + 1.5 / math.sqrt(values.size)
+
+
+def _is_partial(
+    floor: float, ceiling: float, beyond: float, between: Float32, clamp: float, config: DiagnoseConfig
+) -> bool:
+    """Mass at the clamp beside values that never met it.
+
+    A writer that clamps once, rightly, leaves mass there too, and is told by what lies short of the clamp: the tail of
+    what was cut off, or, where probabilities came in 8 bits, nothing but the grid of k / 255.
+    """
+    if beyond > 0:
+        return True
+    if floor < SMALLEST_FLOOR or not between.size or is_eight_bit(between):
+        return False
+    tail = float(np.mean(between < -0.75 * clamp)) * (1 - floor - ceiling)
+    return floor + ceiling >= config.double_logit_fraction and tail < 0.1 * floor
+
+
+def is_eight_bit(logits: Float32) -> bool:
+    """Whether every opacity is a multiple of 1 / 255."""
+    steps = 255 * sigmoid(logits)
+    return bool(np.all(np.abs(steps - np.rint(steps)) < 0.02))
+
+
+def _double_logit_finding(size: int, clamp: float, floor: float, ceiling: float, whole: bool) -> Finding:
+    what = "logit taken twice throughout" if whole else "logit taken twice in a part, the rest is plain"
+    message = (
+        f"opacity_logits: {what}: {floor:.1%} at exactly -{clamp:.4f} and {ceiling:.1%} at +{clamp:.4f}, "
+        f"the clamp of a loader that takes logits for probabilities"
+    )
+    figures = {"clamp": clamp, "floor": floor, "ceiling": ceiling, "whole": float(whole)}
+    count = size if whole else round((floor + ceiling) * size)
+    return Finding("double_logit", "opacity_logits", count, message, figures)
+
+
+def _log(diagnosis: Diagnosis) -> None:
+    """The words that operators grep for; `corruption` here is any finding about the opacities."""
+    if found := diagnosis.find("uniform_opacity"):
+        logger.warning("UNIFORM opacity corruption detected: std={:.2f}", found.figures["std"])
+    if not any(finding.field == "opacity_logits" for finding in diagnosis.findings):
+        logger.info("No opacity corruption detected ({:,} gaussians)", diagnosis.gaussians)
+    for finding in diagnosis.findings:
+        logger.warning("{}: {}", finding.kind, finding.message)

@@ -1,0 +1,167 @@
+"""What the Gaussians nearby tell about colours, sizes and orientations that are lost.
+
+Every rule here was chosen by measurement on real assets: docs/repair.md has the experiments. This file does not know
+what a finding is: its callers say which Gaussians are known and which are wanted.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
+
+from app.splat.model import Float32, Splat
+
+Mask = NDArray[np.bool_]
+
+NEIGHBOURS = 8
+
+
+def nearest(
+    means: Float32, known: Mask, wanted: Mask, k: int = NEIGHBOURS
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Indices (M, k) of the known Gaussians nearest to each wanted one, and distances (M, k) in world units.
+
+    A Gaussian is no neighbour of itself, unless it is the only one. k shrinks to what there is.
+    means: finite. Raises ValueError where nothing is known.
+    """
+    if not known.any():
+        raise ValueError("no known Gaussian to take a neighbour from")
+    order = _cell_order(means)  # neighbours in memory too: a query is three times as fast
+    points = _apart(means)[order]
+    index, asking = order[known[order]], order[wanted[order]]
+    itself = int((known & wanted).any())
+    count = min(k + itself, len(index))
+    tree = cKDTree(points[known[order]], balanced_tree=False)  # medians cost more than they save on a surface
+    distance, found = tree.query(points[wanted[order]], k=range(1, count + 1), workers=-1)
+    first = itself if count > 1 else 0
+    back = np.argsort(asking)
+    return index[found[back, first:]], distance[back, first:]
+
+
+def _cell_order(means: Float32) -> NDArray[np.intp]:
+    """Indices of the Gaussians, those of a cell of a 64-grid together."""
+    low, high = means.min(axis=0), means.max(axis=0)
+    cells = ((means - low) * (63 / np.maximum(high - low, 1e-30))).astype(np.int32)
+    return np.argsort((cells[:, 0] * 64 + cells[:, 1]) * 64 + cells[:, 2], kind="stable")
+
+
+def _apart(means: Float32) -> NDArray[np.float64]:
+    """The positions, with coincident ones a hair apart: a k-d tree is quadratic in points it cannot separate."""
+    hair = 1e-6 * (float(np.ptp(means.astype(np.float64), axis=0).max()) or 1.0)
+    return means + hair * np.random.default_rng(0).random(means.shape)
+
+
+def rotation_matrices(quats: Float32) -> Float32:
+    """(N, 3, 3) rotations of (N, 4) wxyz quaternions of any positive norm; columns are the Gaussian's axes."""
+    wide = quats.astype(np.float64)
+    w, x, y, z = (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float32).T
+    rows = (
+        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    )
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def colours(splat: Splat, known: Mask, wanted: Mask) -> Float32:
+    """(M, K, 3) mean coefficients of the known neighbours."""
+    index, _ = nearest(splat.means, known, wanted, NEIGHBOURS // 2)
+    return splat.sh[index].mean(axis=1, dtype=np.float32)
+
+
+def log_scales(splat: Splat, known: Mask, wanted: Mask) -> Float32:
+    """(M, 3) logarithms of the sizes along each wanted Gaussian's own axes, from the known neighbours.
+
+    The mean of their log-covariances (log-Euclidean, Arsigny et al. 2006), read along those axes.
+    """
+    index, _ = nearest(splat.means, known, wanted)
+    return _along_axes(splat.quats[wanted], _mean_log_ellipsoid(splat, index))
+
+
+def log_scales_by_spacing(splat: Splat, opacity_known: bool) -> Float32:
+    """(N, 3) logarithms of sizes along each Gaussian's own axes, where no size is known; a lone Gaussian gets 0.01.
+
+    The rms distance to its neighbours along each axis, times 0.69 (on the two real assets true sizes are exp(-0.36) and
+    exp(-0.38) of it), drawn a little to the file's median, flatter than the positions lie; and the more transparent
+    Gaussians are the larger ones.
+    """
+    if len(splat) < 2:
+        return np.full((len(splat), 3), np.log(0.01), np.float32)
+    picked, of = _picked(splat.means, 200_000)
+    squares = _along_axes(splat.quats, _spread(splat.means, picked, NEIGHBOURS)[of])
+    logs = 0.5 * np.log(np.maximum(squares, 1e-4 * float(np.median(squares)) or 1e-12))
+    size = logs.mean(axis=1, keepdims=True)
+    drawn = size + 0.1 * (np.median(size) - size) - 0.37
+    if opacity_known:
+        drawn -= 0.3 * centred_rank(splat.opacity_logits)[:, None]
+    return (drawn + 1.5 * (logs - size)).astype(np.float32)
+
+
+def centred_rank(values: Float32) -> Float32:
+    """(N,) ranks, evenly spaced from -1/2 to 1/2; equal values in the order they come, so that there is a spread."""
+    low, high = np.quantile(values[:: max(1, len(values) // 50_000)], [0.001, 0.999])
+    steps = ((values - low) * (65_535 / max(high - low, 1e-12))).clip(0, 65_535).astype(np.uint16)
+    rank = np.empty(len(values), np.float32)
+    rank[np.argsort(steps, kind="stable")] = np.linspace(-0.5, 0.5, len(values), dtype=np.float32)  # a radix sort
+    return rank
+
+
+def quats(splat: Splat, known: Mask, wanted: Mask) -> Float32:
+    """(M, 4) wxyz: each wanted Gaussian's own sizes laid along the axes of the known neighbours' mean ellipsoid."""
+    index, _ = nearest(splat.means, known, wanted)
+    return _aligned(_axes(_mean_log_ellipsoid(splat, index)), splat.log_scales[wanted])
+
+
+def quats_by_spacing(splat: Splat) -> Float32:
+    """(N, 4) wxyz: each Gaussian's own sizes laid along the spread of the nearest positions: flat on a surface."""
+    picked, of = _picked(splat.means, 40_000)
+    return _aligned(_axes(_spread(splat.means, picked, 2 * NEIGHBOURS))[of], splat.log_scales)
+
+
+def _picked(means: Float32, most: int) -> tuple[Mask, NDArray[np.intp]]:
+    """At most so many Gaussians (mask, N), and for each (N,) which of them, by rank, is beside it: work is bounded."""
+    order = _cell_order(means)
+    step = -(-len(order) // most)
+    picked = np.zeros(len(order), bool)
+    picked[order[::step]] = True
+    rank = np.cumsum(picked) - 1
+    of = np.empty(len(order), np.intp)
+    of[order] = rank[np.repeat(order[::step], step)[: len(order)]]
+    return picked, of
+
+
+def _mean_log_ellipsoid(splat: Splat, index: NDArray[np.intp]) -> Float32:
+    """(M, 3, 3) mean over the neighbours (M, k) of R diag(log sizes) R^T."""
+    used, place = np.unique(index, return_inverse=True)
+    axes = rotation_matrices(splat.quats[used])
+    logs = np.einsum("nij,nj,nkj->nik", axes, splat.log_scales[used], axes, optimize=True)
+    return logs[place.reshape(index.shape)].mean(axis=1)
+
+
+def _spread(means: Float32, wanted: Mask, k: int) -> Float32:
+    """(M, 3, 3) second moments of the k nearest about each wanted Gaussian, squared world units."""
+    index, _ = nearest(means, np.ones(len(means), bool), wanted, k)
+    away = [axis[index] - axis[wanted][:, None] for axis in means.T]  # by component: a stack of small matrices is slow
+    moments = [[np.einsum("nk,nk->n", a, b) for b in away] for a in away]
+    return np.asarray(np.array(moments).transpose(2, 0, 1) / index.shape[1], np.float32)
+
+
+def _along_axes(orientations: Float32, shapes: Float32) -> Float32:
+    """(M, 3) diagonal of R^T S R."""
+    axes = rotation_matrices(orientations)
+    return np.asarray(np.einsum("nij,nik,nkj->nj", axes, shapes, axes, optimize=True))
+
+
+def _axes(shapes: Float32) -> Float32:
+    """(M, 3, 3) eigenvectors of the shapes, in columns, that of the shortest axis first."""
+    return np.asarray(np.linalg.eigh(shapes)[1])
+
+
+def _aligned(axes: Float32, sizes: Float32) -> Float32:
+    """(M, 4) wxyz rotation to the axes (M, 3, 3), the last of them for the longest of the sizes (M, 3)."""
+    rank = np.argsort(np.argsort(sizes, axis=1), axis=1)
+    own = np.take_along_axis(axes, rank[:, None, :].repeat(3, axis=1), axis=2).astype(np.float64)
+    own[np.linalg.det(own) < 0, :, 0] *= -1
+    return np.asarray(Rotation.from_matrix(own).as_quat(scalar_first=True), np.float32)
