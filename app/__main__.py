@@ -6,10 +6,12 @@ Exit codes: 0 done or passed, 3 refused by the gate (or a certificate that does 
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -18,17 +20,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from app import __version__
-from app.config import Config, load_config
-from app.errors import SplatgateError
+from app.config import Config, RenderConfig, ViewConfig, load_config
+from app.errors import BadInput, SplatgateError
 from app.log import start_logging
 
 if TYPE_CHECKING:
     from app.certificate import Certificate
-    from app.splat.diagnosis import FieldStats
+    from app.splat.diagnosis import Diagnosis
 
 REFUSED = 3
 
@@ -55,6 +59,16 @@ class Group(click.Group):
             if ctx.meta["json"]:
                 _print_json({"error": {"kind": type(error).__name__, "message": str(error)}})
             click.secho(f"error: {error}", fg="red", err=True)
+            ctx.exit(1)
+        except MemoryError:
+            click.secho(
+                "error: out of memory: fewer or smaller views, or a lower limits.max_gaussians", fg="red", err=True
+            )
+            ctx.exit(1)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read our output has gone
+                raise
+            click.secho(f"error: {error.filename or 'output'}: {error.strerror or error}", fg="red", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("interrupted; nothing half-written is left behind", err=True)
@@ -108,8 +122,10 @@ def generate(
     from app import certificate, pipeline
 
     seed = config.generate.seed if seed is None else seed
-    folder = output or Path("out") / f"{_slug(prompt)}-{seed}"
     pipeline.check_prompt(prompt, config)
+    folder = output or Path("out") / f"{_slug(prompt)}-{seed}"
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder}: is a file; -o takes a folder")
     with _progress("Loading") as on_stage:
         stages = pipeline.load_stages(config)
         judged = pipeline.generate(prompt, seed, attempts or config.generate.attempts, stages, config, on_stage)
@@ -137,7 +153,7 @@ def inspect(config: Config, file: Path, as_json: bool) -> None:
         _print_json({"file": str(file), "sh_degree": splat.sh_degree, **diagnosis.to_dict()})
         return
     click.echo(f"{file}: {len(splat):,} gaussians, SH degree {splat.sh_degree}")
-    _print_statistics(diagnosis.stats)
+    _print_statistics(diagnosis)
     _print_findings(diagnosis.to_dict()["findings"])
 
 
@@ -150,7 +166,7 @@ def inspect(config: Config, file: Path, as_json: bool) -> None:
 def repair(config: Config, source: Path, output: Path, strategy: str | None, as_json: bool) -> None:
     """Repair what `inspect` finds in IN and write the result; a healthy file is copied bit for bit."""
     from app import pipeline
-    from app.splat.files import copy_splat, read_splat, write_splat
+    from app.splat.files import copy_splat, read_splat, stored_as, write_splat
 
     if strategy:
         config = config.model_copy(update={"repair": config.repair.model_copy(update={"strategy": strategy})})
@@ -159,7 +175,7 @@ def repair(config: Config, source: Path, output: Path, strategy: str | None, as_
         on_stage("Diagnosing and repairing")
         repaired, diagnosis, report = pipeline.heal(splat, config)
         on_stage("Writing")
-        if repaired is splat and source.suffix.lower() == output.suffix.lower():
+        if repaired is splat and output.suffix.lower() == stored_as(source):
             copy_splat(source, output)
         else:
             write_splat(output, repaired)
@@ -215,10 +231,12 @@ def render(
     from app.splat.files import read_splat
     from app.splat.raster import coverage
 
+    if output.suffix.lower() != ".png":
+        raise click.UsageError(f"{output}: a picture is written as .png")
     update = {key: value for key, value in settings.items() if value is not None}
     if azimuth or pitch:
         update["views"] = _views(azimuth or (0.0,), pitch or (-15.0,))
-    config = config.model_copy(update={"render": config.render.model_copy(update=update)})
+    config = _with_render(config, update)
     with _progress("Reading") as on_stage:
         splat = read_splat(file, config.limits.max_gaussians)
         on_stage("Rendering")
@@ -231,10 +249,17 @@ def render(
         click.echo(f"wrote {output}: {shown['views']} views by {views.backend}, coverage {shown['coverage']:.3f}")
 
 
+def _with_render(config: Config, update: dict[str, Any]) -> Config:
+    try:
+        render = RenderConfig.model_validate(config.render.model_dump() | update)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise click.UsageError(" ".join(str(part) for part in (*first["loc"], first["msg"]))) from None
+    return config.model_copy(update={"render": render})
+
+
 def _views(azimuth: tuple[float, ...], pitch: tuple[float, ...]) -> tuple[Any, ...]:
     """One view a pair; a single angle serves all of the other list."""
-    from app.config import ViewConfig
-
     count = max(len(azimuth), len(pitch))
     if len(azimuth) not in (1, count) or len(pitch) not in (1, count):
         raise click.UsageError(
@@ -268,17 +293,18 @@ def validate(config: Config, file: Path, prompt: str, as_json: bool) -> None:
         views = pipeline.look(splat, config)
         on_stage("Scoring")
         score, verdict = pipeline.validate(splat, views, prompt, scorer, config)
-    findings = diagnosis.to_dict()["findings"]
+    findings, stand_in = diagnosis.to_dict()["findings"], config.profile.name == "shapes"
     if as_json:
-        shown = {"outcome": verdict.outcome, "reasons": verdict.reasons, "score": asdict(score) if score else None}
-        _print_json(
-            {"file": str(file), "prompt": prompt, "profile": config.profile.name} | shown | {"findings": findings}
-        )
+        asked = {"file": str(file), "prompt": prompt, "profile": config.profile.name, "stand_in": stand_in}
+        found = {"outcome": verdict.outcome, "reasons": verdict.reasons, "score": asdict(score) if score else None}
+        _print_json(asked | found | {"findings": findings})
     else:
         _print_findings(findings)
         names = [view.name for view in config.render.views]
         views_scored = dict(zip(names, score.per_view, strict=True)) if score else {}
         _print_verdict(verdict.outcome, verdict.reasons, score.value if score else None, views_scored)
+        if stand_in:
+            click.secho("judged by profile 'shapes', the embedded stand-in: it knows its small world only", fg="yellow")
     _exit_by(verdict.outcome)
 
 
@@ -300,9 +326,8 @@ def check(config: Config, certificate: Path, file: Path, as_json: bool) -> None:
     else:
         table = Table("claim", "certificate", "recomputed", "")
         for claim in claims:
-            table.add_row(
-                claim.claim, claim.claimed, claim.found, "[green]ok[/]" if claim.agrees else "[red]differs[/]"
-            )
+            agrees = Text("ok", "green") if claim.agrees else Text("differs", "red")
+            table.add_row(*map(Text, (claim.claim, claim.claimed, claim.found)), agrees)
         Console().print(table)
         click.secho("MATCH" if matches else "NO MATCH", fg="green" if matches else "red", bold=True)
     sys.exit(0 if matches else REFUSED)
@@ -339,7 +364,7 @@ def _progress(first: str) -> Iterator[Callable[[str], None]]:
         return
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, redirect_stderr=True) as progress:
         task = progress.add_task(first)
         yield lambda stage: progress.update(task, description=stage)
@@ -378,9 +403,9 @@ def _print_verdict(outcome: str, reasons: tuple[str, ...], value: float | None, 
         click.echo(f"  because: {reason}")
 
 
-def _print_statistics(stats: Mapping[str, FieldStats]) -> None:
+def _print_statistics(diagnosis: Diagnosis) -> None:
     table = Table("field", "values", "mean", "std", "min", "max", "not finite")
-    for name, field in stats.items():
+    for name, field in diagnosis.stats.items():
         numbers = ["-" if n is None else f"{n:.4g}" for n in (field.mean, field.std, field.min, field.max)]
         table.add_row(name, f"{field.count:,}", *numbers, f"{field.nonfinite:,}")
     Console().print(table)
@@ -399,7 +424,11 @@ def _print_repairs(repairs: list[dict[str, Any]]) -> None:
 
 
 def _slug(prompt: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "splat"
+    """A folder name; where it lost more than case and spaces, with a digest, so that no two prompts share one."""
+    slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60]
+    if slug.replace("-", " ") == prompt.lower():
+        return slug
+    return f"{slug or 'splat'}-{hashlib.sha256(prompt.encode()).hexdigest()[:6]}"
 
 
 def _exit_by(outcome: str) -> None:

@@ -15,29 +15,31 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app import __version__
-from app.config import Config
+from app.config import Config, ValidateConfig
 from app.digest import sha256_of
 from app.errors import BadFile
-from app.gate import Outcome
-from app.pipeline import Judged, load_scorer, look, validate
+from app.gate import Outcome, Verdict, judge
+from app.pipeline import Judged, check_prompt, load_scorer, look, validate
 from app.splat.diagnosis import diagnose
 from app.splat.files import read_splat, replacing, write_splat
 from app.splat.model import Splat
 from app.splat.raster import Views, side_by_side
 
 MAX_BYTES = 1 << 20
-SAME_SCORE = {".ply": 0.005, ".spz": 0.02}
+AssetName = Literal["asset.ply", "asset.spz"]
+
+SAME_SCORE: dict[AssetName, float] = {"asset.ply": 0.005, "asset.spz": 0.02}
 """How far a recomputed score may lie from the certified one: another backend, another device; SPZ is quantised."""
 
 
 class Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class AssetRecord(Record):
     """A file the certificate speaks of, by its content."""
 
-    name: Annotated[str, Field(max_length=200)]
+    name: AssetName
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     bytes: Annotated[int, Field(ge=0)]
 
@@ -62,7 +64,7 @@ class ViewRecord(Record):
 class RenderRecord(Record):
     """How the views were drawn; see RenderConfig for the units."""
 
-    size: Annotated[int, Field(ge=16, le=4096)]
+    size: int
     radius: float
     fov: float
     placement: Literal["none", "judge"]
@@ -105,7 +107,8 @@ class Certificate(Record):
     models: tuple[ModelRecord, ...]
     diagnosis: dict[str, Any]
     repairs: dict[str, Any]
-    views: Annotated[tuple[ViewRecord, ...], Field(max_length=64)]
+    findings_left: tuple[str, ...]
+    views: tuple[ViewRecord, ...]
     render: RenderRecord
     score: ScoreRecord | None
     gate: GateRecord
@@ -119,6 +122,8 @@ class Certificate(Record):
 
 def read_certificate(path: Path) -> Certificate:
     """Reads a certificate, which nobody vouches for yet. Raises BadFile, naming the key at fault."""
+    if path.exists() and not path.is_file():
+        raise BadFile(f"{path}: is a folder, a pipe or a device; give a certificate.json")
     try:
         with path.open("rb") as file:
             text = file.read(MAX_BYTES + 1)
@@ -139,9 +144,12 @@ def write_outputs(judged: Judged, folder: Path, config: Config, now: datetime) -
 
     The certificate is written last: where it stands, everything it speaks of stands too.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "certificate.json").unlink(missing_ok=True)
-    assets = tuple(_write_asset(folder / name, judged.splat) for name in ("asset.ply", "asset.spz"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "certificate.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise BadFile(f"{folder}: cannot hold the results: {error.strerror}; choose another folder with -o") from None
+    assets = _write_asset(folder, "asset.ply", judged.splat), _write_asset(folder, "asset.spz", judged.splat)
     write_picture(folder / "views.png", judged.views)
     logger.info(f"Final stats: {len(judged.splat):,} gaussians, {assets[0].bytes / 2**20:.1f}MB")
     certificate = certify(judged, assets, config, now)
@@ -163,7 +171,7 @@ def certify(judged: Judged, assets: tuple[AssetRecord, ...], config: Config, now
     judgement, settings = judged.score, config.render
     scores = judgement.per_view if judgement else (None,) * len(settings.views)
     shapes_profile = config.profile.name == "shapes"
-    models = [ModelRecord(role="generator", model="shapes (built-in stand-in)", weights_sha256=None)]
+    models = [ModelRecord(role="generator", model=judged.generator, weights_sha256=None)]
     if judgement:
         models.append(ModelRecord(role="scorer", model=judgement.model, weights_sha256=judgement.weights_sha256))
     return Certificate(
@@ -178,6 +186,7 @@ def certify(judged: Judged, assets: tuple[AssetRecord, ...], config: Config, now
         models=tuple(models),
         diagnosis=judged.diagnosis.to_dict(),
         repairs=judged.repairs.to_dict(),
+        findings_left=tuple(finding.kind for finding in judged.findings_left),
         views=tuple(
             ViewRecord(name=view.name, azimuth=view.azimuth, pitch=view.pitch, score=each)
             for view, each in zip(settings.views, scores, strict=True)
@@ -199,8 +208,8 @@ def certify(judged: Judged, assets: tuple[AssetRecord, ...], config: Config, now
 
 
 def versions() -> dict[str, str]:
-    """Of everything whose numbers are in a certificate."""
-    names = ("torch", "open_clip_torch", "numpy", "numba", "gsplat")
+    """Of the packages that decide a certificate's numbers."""
+    names = ("torch", "open_clip_torch", "numpy", "numba", "scipy", "gsply", "gsplat")
     found = {name: _version(name) for name in names}
     return {"splatgate": __version__, "python": platform.python_version(), **{k: v for k, v in found.items() if v}}
 
@@ -226,34 +235,70 @@ def check(certificate: Certificate, path: Path, config: Config) -> tuple[Check, 
     """Recomputes what the certificate claims of the file, under the certificate's own settings.
 
     The content first: where that differs the rest is not worth computing. The scorer is this host's, and must be the
-    one that the certificate names. Raises BadFile where the file is no splat, BadWeights where the scorer is missing.
+    one that the certificate names. How the splat came about (seed, findings before the repair, versions) cannot be
+    seen from the file and is not checked. Raises BadFile where the file is no splat or the certificate out of range,
+    BadPrompt, BadWeights where the scorer is missing.
     """
-    digest, claimed = sha256_of(path), {asset.sha256 for asset in certificate.assets}
-    content = Check("sha256", " or ".join(sorted(claimed)), digest, digest in claimed)
-    if not content.agrees:
-        return (content,)
-    splat = read_splat(path, config.limits.max_gaussians)
-    count = Check("gaussians", f"{certificate.gaussians:,}", f"{len(splat):,}", len(splat) == certificate.gaussians)
-    findings = [finding.kind for finding in diagnose(splat, config.diagnose).findings]
-    healthy = Check("findings after repair", "none", ", ".join(findings) or "none", not findings)
-    return (content, count, healthy, *_check_judgement(certificate, splat, path, config))
-
-
-def _check_judgement(certificate: Certificate, splat: Splat, path: Path, config: Config) -> tuple[Check, ...]:
+    check_prompt(certificate.prompt, config)
     settings = certified_config(certificate, config)
-    scorer = load_scorer(settings)
-    views = look(splat, settings)
-    score, verdict = validate(splat, views, certificate.prompt, scorer, settings)
-    outcome = Check(
-        "verdict", certificate.verdict.outcome, verdict.outcome, certificate.verdict.outcome == verdict.outcome
+    digest = sha256_of(path)
+    asset = next((asset for asset in certificate.assets if asset.sha256 == digest), None)
+    if asset is None:
+        claimed = " or ".join(asset.sha256[:12] for asset in certificate.assets)
+        return (Check("sha256", claimed, digest[:12], False),)
+    splat = read_splat(path, config.limits.max_gaussians)
+    left = tuple(finding.kind for finding in diagnose(splat, config.diagnose).findings)
+    return (
+        Check(f"sha256 of {asset.name}", digest[:12], digest[:12], True),
+        _equal("bytes", f"{asset.bytes:,}", f"{path.stat().st_size:,}"),
+        _equal("gaussians", f"{certificate.gaussians:,}", f"{len(splat):,}"),
+        _equal("findings left", ", ".join(certificate.findings_left) or "none", ", ".join(left) or "none"),
+        _equal("stand-in", str(certificate.stand_in), str(certificate.profile == "shapes")),
+        _check_gate(certificate.gate, config.validation),
+        *_check_judgement(certificate, splat, settings, SAME_SCORE[asset.name]),
     )
+
+
+def _check_gate(gate: GateRecord, here: ValidateConfig) -> Check:
+    """A certificate may be stricter than this host, not laxer."""
+    strict = gate.enabled >= here.enabled and gate.threshold >= here.threshold
+    strict = strict and gate.min_gaussians >= here.min_gaussians
+    claimed, found = (f"{each.threshold:g}, {each.min_gaussians:,}, {each.enabled}" for each in (gate, here))
+    return Check("gate, as strict as here", claimed, found, strict)
+
+
+def _check_judgement(certificate: Certificate, splat: Splat, settings: Config, same: float) -> tuple[Check, ...]:
+    scorer = load_scorer(settings)
+    score, _ = validate(splat, look(splat, settings), certificate.prompt, scorer, settings)
     if not certificate.score or not score:
         claimed, found = ("present" if each else "none" for each in (certificate.score, score))
-        return (Check("score", claimed, found, claimed == found), outcome)
-    model = next((m.weights_sha256 for m in certificate.models if m.role == "scorer"), None)
-    same = Check("scorer weights", str(model), score.weights_sha256, model == score.weights_sha256)
-    near = abs(score.value - certificate.score.value) <= SAME_SCORE[path.suffix.lower()]
-    return (same, Check("score", f"{certificate.score.value:.4f}", f"{score.value:.4f}", near), outcome)
+        verdict = judge(len(splat), score.value if score else None, settings.validation)
+        return (_equal("score", claimed, found), _check_verdict(certificate.verdict, verdict))
+    model = next((model.weights_sha256 for model in certificate.models if model.role == "scorer"), None) or "none"
+    near = abs(score.value - certificate.score.value) <= same
+    # within the tolerance the certified score decides: a verdict does not flip because another device rounds
+    verdict = judge(len(splat), certificate.score.value if near else score.value, settings.validation)
+    return (
+        _equal("scorer weights", model[:12], score.weights_sha256[:12]),
+        *(
+            Check(f"score, {view.name}", _number(view.score), _number(each), abs((view.score or 9) - each) <= 2 * same)
+            for view, each in zip(certificate.views, score.per_view, strict=True)
+        ),
+        Check("score", _number(certificate.score.value), _number(score.value), near),
+        _check_verdict(certificate.verdict, verdict),
+    )
+
+
+def _check_verdict(claimed: VerdictRecord, found: Verdict) -> Check:
+    return _equal("verdict", claimed.outcome, found.outcome)
+
+
+def _equal(claim: str, claimed: str, found: str) -> Check:
+    return Check(claim, claimed, found, claimed == found)
+
+
+def _number(score: float | None) -> str:
+    return "none" if score is None else f"{score:.4f}"
 
 
 def certified_config(certificate: Certificate, config: Config) -> Config:
@@ -268,9 +313,12 @@ def certified_config(certificate: Certificate, config: Config) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise BadFile(f"certificate: its settings are out of range: {error.errors()[0]['msg']}") from None
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BadFile(f"the certificate's settings are out of range: {place}: {first['msg']}") from None
 
 
-def _write_asset(path: Path, splat: Splat) -> AssetRecord:
+def _write_asset(folder: Path, name: AssetName, splat: Splat) -> AssetRecord:
+    path = folder / name
     write_splat(path, splat)
-    return AssetRecord(name=path.name, sha256=sha256_of(path), bytes=path.stat().st_size)
+    return AssetRecord(name=name, sha256=sha256_of(path), bytes=path.stat().st_size)

@@ -12,11 +12,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.errors import ConfigError
 
 ENV_PREFIX = "SPLATGATE__"
+
+
+MAX_PIXELS = 64 * 1024**2
+"""Of all views of one call: each costs about 20 bytes of memory."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -70,17 +76,24 @@ class RenderConfig(Section):
         max_length=64,
     )
     size: Annotated[int, Field(ge=16, le=4096)] = 518
-    radius: Annotated[float, Field(gt=0)] = 2.5
+    radius: Annotated[float, Field(gt=0, le=90)] = 2.5
     fov: Annotated[float, Field(gt=0, lt=180)] = 49.1
     placement: Literal["none", "judge"] = "judge"
-    extent: Annotated[float, Field(gt=0)] = 1.5
-    background: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    extent: Annotated[float, Field(gt=0, le=1_000)] = 1.5
+    background: tuple[Share, Share, Share] = (1.0, 1.0, 1.0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _fits_in_memory(self) -> RenderConfig:
+        if self.size**2 * len(self.views) > MAX_PIXELS:
+            raise ValueError(f"{len(self.views)} views of {self.size}^2 pixels are over {MAX_PIXELS:,} pixels in all")
+        return self
 
 
 class ScoreConfig(Section):
     model: str = "ViT-L-14"
     pretrained: str = "openai"
+    weights: str = ""
     aggregate: Literal["mean", "max"] = "mean"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     offload: bool = False
@@ -171,7 +184,7 @@ def _explain(error: ValidationError, path: Path | None, variables: Mapping[str, 
         variable = ENV_PREFIX + "__".join(str(part) for part in problem["loc"][:2]).upper()
         source = variable if variable in variables else str(path or "built-in defaults")
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{source}: {place}: no such key")
+            lines.append(f"{source}: {place}: no such key; --config or SPLATGATE_CONFIG names another file")
         else:
             lines.append(f"{source}: {place} = {problem['input']!r}: {problem['msg']}")
     return "\n".join(lines)

@@ -11,6 +11,8 @@ from app.errors import BadFile
 def sha256_of(path: Path) -> str:
     """Hex digest of the file's content, read in pieces. Raises BadFile where it cannot be read."""
     digest = hashlib.sha256()
+    if path.exists() and not path.is_file():
+        raise BadFile(f"{path}: is a folder, a pipe or a device; give a file")
     try:
         with path.open("rb") as file:
             while chunk := file.read(1 << 20):

@@ -15,7 +15,7 @@ from app.config import Config
 from app.errors import BadPrompt, Unavailable
 from app.gate import Verdict, judge
 from app.splat.cameras import IDENTITY, Placement, judge_placement, judging_views
-from app.splat.diagnosis import Diagnosis, diagnose
+from app.splat.diagnosis import Diagnosis, Finding, diagnose
 from app.splat.model import Splat
 from app.splat.raster import Views, render
 from app.splat.repair import RepairReport, repair
@@ -28,6 +28,8 @@ STAND_IN = (
 
 
 class Generator(Protocol):
+    model_id: str
+
     def run(self, prompt: str, seed: int) -> Splat: ...
 
 
@@ -46,9 +48,11 @@ class Judged:
     prompt: str
     seed: int
     attempt: int
+    generator: str
     splat: Splat
     diagnosis: Diagnosis
     repairs: RepairReport
+    findings_left: tuple[Finding, ...]
     views: Views
     score: Score | None
     verdict: Verdict
@@ -65,12 +69,14 @@ def load_stages(config: Config) -> Stages:
             "profile 'full' (FLUX + TRELLIS) cannot generate yet: its two generators are not part of this release. "
             "Use --profile shapes (the embedded stand-in); inspect, repair, render and validate take any splat"
         )
-    logger.warning(STAND_IN)
-    return Stages(shapes.load(), load_scorer(config))
+    scorer = load_scorer(config)
+    return Stages(shapes.load(), scorer)
 
 
 def load_scorer(config: Config) -> Scorer | None:
     """The profile's scorer, or None, with a warning, where validation is switched off."""
+    if config.profile.name == "shapes":
+        logger.warning(STAND_IN)
     if not config.validation.enabled:
         logger.warning("Validation: OFF (validate.enabled = false): nothing will be scored or refused")
         return None
@@ -105,11 +111,13 @@ def attempt_once(prompt: str, seed: int, attempt: int, stages: Stages, config: C
     raw = stages.generator.run(prompt, seed)
     _announce("[2/4] Diagnosing and repairing...", on_stage)
     splat, diagnosis, repairs = heal(raw, config)
+    left = () if diagnosis.healthy else diagnose(splat, config.diagnose).findings
     _announce(f"[3/4] Rendering {len(config.render.views)} views...", on_stage)
     views = look(splat, config)
     _announce("[4/4] Validating with CLIP...", on_stage)
     judgement, verdict = validate(splat, views, prompt, stages.scorer, config)
-    return Judged(prompt, seed, attempt, splat, diagnosis, repairs, views, judgement, verdict)
+    generator = stages.generator.model_id
+    return Judged(prompt, seed, attempt, generator, splat, diagnosis, repairs, left, views, judgement, verdict)
 
 
 def heal(splat: Splat, config: Config) -> tuple[Splat, Diagnosis, RepairReport]:
@@ -117,7 +125,7 @@ def heal(splat: Splat, config: Config) -> tuple[Splat, Diagnosis, RepairReport]:
     diagnosis = diagnose(splat, config.diagnose)
     if diagnosis.findings and not config.repair.enabled:
         logger.warning("repair is OFF (repair.enabled = false): findings are left as they are")
-        return splat, diagnosis, RepairReport(())
+        return splat, diagnosis, RepairReport(len(splat), len(splat), ())
     repaired, report = repair(splat, diagnosis, config.repair)
     return repaired, diagnosis, report
 
@@ -160,6 +168,10 @@ def check_prompt(prompt: str, config: Config) -> None:
     limit = config.limits.max_prompt_characters
     if not prompt.strip():
         raise BadPrompt('the prompt is empty: say what to make, e.g. "a blue rocket"')
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise BadPrompt("the prompt is not valid UTF-8: check the encoding of the terminal or the caller") from None
     if len(prompt) > limit:
         raise BadPrompt(f"the prompt has {len(prompt):,} characters, limits.max_prompt_characters is {limit:,}")
 

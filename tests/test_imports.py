@@ -6,9 +6,9 @@ from pathlib import Path
 APP = Path(__file__).parent.parent / "app"
 
 ORDER = [
-    *("app", "errors", "config", "digest", "log", "metrics"),
+    *("app", "errors", "config", "digest", "log"),
     *("splat.model", "splat.ply", "splat.spz", "splat.files", "splat.cameras", "splat.raster_cpu", "splat.raster"),
-    *("splat.diagnosis", "splat.repair", "splat.damage"),
+    *("splat.neighbours", "splat.diagnosis", "splat.opacity", "splat.repair", "splat.damage"),
     "trellis",
     *("stages.solids", "stages.kinds", "stages.scene", "stages.shapes", "stages.score"),
     *("gate", "pipeline", "certificate", "__main__"),
@@ -64,7 +64,9 @@ def _imported(tree: ast.Module) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute, so that this test sees them"
+            assert node.module
             modules |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
     return modules
 

@@ -63,6 +63,12 @@ def copy_splat(source: Path, target: Path) -> None:
         stream.write(data)
 
 
+def stored_as(path: Path) -> str:
+    """The suffix that fits the content: ".ply" or ".spz"."""
+    with path.open("rb") as stream:
+        return ".ply" if stream.read(3) == b"ply" else ".spz"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A binary stream whose content becomes `path`, on disk and in one step, when the block ends without an exception.
@@ -72,6 +78,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.parent / f".splatgate-{secrets.token_hex(8)}.tmp"
     try:
+        if path.exists() and not path.is_file():  # a rename over a device or a pipe would take its place
+            raise OSError(EINVAL, "it is a folder, a pipe or a device")
         try:
             with temporary.open("xb") as stream:
                 yield stream

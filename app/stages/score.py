@@ -31,11 +31,14 @@ TEXT_CACHE_SIZE = 256
 class ScorerParams:
     """model: an open_clip name ("ViT-L-14") or "local-dir:FOLDER". pretrained: a tag or a .safetensors file.
 
+    weights: the tag's weights as a local .safetensors file; empty takes them from the Hugging Face cache.
+
     offload: the weights wait in CPU memory and visit the GPU for the length of a call.
     """
 
     model: str = "ViT-L-14"
     pretrained: str = "openai"
+    weights: str = ""
     aggregate: Literal["mean", "max"] = "mean"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     offload: bool = False
@@ -130,7 +133,8 @@ def load(params: ScorerParams) -> Scorer:
         model = _build(params, weights)
         tokenizer = open_clip.get_tokenizer(params.model, **_vocabulary(params))
     except (SafetensorError, RuntimeError, KeyError, ValueError, OSError) as error:
-        raise BadWeights(f"{weights}: does not fit {params.model}: {str(error).splitlines()[0]}") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise BadWeights(f"{weights}: does not fit {params.model}: {reason}") from None
     scorer = Scorer(params, model, tokenizer, sha256_of(weights))
     logger.info(f"CLIP model {scorer.model_id} on {scorer.device}, weights sha256 {scorer.weights_sha256[:12]}")
     return scorer
@@ -172,13 +176,16 @@ def _build(params: ScorerParams, weights: Path) -> Any:
 def _weights(params: ScorerParams) -> Path:
     if params.model.startswith("local-dir:"):
         path = Path(params.model.removeprefix("local-dir:")) / "open_clip_model.safetensors"
+    elif params.weights:
+        path = Path(params.weights)
     elif tag := open_clip.get_pretrained_cfg(params.model, params.pretrained):
         path = _cached(params, tag)
     else:
         path = Path(params.pretrained)
     if path.suffix != ".safetensors":
         raise BadWeights(
-            f"score.pretrained = {params.pretrained!r}: is neither a tag of {params.model} nor a .safetensors file"
+            f"{str(path)!r} is neither a pretrained tag of {params.model} nor a .safetensors file: "
+            "correct score.pretrained or score.weights"
         )
     if not path.is_file():
         raise BadWeights(f"{path}: scorer weights are missing")
@@ -194,14 +201,19 @@ def _cached(params: ScorerParams, tag: dict[str, Any]) -> Path:
     if not isinstance(found, str):
         raise BadWeights(
             f"weights of {params.model}/{params.pretrained} are not on this host. Fetch open_clip_model.safetensors of "
-            f"{repository or params.model} from the Hugging Face Hub and set score.pretrained to that file"
+            f"{repository or params.model} from the Hugging Face Hub and set score.weights to that file"
         )
     return Path(found)
 
 
 def _vocabulary(params: ScorerParams) -> dict[str, str]:
+    """A folder of ours brings its own merges; without them it would be read with another model's vocabulary."""
+    if not params.model.startswith("local-dir:"):
+        return {}
     merges = Path(params.model.removeprefix("local-dir:")) / "merges.txt.gz"
-    return {"bpe_path": str(merges)} if merges.is_file() else {}
+    if not merges.is_file():
+        raise BadWeights(f"{merges}: the scorer's vocabulary is missing")
+    return {"bpe_path": str(merges)}
 
 
 def _device(wanted: str) -> torch.device:

@@ -33,6 +33,8 @@ class ShapesParams:
 class Shapes:
     """The generator stage: `load()` once, `run(prompt, seed)` often."""
 
+    model_id = "shapes (built-in stand-in)"
+
     def __init__(self, params: ShapesParams) -> None:
         self.params = params
 
