@@ -16,8 +16,8 @@ from app.splat.model import Float32, Splat, sigmoid
 
 Damage = Callable[[Splat, np.random.Generator], Splat]
 
-FLOOR = float(np.log(1e-4 / (1 - 1e-4)))
-"""logit(1e-4) = -9.2103, where a clamping loader puts every logit below zero."""
+FLOOR = -9.2103
+"""As operators recorded it; logit(1e-4), where a clamping loader puts every logit below zero, is -9.2102."""
 
 
 def _chosen(splat: Splat, share: float, rng: np.random.Generator) -> NDArray[np.intp]:

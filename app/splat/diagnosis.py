@@ -38,6 +38,12 @@ LOADER_FLOORS = (1e-4, 1e-3)
 CLAMP_TOLERANCE = 4e-3
 """A clamped logit is recognised within this: float32 is off by 2e-4 at 9.2103, float16 by 4e-3."""
 
+LEAST_LOG_SCALE = -100.0
+"""Below, a size is no float32 any more; a disc of no thickness is stored at about -20 to -88."""
+
+SMALLEST_MASS = 0.005
+"""Share of the Gaussians at a clamp from which that is no chance: a healthy file has 0.001 within the tolerance."""
+
 
 @dataclass(frozen=True)
 class FieldStats:
@@ -94,10 +100,6 @@ class Diagnosis:
         }
 
 
-SMALLEST_FLOOR = 0.005
-"""Share of the Gaussians at the floor from which a partly damaged file is told from one with an opaque surface."""
-
-
 def diagnose(splat: Splat, config: DiagnoseConfig) -> Diagnosis:
     """Statistics and findings; the splat is only read. Logs what operators look for."""
     stats = {field: field_stats(getattr(splat, field)) for field in FIELDS}
@@ -131,18 +133,14 @@ def nonfinite_mask(values: Float32) -> Mask:
     return _any(~np.isfinite(values.reshape(len(values), -1)))
 
 
-def out_of_bounds_mask(splat: Splat, field: Field, max_extent: float) -> Mask:
-    """(N,) Gaussians with a finite value beyond what this field can mean in a world of `max_extent` units."""
-    limit = bound(field, max_extent)
-    values = getattr(splat, field).reshape(len(splat), -1)
-    if field == "log_scales":
-        return _any(np.isfinite(values) & (values > limit))
-    return _any(np.isfinite(values) & (np.abs(values) > limit))
+def bounds(field: Field, max_extent: float) -> tuple[float, float]:
+    """What a position, a logarithm of a size or a colour coefficient can be in a world of `max_extent` units."""
+    return (LEAST_LOG_SCALE, math.log(max_extent)) if field == "log_scales" else (-max_extent, max_extent)
 
 
-def bound(field: Field, max_extent: float) -> float:
-    """Largest allowed magnitude: a position, a logarithm of a size, a colour coefficient."""
-    return math.log(max_extent) if field == "log_scales" else max_extent
+def out_of_bounds(values: Float32, low: float, high: float) -> Mask:
+    """Finite values outside, in the field's shape; NaN and infinity are findings of their own."""
+    return np.asarray(np.isfinite(values) & ((values < low) | (values > high)))
 
 
 def zero_quaternion_mask(splat: Splat, smallest: float) -> Mask:
@@ -176,15 +174,16 @@ def _nonfinite(splat: Splat, field: Field, stats: FieldStats) -> Iterator[Findin
 
 
 def _out_of_bounds(splat: Splat, field: Field, stats: FieldStats, config: DiagnoseConfig) -> Iterator[Finding]:
-    count = int(out_of_bounds_mask(splat, field, config.max_extent).sum())
-    if not count or stats.min is None or stats.max is None:
+    low, high = bounds(field, config.max_extent)
+    if stats.min is None or stats.max is None or (stats.min >= low and stats.max <= high):
         return
-    limit = bound(field, config.max_extent)
+    count = int(_any(out_of_bounds(getattr(splat, field), low, high).reshape(len(splat), -1)).sum())
     message = (
-        f"{field}: {count:,} of {len(splat):,} Gaussians lie beyond {limit:g} "
+        f"{field}: {count:,} of {len(splat):,} Gaussians lie outside {low:g} to {high:g} "
         f"(range {stats.min:g} to {stats.max:g}; diagnose.max_extent = {config.max_extent:g})"
     )
-    yield Finding("out_of_bounds", field, count, message, {"limit": limit, "min": stats.min, "max": stats.max})
+    figures = {"low": low, "high": high, "min": stats.min, "max": stats.max}
+    yield Finding("out_of_bounds", field, count, message, figures)
 
 
 def _zero_quaternions(splat: Splat, config: DiagnoseConfig) -> Iterator[Finding]:
@@ -197,7 +196,7 @@ def _zero_quaternions(splat: Splat, config: DiagnoseConfig) -> Iterator[Finding]
 def _scales(splat: Splat, stats: FieldStats, config: DiagnoseConfig) -> Iterator[Finding]:
     if len(splat) < 2 or stats.mean is None or stats.std is None:
         return  # one Gaussian has no spread to judge
-    figures = {"mean": stats.mean, "std": stats.std}
+    figures = {"mean": stats.mean, "std": stats.std, "least_std": config.uniform_scale_std}
     if _holds_plain_sizes(splat, stats):
         message = f"log_scales: plain sizes, not logarithms (all positive, mean {stats.mean:.4g})"
         yield Finding("linear_scale", "log_scales", len(splat), message, figures)
@@ -250,8 +249,8 @@ def _double_logit(logits: Float32, config: DiagnoseConfig) -> Iterator[Finding]:
     """The mark of a loader that clamps to [p, 1 - p] and takes a logit of what was a logit already.
 
     Every logit below p lands on one value, every one above 1 - p on its opposite: no healthy distribution has such mass
-    there. Two forms: the whole file went through it, so that nothing exceeds the clamp and what lies between is
-    logit(x) of logits x in (0, 1); or only some of it did, or was set to the floor, and the rest is as it should be.
+    there. Two forms: the whole file went through it, so that nothing exceeds the clamp and the little that lies between
+    is logit(x) of logits x in (0, 1); or only some of it did, or was set to the floor, and the rest is as it should be.
     """
     for probability in LOADER_FLOORS:
         clamp = math.log((1 - probability) / probability)
@@ -260,33 +259,37 @@ def _double_logit(logits: Float32, config: DiagnoseConfig) -> Iterator[Finding]:
         if floor + ceiling < config.double_logit_fraction:
             continue
         between = logits[np.abs(logits) < clamp - CLAMP_TOLERANCE]
-        beyond = 1 - floor - ceiling - between.size / logits.size
-        whole = beyond < 1e-9 and _from_unit_interval(between)
+        beyond = int(np.sum(np.abs(logits) > clamp + CLAMP_TOLERANCE))
+        whole = not beyond and between.size < 0.4 * logits.size and _from_unit_interval(between)
         if whole or _is_partial(floor, ceiling, beyond, between, clamp, config):
             yield _double_logit_finding(logits.size, clamp, floor, ceiling, whole)
             return
 
 
 def _from_unit_interval(values: Float32) -> bool:
-    """Whether these are logit(x) of smoothly distributed x in (0, 1): half of them then have x in (1/4, 3/4)."""
+    """Whether these are logit(x) of x in (0, 1) with a smooth density: nearly linear over so short a span.
+
+    For every linear density there the mean of x (1 - x) is 1/6, with a standard deviation of 0.0745 a value. Opacities
+    that are what they should be gather at both ends and give less.
+    """
     if not values.size:
         return True
     x = sigmoid(values)
-    middle = float(np.mean((x > 0.25) & (x < 0.75)))
-    return abs(middle - 0.5) < 0.1 + 1.5 / math.sqrt(values.size)
+    moment = float(np.mean(x * (1 - x), dtype=np.float64))
+    return abs(moment - 1 / 6) < 0.015 + 3 * 0.0745 / math.sqrt(values.size)
 
 
 def _is_partial(
-    floor: float, ceiling: float, beyond: float, between: Float32, clamp: float, config: DiagnoseConfig
+    floor: float, ceiling: float, beyond: int, between: Float32, clamp: float, config: DiagnoseConfig
 ) -> bool:
     """Mass at the clamp beside values that never met it.
 
     A writer that clamps once, rightly, leaves mass there too, and is told by what lies short of the clamp: the tail of
     what was cut off, or, where probabilities came in 8 bits, nothing but the grid of k / 255.
     """
-    if beyond > 0:
+    if beyond:
         return True
-    if floor < SMALLEST_FLOOR or not between.size or is_eight_bit(between):
+    if floor < SMALLEST_MASS or not between.size or is_eight_bit(between):
         return False
     tail = float(np.mean(between < -0.75 * clamp)) * (1 - floor - ceiling)
     return floor + ceiling >= config.double_logit_fraction and tail < 0.1 * floor
@@ -301,7 +304,7 @@ def is_eight_bit(logits: Float32) -> bool:
 def _double_logit_finding(size: int, clamp: float, floor: float, ceiling: float, whole: bool) -> Finding:
     what = "logit taken twice throughout" if whole else "logit taken twice in a part, the rest is plain"
     message = (
-        f"opacity_logits: {what}: {floor:.1%} at exactly -{clamp:.4f} and {ceiling:.1%} at +{clamp:.4f}, "
+        f"opacity_logits: {what}: {floor:.1%} at -{clamp:.3f} and {ceiling:.1%} at +{clamp:.3f}, "
         f"the clamp of a loader that takes logits for probabilities"
     )
     figures = {"clamp": clamp, "floor": floor, "ceiling": ceiling, "whole": float(whole)}

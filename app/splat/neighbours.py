@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from scipy.spatial.transform import Rotation
 
 from app.splat.model import Float32, Splat
 
@@ -31,18 +30,20 @@ def nearest(
     order = _cell_order(means)  # neighbours in memory too: a query is three times as fast
     points = _apart(means)[order]
     index, asking = order[known[order]], order[wanted[order]]
-    itself = int((known & wanted).any())
-    count = min(k + itself, len(index))
+    itself = known[asking]
+    count = min(k + bool(itself.any()), len(index))
     tree = cKDTree(points[known[order]], balanced_tree=False)  # medians cost more than they save on a surface
     distance, found = tree.query(points[wanted[order]], k=range(1, count + 1), workers=-1)
-    first = itself if count > 1 else 0
+    if count > 1 and itself.any():
+        others = np.arange(count - 1) + itself[:, None]
+        distance, found = np.take_along_axis(distance, others, 1), np.take_along_axis(found, others, 1)
     back = np.argsort(asking)
-    return index[found[back, first:]], distance[back, first:]
+    return index[found[back]], distance[back]
 
 
 def _cell_order(means: Float32) -> NDArray[np.intp]:
     """Indices of the Gaussians, those of a cell of a 64-grid together."""
-    low, high = means.min(axis=0), means.max(axis=0)
+    low, high = means.min(axis=0).astype(np.float64), means.max(axis=0).astype(np.float64)
     cells = ((means - low) * (63 / np.maximum(high - low, 1e-30))).astype(np.int32)
     return np.argsort((cells[:, 0] * 64 + cells[:, 1]) * 64 + cells[:, 2], kind="stable")
 
@@ -162,6 +163,23 @@ def _axes(shapes: Float32) -> Float32:
 def _aligned(axes: Float32, sizes: Float32) -> Float32:
     """(M, 4) wxyz rotation to the axes (M, 3, 3), the last of them for the longest of the sizes (M, 3)."""
     rank = np.argsort(np.argsort(sizes, axis=1), axis=1)
-    own = np.take_along_axis(axes, rank[:, None, :].repeat(3, axis=1), axis=2).astype(np.float64)
-    own[np.linalg.det(own) < 0, :, 0] *= -1
-    return np.asarray(Rotation.from_matrix(own).as_quat(scalar_first=True), np.float32)
+    own = np.take_along_axis(axes, rank[:, None, :].repeat(3, axis=1), axis=2)
+    left_handed = (np.cross(own[:, :, 0], own[:, :, 1]) * own[:, :, 2]).sum(axis=1) < 0
+    own[left_handed, :, 0] *= -1
+    return _quaternions(own)
+
+
+def _quaternions(axes: Float32) -> Float32:
+    """(M, 4) wxyz of the rotations (M, 3, 3): the longest row of 4 q q^T, which is linear in the rotation."""
+    ((xx, xy, xz), (yx, yy, yz), (zx, zy, zz)) = axes.transpose(1, 2, 0)
+    one = np.float32(1)
+    outer = (
+        (one + xx + yy + zz, zy - yz, xz - zx, yx - xy),
+        (zy - yz, one + xx - yy - zz, xy + yx, xz + zx),
+        (xz - zx, xy + yx, one - xx + yy - zz, yz + zy),
+        (yx - xy, xz + zx, yz + zy, one - xx - yy + zz),
+    )
+    rows = np.array(outer).transpose(2, 0, 1)
+    longest = np.argmax(np.diagonal(rows, axis1=1, axis2=2), axis=1)
+    quats = rows[np.arange(len(rows)), longest]
+    return np.asarray(quats / np.linalg.norm(quats, axis=1, keepdims=True), np.float32)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.linalg import cho_factor, cho_solve
 
 from app.splat.model import Float32, Splat, sigmoid
 from app.splat.neighbours import Mask, centred_rank, rotation_matrices
@@ -61,8 +62,9 @@ class _Grid:
     side: float
 
     @classmethod
-    def over(cls, means: Float32) -> _Grid:
+    def over(cls, means: NDArray[np.floating]) -> _Grid:
         """62 cells along the longest side, as in the generators' own grids; fewer where most would stay empty."""
+        means = means.astype(np.float64)
         some = means[:: max(1, len(means) // 50_000)]
         low, high = np.quantile(some, [0.001, 0.999], axis=0)  # a stray Gaussian must not set the size of the cells
         longest = float((high - low).max()) or 1.0
@@ -183,7 +185,10 @@ def _colour_difference(colour: Float32, grid: _Grid, in_cell: NDArray[np.float64
 def _pattern(standing: _Standing, spread: float) -> Float32:
     """Large Gaussians, those that stick out, and those unlike their surroundings are the transparent ones; mean 0."""
     traits = standing.sizes[:, 2], standing.sticking_out, standing.difference
-    pattern = -np.sum([centred_rank(trait) for trait in traits], axis=0)
+    ranks = [centred_rank(trait) for trait in traits]
+    pattern = -np.sum(ranks, axis=0)
+    if pattern.std() < 1e-3:  # of a handful of Gaussians the ranks can cancel out
+        pattern = -ranks[0]
     return pattern * np.float32(spread / max(float(pattern.std()), 1e-6))
 
 
@@ -203,13 +208,14 @@ def _regression(table: Float32, target: Float32, known: Mask, ridge: float = 30.
     """(N,) the target from the rows of a table (D, N) and their products; the ridge wins where little is known."""
     table = np.concatenate([np.ones((1, table.shape[1]), np.float32), table])
     column = np.flatnonzero(known)
-    column = column[:: max(1, len(column) // 20_000)]
+    column = column[:: max(1, len(column) // 6_000)]
     first, second = np.triu_indices(len(table))
     some = table[:, column]
     terms = some[first] * some[second]
-    gram = (terms @ terms.T).astype(np.float64) + ridge * np.eye(len(first))
+    # not a matrix product: on a busy machine its threads wait for each other ten times as long as this takes
+    gram = np.einsum("ik,jk->ij", terms, terms).astype(np.float64) + ridge * np.eye(len(first))
     form = np.zeros((len(table),) * 2, np.float32)
-    form[second, first] = np.linalg.solve(gram, terms @ target[column])
+    form[second, first] = cho_solve(cho_factor(gram), terms @ target[column])
     return np.einsum("dn,dn->n", form @ table, table)
 
 

@@ -17,6 +17,7 @@ from app.errors import StageFailed
 from app.splat import neighbours, opacity
 from app.splat.diagnosis import (
     CLAMP_TOLERANCE,
+    SMALLEST_MASS,
     Diagnosis,
     Field,
     FieldStats,
@@ -25,6 +26,7 @@ from app.splat.diagnosis import (
     field_stats,
     is_eight_bit,
     nonfinite_mask,
+    out_of_bounds,
     zero_quaternion_mask,
 )
 from app.splat.model import Float32, Splat, sigmoid
@@ -32,6 +34,9 @@ from app.splat.neighbours import Mask
 
 if TYPE_CHECKING:
     from app.config import RepairConfig
+
+NOWHERE = 1e9
+"""Positions beyond this are no positions, whatever the unit."""
 
 FEW = 0.05
 """Share of healthy Gaussians below which positions tell more about sizes and rotations than far neighbours do."""
@@ -107,20 +112,25 @@ def _entry(diagnosis: Diagnosis, splat: Splat, done: tuple[tuple[Kind, Field], s
 
 
 def _positions(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Splat, _Strategies]:  # noqa: ARG001
+    """Drops Gaussians whose position is lost, and strays; an object that is large as a whole stays as it is."""
     done: _Strategies = {}
-    if diagnosis.find("nonfinite", "means"):
-        kept = ~nonfinite_mask(splat.means)
-        if not kept.any():
-            raise StageFailed(f"none of {len(splat):,} Gaussians has a finite position: generate it again")
-        splat = splat.take(kept)
+    kept = ~nonfinite_mask(splat.means)
+    if not kept.all():
         done["nonfinite", "means"] = "dropped: without a position there are no neighbours to ask"
     if found := diagnosis.find("out_of_bounds", "means"):
-        inside = np.asarray((np.abs(splat.means) <= found.figures["limit"]).all(axis=1))
-        extent = float(np.ptp(splat.means[inside], axis=0).max()) if inside.any() else np.inf
-        if extent < found.figures["limit"] / 2:  # strays; else the object is that large, in millimetres say
-            splat = splat.take(inside)
+        inside = kept & ~_beyond(splat, found.figures["high"])
+        many = inside.sum() > kept.sum() / 2
+        if many and float(np.ptp(splat.means[inside], axis=0).max()) < found.figures["high"] / 2:
+            kept = inside
             done["out_of_bounds", "means"] = "dropped: far from everything else"
-    return splat, done
+    kept &= ~_beyond(splat, NOWHERE)
+    if not kept.any():
+        raise StageFailed(f"none of {len(splat):,} Gaussians has a usable position: generate it again")
+    return (splat if kept.all() else splat.take(kept)), done
+
+
+def _beyond(splat: Splat, limit: float) -> Mask:
+    return np.asarray(out_of_bounds(splat.means, -limit, limit).any(axis=1))
 
 
 # ------------------------------------------------------------------------------- sizes
@@ -128,14 +138,19 @@ def _positions(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tupl
 
 def _sizes(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Splat, _Strategies]:  # noqa: ARG001
     done: _Strategies = {}
+    if all(finding.field != "log_scales" for finding in diagnosis.findings):
+        return splat, done
     upright = replace(splat, quats=_with_usable_quats(splat, diagnosis))
     if diagnosis.find("linear_scale"):
         logs = np.log(np.maximum(splat.log_scales, np.float32(1e-12)))
         upright = replace(upright, log_scales=logs)
         done["linear_scale", "log_scales"] = "logarithm taken"
     opaque = all(finding.field != "opacity_logits" for finding in diagnosis.findings)
-    if diagnosis.find("uniform_scale"):
-        upright = replace(upright, log_scales=neighbours.log_scales_by_spacing(upright, opaque))
+    if found := diagnosis.find("uniform_scale"):
+        logs = neighbours.log_scales_by_spacing(upright, opaque)
+        if logs.std(dtype=np.float64) < 2 * found.figures["least_std"]:  # of coincident points all distances are one
+            logs += 10 * np.float32(found.figures["least_std"]) * neighbours.centred_rank(logs[:, 0])[:, None]
+        upright = replace(upright, log_scales=logs)
         done["uniform_scale", "log_scales"] = "from the distances to the nearest positions along each axis"
     lost = _lost(upright.log_scales, diagnosis, "log_scales", done)
     if lost.any():
@@ -147,8 +162,7 @@ def _lost(values: Float32, diagnosis: Diagnosis, field: Field, done: _Strategies
     """(N, ...) components that are not finite or out of bounds; says of both that the neighbours fill them."""
     lost = ~np.isfinite(values)
     if found := diagnosis.find("out_of_bounds", field):
-        size = values if field == "log_scales" else np.abs(values)
-        lost |= size > found.figures["limit"]
+        lost |= out_of_bounds(values, found.figures["low"], found.figures["high"])
     for kind in ("nonfinite", "out_of_bounds"):
         if diagnosis.find(kind, field):
             done[kind, field] = "from the nearest healthy neighbours"
@@ -230,8 +244,10 @@ def _opacities(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tupl
         done[finding.kind, finding.field] = strategy
     if not done:
         return splat, done
-    logits = _varied(splat, _guessed(splat, read), ~read.firm)
-    if found := diagnosis.find("uniform_opacity"):
+    found = diagnosis.find("uniform_opacity")
+    least = max(LEAST_STD, 1.05 * found.figures["least_std"]) if found else LEAST_STD
+    logits = _varied(splat, _guessed(splat, read), ~read.firm, least)
+    if found:
         after = float(logits.std(dtype=np.float64))
         logger.info("UNIFORM opacity FIXED: std {:.2f} → {:.2f}", found.figures["std"], after)
     return replace(splat, opacity_logits=logits), done
@@ -288,13 +304,15 @@ def _read_clamped(splat: Splat, read: _Read, finding: Finding) -> tuple[_Read, s
     floor = read.known & (np.abs(read.logits + clamp) < CLAMP_TOLERANCE)
     ceiling = read.known & (np.abs(read.logits - clamp) < CLAMP_TOLERANCE)
     firm = read.known & ~floor & ~ceiling
-    if not whole and not ceiling.any():
+    if not whole and finding.figures["ceiling"] < SMALLEST_MASS:
         return _Read(read.logits, firm, firm), "floor restored from geometry and the healthy ones"
     logits = np.where(firm, sigmoid(read.logits), read.logits) if whole else read.logits.copy()
     logits[floor] = -1.45 - 0.5 * float(floor.sum()) / len(logits)  # the more lie below, the farther
     logits[ceiling] = np.maximum(1, 3 + opacity.vary(splat, 0.5)[ceiling])
-    what = "second logit undone" if whole else "clamped ones of the double logit replaced"
-    return _Read(logits, read.known, firm), f"{what}; at the floor {logits[floor].mean():.2f}, at the ceiling about 3"
+    what = "second logit undone; what had met the clamp set to typical values"
+    if not whole:
+        what = "what had met the clamp set to typical values, the rest is plain"
+    return _Read(logits, read.known, firm), what
 
 
 def _guessed(splat: Splat, read: _Read) -> Float32:
@@ -306,11 +324,11 @@ def _guessed(splat: Splat, read: _Read) -> Float32:
     return np.where(read.known, logits, guess)
 
 
-def _varied(splat: Splat, logits: Float32, loose: Mask) -> Float32:
+def _varied(splat: Splat, logits: Float32, loose: Mask, least: float) -> Float32:
     """Where what was put in has left the whole without spread, as much of geometry's pattern as gives it one."""
     varied = logits
     for strength in (1, 2, 4, 8):
-        if not loose.any() or float(varied.std(dtype=np.float64)) >= LEAST_STD:
+        if not loose.any() or float(varied.std(dtype=np.float64)) >= least:
             break
         varied = np.where(loose, logits + opacity.vary(splat, strength), logits)
     return varied
