@@ -89,17 +89,18 @@ def main(ctx: click.Context, config_path: Path | None, log_level: str | None) ->
     Begin with   splatgate generate --profile shapes "a blue rocket"
     Then look    out/a-blue-rocket-0/views.png
     """
-    config = load_config(config_path)
-    start_logging(log_level or config.log.level, validation=config.validation.enabled)
-    ctx.obj = config
+    ctx.obj = config_path, log_level
 
 
 def _configured(command: Callable[..., None]) -> Callable[..., None]:
-    """Hands the command its Config, with the chosen profile in it."""
+    """Hands the command its Config, with the chosen profile in it; read here, so that --help needs none."""
 
     @wraps(command)
     @click.pass_obj
-    def run(config: Config, /, **options: Any) -> None:
+    def run(chosen: tuple[Path | None, str | None], /, **options: Any) -> None:
+        config_path, log_level = chosen
+        config = load_config(config_path)
+        start_logging(log_level or config.log.level, validation=config.validation.enabled)
         if profile := options.pop("profile", None):
             config = config.model_copy(update={"profile": config.profile.model_copy(update={"name": profile})})
         command(config, **options)

@@ -340,7 +340,9 @@ def test_bad_config_is_named(tmp_path: Path, small: Path) -> None:
     assert "validate.treshold" in result.stderr
 
 
-def test_help_teaches() -> None:
+def test_help_teaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "splatgate generate --profile shapes" in run("--help").stdout
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.toml").write_text("baseURL = 'of another program'")  # is no reason not to help
     for command in main.commands:
         assert run(command, "--help").exit_code == 0
