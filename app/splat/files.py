@@ -78,8 +78,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.parent / f".splatgate-{secrets.token_hex(8)}.tmp"
     try:
-        if path.exists() and not path.is_file():  # a rename over a device or a pipe would take its place
-            raise OSError(EINVAL, "it is a folder, a pipe or a device")
+        _refuse_special(path)
         try:
             with temporary.open("xb") as stream:
                 yield stream
@@ -111,6 +110,12 @@ def _pages(path: Path) -> memoryview:
         if not os.fstat(stream.fileno()).st_size:
             return memoryview(b"")
         return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _refuse_special(path: Path) -> None:
+    """A rename over a device or a pipe would take its place."""
+    if path.exists() and not path.is_file():
+        raise OSError(EINVAL, "it is a folder, a pipe or a device")
 
 
 def _sync_folder(folder: Path) -> None:
