@@ -136,6 +136,15 @@ def test_the_clamp_of_a_double_logit_is_reported(clamp: float, value: float) -> 
     assert f"{value:.3f}" in found.message
 
 
+def test_a_stray_value_does_not_hide_a_double_logit() -> None:
+    splat = double_logit(ball(5_000), np.random.default_rng(0))
+    logits = splat.opacity_logits.copy()
+    logits[7] = 1e30
+    found = look(replace(splat, opacity_logits=logits)).find("double_logit")
+    assert found is not None
+    assert found.figures["whole"]
+
+
 def test_a_double_logit_survives_half_precision() -> None:
     splat = double_logit(ball(5_000), np.random.default_rng(0))
     assert kinds(replace(splat, opacity_logits=splat.opacity_logits.astype(np.float16))) == [

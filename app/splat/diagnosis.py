@@ -44,6 +44,9 @@ LEAST_LOG_SCALE = -100.0
 SMALLEST_MASS = 0.005
 """Share of the Gaussians at a clamp from which that is no chance: a healthy file has 0.001 within the tolerance."""
 
+STRAY_SHARE = 0.001
+"""Share of values beyond a clamp up to which they are garbage, and do not speak for the file."""
+
 
 @dataclass(frozen=True)
 class FieldStats:
@@ -76,7 +79,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Statistics by field name, and the findings in the order in which they are to be repaired."""
+    """Statistics by field name, and the findings: first what is lost, then what a whole field suffers from."""
 
     gaussians: int
     stats: dict[Field, FieldStats]
@@ -135,7 +138,8 @@ def nonfinite_mask(values: Float32) -> Mask:
 
 def bounds(field: Field, max_extent: float) -> tuple[float, float]:
     """What a position, a logarithm of a size or a colour coefficient can be in a world of `max_extent` units."""
-    return (LEAST_LOG_SCALE, math.log(max_extent)) if field == "log_scales" else (-max_extent, max_extent)
+    limit = float(np.float32(math.log(max_extent) if field == "log_scales" else max_extent))
+    return (LEAST_LOG_SCALE, limit) if field == "log_scales" else (-limit, limit)
 
 
 def out_of_bounds(values: Float32, low: float, high: float) -> Mask:
@@ -212,7 +216,7 @@ def _holds_plain_sizes(splat: Splat, stats: FieldStats) -> bool:
     if stats.min <= 0 or stats.std < 0.02 * stats.mean:
         return False
     spacing = _spacing(splat)
-    median = float(np.median(finite_values(splat.log_scales)))
+    median = float(np.median(finite_values(splat.log_scales).astype(np.float64)))
     return abs(math.log(median) - math.log(spacing)) < abs(median - math.log(spacing))
 
 
@@ -259,8 +263,8 @@ def _double_logit(logits: Float32, config: DiagnoseConfig) -> Iterator[Finding]:
         if floor + ceiling < config.double_logit_fraction:
             continue
         between = logits[np.abs(logits) < clamp - CLAMP_TOLERANCE]
-        beyond = int(np.sum(np.abs(logits) > clamp + CLAMP_TOLERANCE))
-        whole = not beyond and between.size < 0.4 * logits.size and _from_unit_interval(between)
+        beyond = float(np.mean(np.abs(logits) > clamp + CLAMP_TOLERANCE))
+        whole = beyond < STRAY_SHARE and between.size < 0.4 * logits.size and _from_unit_interval(between)
         if whole or _is_partial(floor, ceiling, beyond, between, clamp, config):
             yield _double_logit_finding(logits.size, clamp, floor, ceiling, whole)
             return
@@ -280,14 +284,14 @@ def _from_unit_interval(values: Float32) -> bool:
 
 
 def _is_partial(
-    floor: float, ceiling: float, beyond: int, between: Float32, clamp: float, config: DiagnoseConfig
+    floor: float, ceiling: float, beyond: float, between: Float32, clamp: float, config: DiagnoseConfig
 ) -> bool:
     """Mass at the clamp beside values that never met it.
 
     A writer that clamps once, rightly, leaves mass there too, and is told by what lies short of the clamp: the tail of
     what was cut off, or, where probabilities came in 8 bits, nothing but the grid of k / 255.
     """
-    if beyond:
+    if beyond >= STRAY_SHARE:
         return True
     if floor < SMALLEST_MASS or not between.size or is_eight_bit(between):
         return False

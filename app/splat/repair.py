@@ -155,6 +155,8 @@ def _sizes(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Sp
     lost = _lost(upright.log_scales, diagnosis, "log_scales", done)
     if lost.any():
         upright = replace(upright, log_scales=_filled_sizes(upright, lost, opaque))
+    if found := diagnosis.find("out_of_bounds", "log_scales"):  # in an object that is large as a whole a guess can be
+        upright = replace(upright, log_scales=upright.log_scales.clip(found.figures["low"], found.figures["high"]))
     return replace(splat, log_scales=upright.log_scales), done
 
 
