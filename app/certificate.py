@@ -134,9 +134,14 @@ def read_certificate(path: Path) -> Certificate:
     try:
         return Certificate.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "content"
-        raise BadFile(f"{path}: is not a certificate of ours: {place}: {first['msg']}") from None
+        raise BadFile(f"{path}: is not a certificate of ours: {_first_problem(error)}") from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    """The key at fault and what is wrong with it."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "content"
+    return f"{place}: {first['msg']}"
 
 
 def write_outputs(judged: Judged, folder: Path, config: Config, now: datetime) -> Certificate:
@@ -313,9 +318,7 @@ def certified_config(certificate: Certificate, config: Config) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise BadFile(f"the certificate's settings are out of range: {place}: {first['msg']}") from None
+        raise BadFile(f"the certificate's settings are out of range: {_first_problem(error)}") from None
 
 
 def _write_asset(folder: Path, name: AssetName, splat: Splat) -> AssetRecord:
