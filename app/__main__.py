@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,9 +129,10 @@ def generate(
         raise BadInput(f"{folder}: is a file; -o takes a folder")
     with _progress("Loading") as on_stage:
         stages = pipeline.load_stages(config)
-        judged = pipeline.generate(prompt, seed, attempts or config.generate.attempts, stages, config, on_stage)
+        attempts = attempts or config.generate.attempts
+        judged = pipeline.generate(pipeline.Brief(prompt), seed, attempts, stages, config, on_stage)
         on_stage("Writing the files")
-        issued = certificate.write_outputs(judged, folder, config, datetime.now(timezone.utc))
+        issued = certificate.write_outputs(judged, folder, config, datetime.now(UTC))
     if as_json:
         _print_json({"folder": str(folder), "certificate": issued.model_dump(mode="json")})
     else:

@@ -1,4 +1,4 @@
-"""THE STORY: prompt → splat → diagnosed and repaired → seen from four sides → scored → passed or refused.
+"""THE STORY: prompt → picture → splat → diagnosed and repaired → seen from four sides → scored → passed or refused.
 
 This file does not know HTTP, queues, or how any stage does its work.
 """
@@ -20,6 +20,7 @@ from app.splat.model import Splat
 from app.splat.raster import Views, render
 from app.splat.repair import RepairReport, repair
 from app.stages import score, shapes
+from app.stages.picture import Picture
 from app.stages.score import Score, Scorer, ScorerParams, shapes_scorer_params
 
 STAND_IN = (
@@ -28,9 +29,13 @@ STAND_IN = (
 
 
 class Generator(Protocol):
+    """What turns words into a splat, by way of a picture or, like the stand-in, without one."""
+
     model_id: str
 
-    def run(self, prompt: str, seed: int) -> Splat: ...
+    def draw(self, prompt: str, seed: int) -> Picture | None: ...
+
+    def build(self, prompt: str, picture: Picture | None, seed: int) -> Splat: ...
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,14 @@ class Stages:
 
 
 @dataclass(frozen=True)
+class Brief:
+    """What is asked for: words, and a picture where the caller brings one."""
+
+    prompt: str
+    picture: Picture | None = None
+
+
+@dataclass(frozen=True)
 class Judged:
     """One attempt, whole: the repaired splat and everything that is known about it."""
 
@@ -49,6 +62,7 @@ class Judged:
     seed: int
     attempt: int
     generator: str
+    picture: Picture | None
     splat: Splat
     diagnosis: Diagnosis
     repairs: RepairReport
@@ -90,12 +104,13 @@ def load_scorer(config: Config) -> Scorer | None:
     return scorer
 
 
-def generate(prompt: str, seed: int, attempts: int, stages: Stages, config: Config, on_stage: OnStage) -> Judged:
+def generate(brief: Brief, seed: int, attempts: int, stages: Stages, config: Config, on_stage: OnStage) -> Judged:
     """Up to `attempts` attempts with consecutive seeds; the first that passes, else the best that was refused."""
     best: Judged | None = None
     for attempt in range(1, attempts + 1):
-        judged = attempt_once(prompt, seed + attempt - 1, attempt, stages, config, on_stage)
-        best = judged if best is None or _rank(judged) > _rank(best) else best
+        picture = draw(brief, seed + attempt - 1, stages, config, on_stage)
+        judged = build(brief, picture, seed + attempt - 1, attempt, stages, config, on_stage)
+        best = max(best or judged, judged, key=_rank)
         if judged.verdict.outcome != "refused":
             break
         if attempt < attempts:
@@ -104,20 +119,34 @@ def generate(prompt: str, seed: int, attempts: int, stages: Stages, config: Conf
     return best
 
 
-def attempt_once(prompt: str, seed: int, attempt: int, stages: Stages, config: Config, on_stage: OnStage) -> Judged:
-    """The whole way once."""
-    check_prompt(prompt, config)
-    _announce(f"[1/4] Generating a splat for {prompt!r} (profile {config.profile.name}, seed {seed})...", on_stage)
-    raw = stages.generator.run(prompt, seed)
+def draw(brief: Brief, seed: int, stages: Stages, config: Config, on_stage: OnStage) -> Picture | None:
+    """The first half of an attempt: the picture, the caller's own or a drawn one; None where the profile needs none."""
+    check_prompt(brief.prompt, config)
+    if brief.picture:
+        return brief.picture
+    _announce(
+        f"[1/4] Generating a splat for {brief.prompt!r} (profile {config.profile.name}, seed {seed})...", on_stage
+    )
+    return stages.generator.draw(brief.prompt, seed)
+
+
+def build(
+    brief: Brief, picture: Picture | None, seed: int, attempt: int, stages: Stages, config: Config, on_stage: OnStage
+) -> Judged:
+    """The second half: the splat, healed, looked at and judged."""
+    _announce("[1/4] Building the splat...", on_stage)
+    raw = stages.generator.build(brief.prompt, picture, seed)
     _announce("[2/4] Diagnosing and repairing...", on_stage)
     splat, diagnosis, repairs = heal(raw, config)
     left = () if diagnosis.healthy else diagnose(splat, config.diagnose).findings
     _announce(f"[3/4] Rendering {len(config.render.views)} views...", on_stage)
     views = look(splat, config)
     _announce("[4/4] Validating with CLIP...", on_stage)
-    judgement, verdict = validate(splat, views, prompt, stages.scorer, config)
-    generator = stages.generator.model_id
-    return Judged(prompt, seed, attempt, generator, splat, diagnosis, repairs, left, views, judgement, verdict)
+    judgement, verdict = validate(splat, views, brief.prompt, stages.scorer, config)
+    made_by = stages.generator.model_id
+    return Judged(
+        brief.prompt, seed, attempt, made_by, picture, splat, diagnosis, repairs, left, views, judgement, verdict
+    )
 
 
 def heal(splat: Splat, config: Config) -> tuple[Splat, Diagnosis, RepairReport]:

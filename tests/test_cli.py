@@ -39,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("small") / "ball.ply"
-    write_splat(path, shapes.load(ShapesParams(3_000)).run("a red ball", 0))
+    write_splat(path, shapes.load(ShapesParams(3_000)).build("a red ball", None, 0))
     return path
 
 

@@ -10,7 +10,7 @@ ORDER = [
     *("splat.model", "splat.ply", "splat.spz", "splat.files", "splat.cameras", "splat.raster_cpu", "splat.raster"),
     *("splat.neighbours", "splat.diagnosis", "splat.opacity", "splat.repair", "splat.damage"),
     "trellis",
-    *("stages.solids", "stages.kinds", "stages.scene", "stages.shapes", "stages.score"),
+    *("stages.solids", "stages.kinds", "stages.scene", "stages.picture", "stages.shapes", "stages.score"),
     *("gate", "pipeline", "certificate", "__main__"),
 ]
 

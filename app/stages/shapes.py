@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from app.errors import BadInput
 from app.splat.model import SH_C0, Splat
 from app.stages.kinds import BUILDERS, OWN_COLOUR, RGB, Part
+from app.stages.picture import Picture
 from app.stages.scene import Scene, Thing, parse
 from app.stages.solids import Moved, Surface, plastic_sequence
 
@@ -31,18 +33,23 @@ class ShapesParams:
 
 
 class Shapes:
-    """The generator stage: `load()` once, `run(prompt, seed)` often."""
+    """The generator stage: `load()` once, `build(prompt, None, seed)` often."""
 
     model_id = "shapes (built-in stand-in)"
 
     def __init__(self, params: ShapesParams) -> None:
         self.params = params
 
-    def run(self, prompt: str, seed: int) -> Splat:
+    def draw(self, prompt: str, seed: int) -> None:
+        """This world is built from words; there is no picture on the way."""
+
+    def build(self, prompt: str, picture: Picture | None, seed: int) -> Splat:
         """The splat of a prompt, centred on the origin, longest side about 1, +Y up. Same seed, same splat.
 
-        Raises BadPrompt where the prompt is not of this world.
+        Raises BadPrompt where the prompt is not of this world; BadInput where a picture was given.
         """
+        if picture:
+            raise BadInput("profile 'shapes' builds from words only: leave the picture out, or use --profile full")
         return build(parse(prompt), seed, self.params.gaussians)
 
 
