@@ -6,16 +6,11 @@ Exit codes: 0 done or passed, 3 refused by the gate (or a certificate that does 
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import json
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,53 +21,15 @@ from rich.table import Table
 from rich.text import Text
 
 from app import __version__
-from app.config import Config, RenderConfig, ViewConfig, load_config
-from app.errors import BadInput, SplatgateError
-from app.log import start_logging
+from app.cli import FILE, JSON, PROFILE, Group, configured, print_json, progress
+from app.config import Config, RenderConfig, ViewConfig
+from app.errors import BadInput
 
 if TYPE_CHECKING:
     from app.certificate import Certificate
     from app.splat.diagnosis import Diagnosis
 
 REFUSED = 3
-
-FILE = click.Path(path_type=Path)
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
-PROFILE = click.option(
-    "--profile",
-    type=click.Choice(["full", "shapes"]),
-    help="full: FLUX + TRELLIS + ViT-L/14. shapes: the embedded stand-in, a small built-in world. Default: config.",
-)
-
-
-class Group(click.Group):
-    """One place that turns an error of ours into one line and exit code 1."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta["json"] = "--json" in args
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except SplatgateError as error:
-            if ctx.meta["json"]:
-                _print_json({"error": {"kind": type(error).__name__, "message": str(error)}})
-            click.secho(f"error: {error}", fg="red", err=True)
-            ctx.exit(1)
-        except MemoryError:
-            click.secho(
-                "error: out of memory: fewer or smaller views, or a lower limits.max_gaussians", fg="red", err=True
-            )
-            ctx.exit(1)
-        except OSError as error:
-            if error.errno == errno.EPIPE:  # whoever read our output has gone
-                raise
-            click.secho(f"error: {error.filename or 'output'}: {error.strerror or error}", fg="red", err=True)
-            ctx.exit(1)
-        except KeyboardInterrupt:
-            click.echo("interrupted; nothing half-written is left behind", err=True)
-            ctx.exit(130)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -92,22 +49,6 @@ def main(ctx: click.Context, config_path: Path | None, log_level: str | None) ->
     ctx.obj = config_path, log_level
 
 
-def _configured(command: Callable[..., None]) -> Callable[..., None]:
-    """Hands the command its Config, with the chosen profile in it; read here, so that --help needs none."""
-
-    @wraps(command)
-    @click.pass_obj
-    def run(chosen: tuple[Path | None, str | None], /, **options: Any) -> None:
-        config_path, log_level = chosen
-        config = load_config(config_path)
-        start_logging(log_level or config.log.level, validation=config.validation.enabled)
-        if profile := options.pop("profile", None):
-            config = config.model_copy(update={"profile": config.profile.model_copy(update={"name": profile})})
-        command(config, **options)
-
-    return run
-
-
 @main.command()
 @click.argument("prompt")
 @PROFILE
@@ -115,7 +56,7 @@ def _configured(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--attempts", type=click.IntRange(1, 100), help="Try again, with the next seed, what the gate refuses.")
 @click.option("-o", "--output", type=FILE, help="Folder for the files. Default: out/<prompt>-<seed>.")
 @JSON
-@_configured
+@configured
 def generate(
     config: Config, prompt: str, seed: int | None, attempts: int | None, output: Path | None, as_json: bool
 ) -> None:
@@ -127,14 +68,14 @@ def generate(
     folder = output or Path("out") / f"{_slug(prompt)}-{seed}"
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{folder}: is a file; -o takes a folder")
-    with _progress("Loading") as on_stage:
+    with progress("Loading") as on_stage:
         stages = pipeline.load_stages(config)
         attempts = attempts or config.generate.attempts
         judged = pipeline.generate(pipeline.Brief(prompt), seed, attempts, stages, config, on_stage)
         on_stage("Writing the files")
         issued = certificate.write_outputs(judged, folder, config, datetime.now(UTC))
     if as_json:
-        _print_json({"folder": str(folder), "certificate": issued.model_dump(mode="json")})
+        print_json({"folder": str(folder), "certificate": issued.model_dump(mode="json")})
     else:
         _print_judgement(issued, folder)
     _exit_by(judged.verdict.outcome)
@@ -143,7 +84,7 @@ def generate(
 @main.command()
 @click.argument("file", type=FILE)
 @JSON
-@_configured
+@configured
 def inspect(config: Config, file: Path, as_json: bool) -> None:
     """Show the statistics and the findings of a splat FILE (.ply or .spz)."""
     from app.splat.diagnosis import diagnose
@@ -152,7 +93,7 @@ def inspect(config: Config, file: Path, as_json: bool) -> None:
     splat = read_splat(file, config.limits.max_gaussians)
     diagnosis = diagnose(splat, config.diagnose)
     if as_json:
-        _print_json({"file": str(file), "sh_degree": splat.sh_degree, **diagnosis.to_dict()})
+        print_json({"file": str(file), "sh_degree": splat.sh_degree, **diagnosis.to_dict()})
         return
     click.echo(f"{file}: {len(splat):,} gaussians, SH degree {splat.sh_degree}")
     _print_statistics(diagnosis)
@@ -164,7 +105,7 @@ def inspect(config: Config, file: Path, as_json: bool) -> None:
 @click.option("-o", "--output", type=FILE, required=True, help="Where the repaired splat goes (.ply or .spz).")
 @click.option("--strategy", type=click.Choice(["restore", "noise"]), help="For uniform opacity. Default: config.")
 @JSON
-@_configured
+@configured
 def repair(config: Config, source: Path, output: Path, strategy: str | None, as_json: bool) -> None:
     """Repair what `inspect` finds in IN and write the result; a healthy file is copied bit for bit."""
     from app import pipeline
@@ -172,7 +113,7 @@ def repair(config: Config, source: Path, output: Path, strategy: str | None, as_
 
     if strategy:
         config = config.model_copy(update={"repair": config.repair.model_copy(update={"strategy": strategy})})
-    with _progress("Reading") as on_stage:
+    with progress("Reading") as on_stage:
         splat = read_splat(source, config.limits.max_gaussians)
         on_stage("Diagnosing and repairing")
         repaired, diagnosis, report = pipeline.heal(splat, config)
@@ -183,7 +124,7 @@ def repair(config: Config, source: Path, output: Path, strategy: str | None, as_
             write_splat(output, repaired)
     summary = {"input": str(source), "output": str(output), "gaussians_in": len(splat), "gaussians_out": len(repaired)}
     if as_json:
-        _print_json(summary | {"diagnosis": diagnosis.to_dict(), "repairs": report.to_dict()})
+        print_json(summary | {"diagnosis": diagnosis.to_dict(), "repairs": report.to_dict()})
         return
     _print_findings(diagnosis.to_dict()["findings"])
     _print_repairs(report.to_dict()["repairs"])
@@ -218,7 +159,7 @@ def _numbers(_ctx: click.Context, parameter: click.Parameter, value: str | None)
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Rasteriser: gsplat (cuda) or ours (cpu).")
 @JSON
-@_configured
+@configured
 def render(
     config: Config,
     file: Path,
@@ -239,14 +180,14 @@ def render(
     if azimuth or pitch:
         update["views"] = _views(azimuth or (0.0,), pitch or (-15.0,))
     config = _with_render(config, update)
-    with _progress("Reading") as on_stage:
+    with progress("Reading") as on_stage:
         splat = read_splat(file, config.limits.max_gaussians)
         on_stage("Rendering")
         views = pipeline.look(splat, config)
         certificate.write_picture(output, views)
     shown = {"output": str(output), "views": len(views.cameras), "backend": views.backend, "coverage": coverage(views)}
     if as_json:
-        _print_json(shown)
+        print_json(shown)
     else:
         click.echo(f"wrote {output}: {shown['views']} views by {views.backend}, coverage {shown['coverage']:.3f}")
 
@@ -278,7 +219,7 @@ def _views(azimuth: tuple[float, ...], pitch: tuple[float, ...]) -> tuple[Any, .
 @click.option("--prompt", required=True, help="What the splat should show.")
 @PROFILE
 @JSON
-@_configured
+@configured
 def validate(config: Config, file: Path, prompt: str, as_json: bool) -> None:
     """Score a splat FILE, as it is, against a prompt and ask the gate: exit 0 passed, 3 refused."""
     from app import pipeline
@@ -286,7 +227,7 @@ def validate(config: Config, file: Path, prompt: str, as_json: bool) -> None:
     from app.splat.files import read_splat
 
     pipeline.check_prompt(prompt, config)
-    with _progress("Reading") as on_stage:
+    with progress("Reading") as on_stage:
         splat = read_splat(file, config.limits.max_gaussians)
         diagnosis = diagnose(splat, config.diagnose)
         on_stage("Loading the scorer")
@@ -299,7 +240,7 @@ def validate(config: Config, file: Path, prompt: str, as_json: bool) -> None:
     if as_json:
         asked = {"file": str(file), "prompt": prompt, "profile": config.profile.name, "stand_in": stand_in}
         found = {"outcome": verdict.outcome, "reasons": verdict.reasons, "score": asdict(score) if score else None}
-        _print_json(asked | found | {"findings": findings})
+        print_json(asked | found | {"findings": findings})
     else:
         _print_findings(findings)
         names = [view.name for view in config.render.views]
@@ -314,17 +255,17 @@ def validate(config: Config, file: Path, prompt: str, as_json: bool) -> None:
 @click.argument("certificate", type=FILE)
 @click.argument("file", type=FILE)
 @JSON
-@_configured
+@configured
 def check(config: Config, certificate: Path, file: Path, as_json: bool) -> None:
     """Recompute what CERTIFICATE claims of FILE (asset.ply or asset.spz): exit 0 it matches, 3 it does not."""
     from app.certificate import check as recheck
     from app.certificate import read_certificate
 
-    with _progress("Checking"):
+    with progress("Checking"):
         claims = recheck(read_certificate(certificate), file, config)
     matches = all(claim.agrees for claim in claims)
     if as_json:
-        _print_json({"matches": matches, "checks": [asdict(claim) for claim in claims]})
+        print_json({"matches": matches, "checks": [asdict(claim) for claim in claims]})
     else:
         table = Table("claim", "certificate", "recomputed", "")
         for claim in claims:
@@ -339,41 +280,22 @@ def check(config: Config, certificate: Path, file: Path, as_json: bool) -> None:
 @click.argument("source", metavar="IN", type=FILE)
 @click.argument("target", metavar="OUT", type=FILE)
 @JSON
-@_configured
+@configured
 def convert(config: Config, source: Path, target: Path, as_json: bool) -> None:
     """Convert between .ply and .spz; values keep their space, nothing is transformed."""
     from app.splat.files import read_splat, write_splat
 
-    with _progress("Converting"):
+    with progress("Converting"):
         splat = read_splat(source, config.limits.max_gaussians)
         write_splat(target, splat)
     before, after = source.stat().st_size, target.stat().st_size
     if as_json:
-        _print_json({"output": str(target), "gaussians": len(splat), "bytes_in": before, "bytes_out": after})
+        print_json({"output": str(target), "gaussians": len(splat), "bytes_in": before, "bytes_out": after})
     else:
         click.echo(f"wrote {target}: {len(splat):,} gaussians, {before / 2**20:.1f} MB -> {after / 2**20:.1f} MB")
 
 
 # ---- what a person sees ----------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _progress(first: str) -> Iterator[Callable[[str], None]]:
-    """A spinner with the stage and the time on a terminal; elsewhere the log lines alone tell."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda _stage: None
-        return
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True, redirect_stderr=True) as progress:
-        task = progress.add_task(first)
-        yield lambda stage: progress.update(task, description=stage)
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    click.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
 def _print_judgement(issued: Certificate, folder: Path) -> None:

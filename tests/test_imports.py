@@ -11,7 +11,8 @@ ORDER = [
     *("splat.neighbours", "splat.diagnosis", "splat.opacity", "splat.repair", "splat.damage"),
     "trellis",
     *("stages.solids", "stages.kinds", "stages.scene", "stages.picture", "stages.shapes", "stages.score"),
-    *("gate", "pipeline", "certificate", "__main__"),
+    *("gate", "pipeline", "certificate"),
+    *("cli", "commands", "__main__"),
 ]
 
 TORCH = ("splat.raster", "trellis", "stages", "engine")

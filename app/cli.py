@@ -1,0 +1,94 @@
+"""What all commands share: options, the configuration they get, progress, JSON, and errors as one line.
+
+Each command lives in `__main__` (files and splats) or in a module of `app.commands` (the parts of the appliance).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from app.config import load_config
+from app.errors import SplatgateError
+from app.log import start_logging
+
+FILE = click.Path(path_type=Path)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
+PROFILE = click.option(
+    "--profile",
+    type=click.Choice(["full", "shapes"]),
+    help="full: FLUX + TRELLIS + ViT-L/14. shapes: the embedded stand-in, a small built-in world. Default: config.",
+)
+
+
+class Group(click.Group):
+    """One place that turns an error of ours into one line and exit code 1."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["json"] = "--json" in args
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SplatgateError as error:
+            if ctx.meta["json"]:
+                print_json({"error": {"kind": type(error).__name__, "message": str(error)}})
+            click.secho(f"error: {error}", fg="red", err=True)
+            ctx.exit(1)
+        except MemoryError:
+            click.secho(
+                "error: out of memory: fewer or smaller views, or a lower limits.max_gaussians", fg="red", err=True
+            )
+            ctx.exit(1)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read our output has gone
+                raise
+            click.secho(f"error: {error.filename or 'output'}: {error.strerror or error}", fg="red", err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo("interrupted; nothing half-written is left behind", err=True)
+            ctx.exit(130)
+
+
+def configured(command: Callable[..., None]) -> Callable[..., None]:
+    """Hands the command its Config, with the chosen profile in it; read here, so that --help needs none."""
+
+    @wraps(command)
+    @click.pass_obj
+    def run(chosen: tuple[Path | None, str | None], /, **options: Any) -> None:
+        config_path, log_level = chosen
+        config = load_config(config_path)
+        start_logging(log_level or config.log.level, validation=config.validation.enabled)
+        if profile := options.pop("profile", None):
+            config = config.model_copy(update={"profile": config.profile.model_copy(update={"name": profile})})
+        command(config, **options)
+
+    return run
+
+
+@contextmanager
+def progress(first: str) -> Iterator[Callable[[str], None]]:
+    """A spinner with the stage and the time on a terminal; elsewhere the log lines alone tell."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _stage: None
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, redirect_stderr=True) as progress:
+        task = progress.add_task(first)
+        yield lambda stage: progress.update(task, description=stage)
+
+
+def print_json(document: dict[str, Any]) -> None:
+    click.echo(json.dumps(document, indent=2, allow_nan=False))
