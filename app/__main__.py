@@ -24,6 +24,7 @@ from app import __version__
 from app.cli import FILE, JSON, PROFILE, Group, configured, print_json, progress
 from app.config import Config, RenderConfig, ViewConfig
 from app.errors import BadInput
+from app.prompt import check_prompt
 
 if TYPE_CHECKING:
     from app.certificate import Certificate
@@ -64,7 +65,7 @@ def generate(
     from app import certificate, pipeline
 
     seed = config.generate.seed if seed is None else seed
-    pipeline.check_prompt(prompt, config)
+    check_prompt(prompt, config.limits)
     folder = output or Path("out") / f"{_slug(prompt)}-{seed}"
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{folder}: is a file; -o takes a folder")
@@ -226,7 +227,7 @@ def validate(config: Config, file: Path, prompt: str, as_json: bool) -> None:
     from app.splat.diagnosis import diagnose
     from app.splat.files import read_splat
 
-    pipeline.check_prompt(prompt, config)
+    check_prompt(prompt, config.limits)
     with progress("Reading") as on_stage:
         splat = read_splat(file, config.limits.max_gaussians)
         diagnosis = diagnose(splat, config.diagnose)

@@ -19,7 +19,8 @@ from app.config import Config, ValidateConfig
 from app.digest import sha256_of
 from app.errors import BadFile
 from app.gate import Outcome, Verdict, judge
-from app.pipeline import Judged, check_prompt, load_scorer, look, validate
+from app.pipeline import Judged, load_scorer, look, validate
+from app.prompt import check_prompt
 from app.splat.diagnosis import diagnose
 from app.splat.files import read_splat, replacing, write_splat
 from app.splat.model import Splat
@@ -244,7 +245,7 @@ def check(certificate: Certificate, path: Path, config: Config) -> tuple[Check, 
     seen from the file and is not checked. Raises BadFile where the file is no splat or the certificate out of range,
     BadPrompt, BadWeights where the scorer is missing.
     """
-    check_prompt(certificate.prompt, config)
+    check_prompt(certificate.prompt, config.limits)
     settings = certified_config(certificate, config)
     digest = sha256_of(path)
     asset = next((asset for asset in certificate.assets if asset.sha256 == digest), None)

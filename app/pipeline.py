@@ -12,8 +12,9 @@ from typing import Protocol
 from loguru import logger
 
 from app.config import Config
-from app.errors import BadPrompt, Unavailable
+from app.errors import Unavailable
 from app.gate import Verdict, judge
+from app.prompt import check_prompt
 from app.splat.cameras import IDENTITY, Placement, judge_placement, judging_views
 from app.splat.diagnosis import Diagnosis, Finding, diagnose
 from app.splat.model import Splat
@@ -121,7 +122,7 @@ def generate(brief: Brief, seed: int, attempts: int, stages: Stages, config: Con
 
 def draw(brief: Brief, seed: int, stages: Stages, config: Config, on_stage: OnStage) -> Picture | None:
     """The first half of an attempt: the picture, the caller's own or a drawn one; None where the profile needs none."""
-    check_prompt(brief.prompt, config)
+    check_prompt(brief.prompt, config.limits)
     if brief.picture:
         return brief.picture
     _announce(
@@ -190,19 +191,6 @@ def validate(
     else:
         logger.warning(f"NOT VALIDATED: {verdict.reasons[0]}")
     return judgement, verdict
-
-
-def check_prompt(prompt: str, config: Config) -> None:
-    """Raises BadPrompt for what no profile takes."""
-    limit = config.limits.max_prompt_characters
-    if not prompt.strip():
-        raise BadPrompt('the prompt is empty: say what to make, e.g. "a blue rocket"')
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        raise BadPrompt("the prompt is not valid UTF-8: check the encoding of the terminal or the caller") from None
-    if len(prompt) > limit:
-        raise BadPrompt(f"the prompt has {len(prompt):,} characters, limits.max_prompt_characters is {limit:,}")
 
 
 def _announce(line: str, on_stage: OnStage) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 APP = Path(__file__).parent.parent / "app"
 
 ORDER = [
-    *("app", "errors", "config", "digest", "log"),
+    *("app", "errors", "config", "digest", "log", "prompt"),
     *("splat.model", "splat.ply", "splat.spz", "splat.files", "splat.cameras", "splat.raster_cpu", "splat.raster"),
     *("splat.neighbours", "splat.diagnosis", "splat.opacity", "splat.repair", "splat.damage"),
+    "turntable",
     "trellis",
     *("stages.solids", "stages.kinds", "stages.scene", "stages.picture", "stages.shapes", "stages.score"),
     *("gate", "pipeline", "certificate"),
