@@ -90,6 +90,16 @@ class RenderConfig(Section):
         return self
 
 
+class TurntableConfig(Section):
+    size: Annotated[int, Field(ge=64, le=2048, multiple_of=2)] = 512
+    seconds: Annotated[float, Field(gt=0, le=60)] = 6.0
+    fps: Annotated[int, Field(ge=1, le=60)] = 20
+
+    @property
+    def frames(self) -> int:
+        return max(1, round(self.seconds * self.fps))
+
+
 class ScoreConfig(Section):
     model: str = "ViT-L-14"
     pretrained: str = "openai"
@@ -118,6 +128,7 @@ class Config(Section):
     diagnose: DiagnoseConfig = DiagnoseConfig()
     repair: RepairConfig = RepairConfig()
     render: RenderConfig = RenderConfig()
+    turntable: TurntableConfig = TurntableConfig()
     score: ScoreConfig = ScoreConfig()
     validation: ValidateConfig = Field(default=ValidateConfig(), alias="validate")  # BaseModel owns the name `validate`
     log: LogConfig = LogConfig()
