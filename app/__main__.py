@@ -22,6 +22,7 @@ from rich.text import Text
 
 from app import __version__
 from app.cli import FILE, JSON, PROFILE, Group, configured, print_json, progress
+from app.commands.turntable import turntable
 from app.config import Config, RenderConfig, ViewConfig
 from app.errors import BadInput
 from app.prompt import check_prompt
@@ -360,6 +361,8 @@ def _exit_by(outcome: str) -> None:
     if outcome == "refused":
         sys.exit(REFUSED)
 
+
+main.add_command(turntable)
 
 if __name__ == "__main__":
     main()

@@ -43,8 +43,8 @@ def write_turntable(
     size (pixels a side, even), seconds and fps default to the `turntable` section of the configuration, and are held to
     the same limits. The last frame is one step before the first, so that a loop does not stutter. The same splat and
     settings give the same bytes on the same machine.
-    Raises ValidationError (a ValueError) for a value out of range, BadFile where the file cannot be written, Unavailable
-    for render.device = "cuda" without a GPU.
+    Raises ValidationError (a ValueError) for a value out of range, BadFile where the file cannot be written, and
+    Unavailable for render.device = "cuda" without a GPU.
     """
     asked = {"size": size, "seconds": seconds, "fps": fps}
     chosen = {key: value for key, value in asked.items() if value is not None}
