@@ -115,6 +115,51 @@ class ValidateConfig(Section):
     min_gaussians: Annotated[int, Field(ge=0)] = 150_000
 
 
+class ShapesConfig(Section):
+    gaussians: Annotated[int, Field(ge=1_000, le=4_000_000)] = 200_000
+
+
+class ServeConfig(Section):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65_535)] = 10_010
+    data: str = "data"
+    grace_seconds: Annotated[float, Field(ge=0, le=3_600)] = 30.0
+
+
+class DatabaseConfig(Section):
+    url: str = ""
+
+
+class JobsConfig(Section):
+    max_queued: Annotated[int, Field(ge=1)] = 1_000
+    max_deaths: Annotated[int, Field(ge=1, le=100)] = 3
+    lost_after_seconds: Annotated[float, Field(ge=1)] = 15.0
+    heartbeat_seconds: Annotated[float, Field(gt=0)] = 2.0
+    poll_seconds: Annotated[float, Field(ge=0.005, le=10)] = 0.05
+
+    @model_validator(mode="after")
+    def _beats_before_it_is_lost(self) -> JobsConfig:
+        if self.lost_after_seconds < 2 * self.heartbeat_seconds:
+            raise ValueError("jobs.lost_after_seconds must be at least twice jobs.heartbeat_seconds")
+        return self
+
+
+class DeadlinesConfig(Section):
+    load: Annotated[float, Field(gt=0)] = 1_800.0
+    picture: Annotated[float, Field(gt=0)] = 300.0
+    splat: Annotated[float, Field(gt=0)] = 300.0
+    repair: Annotated[float, Field(gt=0)] = 120.0
+    render: Annotated[float, Field(gt=0)] = 120.0
+    score: Annotated[float, Field(gt=0)] = 120.0
+    turntable: Annotated[float, Field(gt=0)] = 600.0
+
+
+class AssetsConfig(Section):
+    url: str = ""
+    keep_days: Annotated[float, Field(gt=0)] = 30.0
+    max_gb: Annotated[float, Field(gt=0)] = 50.0
+
+
 class LogConfig(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
@@ -131,6 +176,12 @@ class Config(Section):
     turntable: TurntableConfig = TurntableConfig()
     score: ScoreConfig = ScoreConfig()
     validation: ValidateConfig = Field(default=ValidateConfig(), alias="validate")  # BaseModel owns the name `validate`
+    shapes: ShapesConfig = ShapesConfig()
+    serve: ServeConfig = ServeConfig()
+    database: DatabaseConfig = DatabaseConfig()
+    jobs: JobsConfig = JobsConfig()
+    deadlines: DeadlinesConfig = DeadlinesConfig()
+    assets: AssetsConfig = AssetsConfig()
     log: LogConfig = LogConfig()
 
     def digest(self) -> str:

@@ -43,3 +43,30 @@ class StageFailed(SplatgateError):
     """A stage ran and produced nothing usable (non-finite values, nothing to decode)."""
 
     retryable = True
+
+
+class NotFound(BadInput):
+    """No such job, or a job without such a file."""
+
+    status = 404
+
+
+class Conflict(BadInput):
+    """What is asked for does not fit the state that a job is in."""
+
+    status = 409
+
+
+class KeyReused(BadInput):
+    """An Idempotency-Key came back with another body."""
+
+
+class QueueFull(SplatgateError):
+    """jobs.max_queued jobs wait already. retry_after: whole seconds after which a place is likely to be free."""
+
+    status = 429
+    retryable = True
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
