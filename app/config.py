@@ -41,6 +41,11 @@ class GenerateConfig(Section):
 class LimitsConfig(Section):
     max_gaussians: Annotated[int, Field(ge=1)] = 4_000_000
     max_prompt_characters: Annotated[int, Field(ge=1)] = 2_000
+    max_body_mb: Annotated[int, Field(ge=1)] = 128
+    max_picture_pixels: Annotated[int, Field(ge=1, le=MAX_PIXELS)] = 4096**2
+    max_requests: Annotated[int, Field(ge=1, le=1_000)] = 96
+    max_uploads: Annotated[int, Field(ge=1)] = 2
+    body_seconds: Annotated[float, Field(gt=0)] = 60.0
 
 
 class DiagnoseConfig(Section):
@@ -160,8 +165,19 @@ class AssetsConfig(Section):
     max_gb: Annotated[float, Field(gt=0)] = 50.0
 
 
+class WorkerConfig(Section):
+    refusal: Literal["status", "empty"] = "status"
+    wait_seconds: Annotated[float, Field(gt=0, le=3_600)] = 290.0
+
+
+class AuthConfig(Section):
+    tokens_file: str = ""
+    open_worker: bool = False
+
+
 class LogConfig(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    as_json: bool = Field(default=False, alias="json")  # BaseModel owns the name `json`
 
 
 class Config(Section):
@@ -182,6 +198,8 @@ class Config(Section):
     jobs: JobsConfig = JobsConfig()
     deadlines: DeadlinesConfig = DeadlinesConfig()
     assets: AssetsConfig = AssetsConfig()
+    worker: WorkerConfig = WorkerConfig()
+    auth: AuthConfig = AuthConfig()
     log: LogConfig = LogConfig()
 
     def digest(self) -> str:

@@ -1,28 +1,63 @@
-"""Logging: one loguru sink on standard error. Results go to standard output, never here."""
+"""Logging: one loguru sink on standard error. Results go to standard output, never here.
+
+What is bound to a line (`logger.contextualize(job=...)`) is printed in front of it, or becomes keys of its JSON.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 import sys
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
+if TYPE_CHECKING:
+    from loguru import Message, Record
 
-def start_logging(level: str, *, validation: bool = True) -> None:
+
+def start_logging(level: str, *, validation: bool = True, as_json: bool = False) -> None:
     """Replaces every sink by standard error at `level`; colours on a terminal only.
 
     validation: whether the gate is on; where it is off every line says so.
+    as_json: one JSON document a line, with the keys time, level, message, what is bound, and exception.
     """
-    loud = "" if validation else "<red>VALIDATION OFF</red> | "
     logger.remove()
-    logger.add(
-        _write,
-        level=level,
-        colorize=sys.stderr.isatty(),
-        format="<dim>{time:YYYY-MM-DD HH:mm:ss}</dim> | <level>{level: <7}</level> | " + loud + "{message}",
-        backtrace=False,
-        diagnose=False,  # variable values in tracebacks could hold a secret
-    )
+    options: dict[str, Any] = {"level": level, "backtrace": False, "diagnose": False}  # values could hold a secret
+    if as_json:
+        logger.configure(extra={} if validation else {"validation": "OFF"})
+        logger.add(_write_json, format="{message}", **options)
+    else:
+        logger.configure(extra={})
+        logger.add(_write, format=_line(validation), colorize=sys.stderr.isatty(), **options)
+
+
+class ToLoguru(logging.Handler):
+    """Hands the lines of packages that use the standard library's logging to the one sink."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logger.opt(exception=record.exc_info).log(record.levelname, "{}: {}", record.name, record.getMessage())
+
+
+def _line(validation: bool) -> Any:
+    loud = "" if validation else "<red>VALIDATION OFF</red> | "
+
+    def line(record: Record) -> str:
+        bound = "".join(f"<cyan>{key}={{extra[{key}]}}</cyan> " for key in record["extra"])
+        start = "<dim>{time:YYYY-MM-DD HH:mm:ss}</dim> | <level>{level: <7}</level> | "
+        return start + loud + bound + "{message}\n{exception}"
+
+    return line
 
 
 def _write(line: str) -> None:
     sys.stderr.write(line)  # looked up at each line: a progress bar may stand in its place
+
+
+def _write_json(message: Message) -> None:
+    record = message.record
+    line = {"time": record["time"].isoformat(), "level": record["level"].name, "message": record["message"]}
+    line |= {key: value for key, value in record["extra"].items() if key not in line}
+    if record["exception"]:
+        line["exception"] = str(message).removeprefix(record["message"]).strip()
+    sys.stderr.write(json.dumps(line, default=str) + "\n")
