@@ -70,3 +70,42 @@ class QueueFull(SplatgateError):
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class Unauthorized(BadInput):
+    """No token, or one that is not in auth.tokens_file."""
+
+    status = 401
+
+
+class Forbidden(BadInput):
+    """A request that only a page of another site, or another machine, would send."""
+
+    status = 403
+
+
+class TooLarge(BadInput):
+    """The body is over limits.max_body_mb."""
+
+    status = 413
+
+
+class TooBusy(SplatgateError):
+    """limits.max_requests requests are being answered already."""
+
+    status = 503
+    retryable = True
+
+
+class TooSlow(SplatgateError):
+    """The body of a request did not arrive within limits.body_seconds."""
+
+    status = 408
+    retryable = True
+
+
+class NotYet(SplatgateError):
+    """The answer was not there within worker.wait_seconds; the job goes on."""
+
+    status = 504
+    retryable = True
