@@ -85,6 +85,7 @@ class GateRecord(Record):
 
     enabled: bool
     threshold: float
+    image_threshold: float = 0.70
     min_gaussians: int
 
 

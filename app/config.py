@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from app.errors import ConfigError
 
@@ -105,6 +105,44 @@ class TurntableConfig(Section):
         return max(1, round(self.seconds * self.fps))
 
 
+class ImageConfig(Section):
+    model: str = "FLUX.1-schnell"
+    template: str = (
+        "{prompt}, one whole object, centred, three-quarter view, on a plain light grey background, even soft light"
+    )
+    steps: Annotated[int, Field(ge=1, le=200)] = 4
+    guidance: Annotated[float, Field(ge=0, le=50)] = 0.0
+    size: Annotated[int, Field(ge=32, le=2048, multiple_of=32)] = 512
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    max_tokens: Annotated[int, Field(ge=16, le=512)] = 256
+
+    @field_validator("template")
+    @classmethod
+    def _has_a_place_for_the_prompt(cls, template: str) -> str:
+        if template.count("{prompt}") != 1:
+            raise ValueError("it must hold {prompt} once, where the user's words go")
+        return template
+
+
+class CutoutConfig(Section):
+    model: str = "u2net"
+    min_share: Share = 0.01
+    max_share: Share = 0.95
+
+
+class TrellisConfig(Section):
+    model: str = "TRELLIS-image-large"
+    encoder: str = "dinov2-with-registers-large"
+
+
+class GpuConfig(Section):
+    memory: Literal["auto", "resident", "offload"] = "auto"
+    quantize: Literal["none", "fp8", "nf4"] = "none"
+    compile: bool = False
+    limit_gb: Annotated[float, Field(ge=0)] = 0.0
+    cache: str = ""
+
+
 class ScoreConfig(Section):
     model: str = "ViT-L-14"
     pretrained: str = "openai"
@@ -117,6 +155,7 @@ class ScoreConfig(Section):
 class ValidateConfig(Section):
     enabled: bool = True
     threshold: Annotated[float, Field(ge=-1, le=1)] = 0.20
+    image_threshold: Annotated[float, Field(ge=-1, le=1)] = 0.70
     min_gaussians: Annotated[int, Field(ge=0)] = 150_000
 
 
@@ -190,6 +229,10 @@ class Config(Section):
     repair: RepairConfig = RepairConfig()
     render: RenderConfig = RenderConfig()
     turntable: TurntableConfig = TurntableConfig()
+    image: ImageConfig = ImageConfig()
+    cutout: CutoutConfig = CutoutConfig()
+    trellis: TrellisConfig = TrellisConfig()
+    gpu: GpuConfig = GpuConfig()
     score: ScoreConfig = ScoreConfig()
     validation: ValidateConfig = Field(default=ValidateConfig(), alias="validate")  # BaseModel owns the name `validate`
     shapes: ShapesConfig = ShapesConfig()
