@@ -143,6 +143,13 @@ class GpuConfig(Section):
     cache: str = ""
 
 
+class ModelsConfig(Section):
+    folder: str = "models"
+    offline: bool = False
+    endpoint: str = ""
+    connections: Annotated[int, Field(ge=1, le=16)] = 4
+
+
 class ScoreConfig(Section):
     model: str = "ViT-L-14"
     pretrained: str = "openai"
@@ -233,6 +240,7 @@ class Config(Section):
     cutout: CutoutConfig = CutoutConfig()
     trellis: TrellisConfig = TrellisConfig()
     gpu: GpuConfig = GpuConfig()
+    models: ModelsConfig = ModelsConfig()
     score: ScoreConfig = ScoreConfig()
     validation: ValidateConfig = Field(default=ValidateConfig(), alias="validate")  # BaseModel owns the name `validate`
     shapes: ShapesConfig = ShapesConfig()

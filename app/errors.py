@@ -39,6 +39,20 @@ class BadWeights(Unavailable):
     """A model file is missing, of the wrong shape, or not the one that was pinned."""
 
 
+class NotFetched(BadWeights):
+    """A model that is needed is not on this host."""
+
+
+class WrongWeights(BadWeights):
+    """A model on this host is not what models.lock.json says: cut short, changed, or of another commit."""
+
+
+class FetchFailed(Unavailable):
+    """A model could not be fetched: no network, no permission, no such repository, no room on the disk."""
+
+    retryable = True
+
+
 class StageFailed(SplatgateError):
     """A stage ran and produced nothing usable (non-finite values, nothing to decode)."""
 

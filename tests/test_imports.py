@@ -10,9 +10,12 @@ ORDER = [
     *("splat.model", "splat.ply", "splat.spz", "splat.files", "splat.cameras", "splat.raster_cpu", "splat.raster"),
     *("splat.neighbours", "splat.diagnosis", "splat.opacity", "splat.repair", "splat.damage"),
     "turntable",
+    *("weights.manifest", "weights.lock", "weights.store", "weights.hub", "weights"),
     "trellis",
     *("stages.solids", "stages.kinds", "stages.scene", "stages.picture", "stages.shapes", "stages.score"),
     *("gate", "pipeline", "certificate"),
+    *("jobs", "jobs.records", "jobs.store", "jobs.assets", "jobs.watch", "jobs.client", "jobs.workflow"),
+    *("engine", "serve"),
     *("cli", "commands", "__main__"),
 ]
 
