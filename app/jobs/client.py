@@ -1,0 +1,379 @@
+"""What the web process may do with jobs: submit, look, wait, cancel, fetch. It never loads a model.
+
+An acknowledged job is on the disk: its row and its place in the queue are one transaction.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+from dbos import DBOSClient, DBOSPortableJSONSerializer
+from sqlalchemy.exc import IntegrityError
+
+from app.config import Config
+from app.errors import BadInput, Conflict, KeyReused, NotFound, QueueFull
+from app.jobs import store as tables
+from app.jobs.assets import Asset, Assets, Stored, stored_bytes
+from app.jobs.records import SERVING, Engine, Job, Kind, Order, Result, StageTime, State, Stats, Tally
+from app.jobs.store import APPLICATION, QUEUE, Store, to_engine, to_job
+from app.jobs.watch import Watch
+
+MEDIAN_OF = 50
+"""Finished jobs of a kind that the expected time of the next is taken from."""
+
+MAX_KEY_CHARACTERS = 255
+MAX_PAGE = 1_000
+
+PICTURES = {b"\x89PNG\r\n\x1a\n": "picture.png", b"\xff\xd8\xff": "picture.jpg"}
+"""First bytes of the pictures that are taken."""
+
+
+class Jobs:
+    """The jobs as a caller sees them. Thread-safe; one for each web process.
+
+    The database is opened at the first call, not before, so that the process starts without one. Every method raises
+    Unavailable while the database cannot be used.
+    """
+
+    def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
+        self.config = config
+        self.clock = clock
+        self.assets = Assets(config)
+        self._opening = threading.Lock()
+        self._opened: tuple[Store, DBOSClient] | None = None
+        self._watch = Watch(self._versions)
+
+    @property
+    def store(self) -> Store:
+        return self._open()[0]
+
+    def close(self) -> None:
+        """Ends the waits and closes the database."""
+        self._watch.close()
+        with self._opening:
+            if self._opened:
+                self._opened[1].destroy()
+                self._opened[0].close()
+                self._opened = None
+
+    # ---- asking for something ----------------------------------------------------------------------------------------
+
+    def submit(self, order: Order, *, key: str | None = None) -> Job:
+        """Takes the order, durably, and returns its job; with a key that was used before, the job it was used for.
+
+        Raises QueueFull, KeyReused where the key came with another order, NotFound or Conflict where the source of a
+        turntable is not there or has no splat, BadInput for what no engine here could do.
+        """
+        _check(order, key, self.config)
+        if key and (known := self._known(key, order)):
+            return known
+        row = self._row(order, key)
+        given = self._keep_files(order, row["id"])
+        try:
+            with self.store.writing(alone=True) as connection:
+                self._check_room(connection, order)
+                connection.execute(sa.insert(tables.jobs), row)
+                _insert_assets(connection, row["id"], given, row["created"])
+                self._enqueue(connection, row["id"], order.priority)
+        except IntegrityError:  # the key was taken between the look and the insert
+            self.assets.remove(row["id"])
+            known = self._known(key or "", order)
+            if not known:
+                raise
+            return known
+        except Exception:
+            if given:
+                self.assets.remove(row["id"])
+            raise
+        return self.get(row["id"])
+
+    def cancel(self, id: str) -> Job:
+        """A waiting job ends at once, a running one between two stages; an ended one stays as it is."""
+        ended = {"state": "CANCELLED", "stage": "", "finished": self.clock(), "error": "cancelled by the caller"}
+        with self.store.writing() as connection:
+            mine = tables.jobs.c.id == id
+            waiting = mine & (tables.jobs.c.state == "QUEUED")
+            change = {"cancelled": True, "version": tables.jobs.c.version + 1}
+            done = connection.execute(sa.update(tables.jobs).where(waiting).values(**ended, **change)).rowcount
+            if done:
+                self.store.tally(connection, "state", "CANCELLED")
+            else:
+                connection.execute(
+                    sa.update(tables.jobs).where(mine & (tables.jobs.c.state == "RUNNING")).values(**change)
+                )
+        return self.get(id)
+
+    # ---- looking -----------------------------------------------------------------------------------------------------
+
+    def get(self, id: str) -> Job:
+        """Raises NotFound."""
+        with self.store.reading() as connection:
+            row = connection.execute(sa.select(tables.jobs).where(tables.jobs.c.id == id)).mappings().first()
+            if not row:
+                raise NotFound(f"no job {id[:64]!r}: it never was, or its time here is over (assets.keep_days)")
+            return _with_assets(connection, [row])[0]
+
+    def recent(self, limit: int, before: str | None = None, state: State | None = None) -> list[Job]:
+        """The newest `limit` jobs, newest first; older than job `before`, and in that state only, where given."""
+        query = sa.select(tables.jobs).order_by(tables.jobs.c.id.desc()).limit(max(1, min(limit, MAX_PAGE)))
+        if before:
+            query = query.where(tables.jobs.c.id < before)
+        if state:
+            query = query.where(tables.jobs.c.state == state)
+        with self.store.reading() as connection:
+            return _with_assets(connection, connection.execute(query).mappings().all())
+
+    def wait(self, id: str, timeout: float) -> Job:
+        """The job once it has ended, or as it is after `timeout` seconds."""
+        end = time.monotonic() + timeout
+        job = self.get(id)
+        while not job.ended and (left := end - time.monotonic()) > 0:
+            job = self.changes(id, job.version, left) or job
+        return job
+
+    def changes(self, id: str, after_version: int, timeout: float) -> Job | None:
+        """The job as soon as its version is above `after_version`; None where it did not change within `timeout`."""
+        self.get(id)
+        if self._watch.wait(id, after_version, timeout):
+            return self.get(id)
+        return None
+
+    def position(self, id: str) -> int | None:
+        """1: the next to be taken. None: it does not wait."""
+        job = self.get(id)
+        if job.state != "QUEUED":
+            return None
+        with self.store.reading() as connection:
+            return 1 + _count(connection, _before(job))
+
+    def eta(self, id: str) -> float | None:
+        """Seconds until the job is likely to have ended, from the measured median; None while there is nothing to
+        go by: no job of its kind has finished yet, or no engine is ready."""
+        job = self.get(id)
+        with self.store.reading() as connection:
+            median = _median(connection, job.kind)
+        serving = sum(engine.state in SERVING for engine in self.engines())
+        if median is None or not serving or job.ended:
+            return None
+        if job.state == "RUNNING":
+            return max(0.0, median - (self.clock() - (job.started or self.clock())))
+        with self.store.reading() as connection:
+            ahead = _count(connection, _before(job)) + _count(connection, tables.jobs.c.state == "RUNNING")
+        return median * (ahead // serving + 1)
+
+    def engines(self) -> list[Engine]:
+        """Every engine that was ever seen here and not removed; LOST where it has been silent for too long."""
+        with self.store.reading() as connection:
+            rows = connection.execute(sa.select(tables.engines).order_by(tables.engines.c.id)).mappings().all()
+        return [self._or_lost(to_engine(row)) for row in rows]
+
+    def open_asset(self, id: str, name: str) -> Asset:
+        """Opens a file of a job. Raises NotFound where the job, or the job's file, is not there."""
+        query = sa.select(tables.assets).where(tables.assets.c.job == id, tables.assets.c.name == name)
+        with self.store.reading() as connection:
+            row = connection.execute(query).mappings().first()
+        if not row:
+            job = self.get(id)
+            there = ", ".join(job.assets) or "none yet"
+            raise NotFound(f"job {id} ({job.state}) has no file {name[:64]!r}; it has: {there}")
+        return Asset(name, self.assets.open(row["path"]), row["size"], row["sha256"], row["modified"])
+
+    # ---- numbers -----------------------------------------------------------------------------------------------------
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs are in each state at this moment."""
+        query = sa.select(tables.jobs.c.state, sa.func.count()).group_by(tables.jobs.c.state)
+        with self.store.reading() as connection:
+            return {row.state: row[1] for row in connection.execute(query)}
+
+    def stats(self) -> Stats:
+        with self.store.reading() as connection:
+            counted = connection.execute(sa.select(tables.tallies).order_by(tables.tallies.c.what)).all()
+            total = connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(tables.assets.c.size), 0)))
+            kinds: tuple[Kind, ...] = ("generate", "validate", "repair", "turntable")
+            medians = {kind: median for kind in kinds if (median := _median(connection, kind)) is not None}
+            queued = _count(connection, tables.jobs.c.state == "QUEUED")
+            running = _count(connection, tables.jobs.c.state == "RUNNING")
+        return Stats(queued, running, medians, tuple(Tally(*row) for row in counted), int(total or 0))
+
+    def stage_times(self, after_row: int, limit: int = MAX_PAGE) -> list[StageTime]:
+        """The stages finished after row `after_row`, in order."""
+        return [StageTime(**row) for row in self._after(tables.stage_times, after_row, limit)]
+
+    def results(self, after_row: int, limit: int = MAX_PAGE) -> list[Result]:
+        """The jobs finished after row `after_row`, in order."""
+        return [Result(**row) for row in self._after(tables.results, after_row, limit)]
+
+    # ---- inside ------------------------------------------------------------------------------------------------------
+
+    def _open(self) -> tuple[Store, DBOSClient]:
+        with self._opening:
+            if not self._opened:
+                store = Store(self.config)
+                client = DBOSClient(
+                    system_database_engine=store.engine,
+                    serializer=DBOSPortableJSONSerializer(),
+                    application_name=APPLICATION,
+                    retry_connection_errors=False,
+                    lazy=True,
+                )
+                self._opened = store, client
+            return self._opened
+
+    def _known(self, key: str, order: Order) -> Job | None:
+        query = sa.select(tables.jobs.c.id, tables.jobs.c.digest).where(tables.jobs.c.key == key)
+        with self.store.reading() as connection:
+            row = connection.execute(query).first()
+        if not row:
+            return None
+        if row.digest != order.digest():
+            raise KeyReused(f"this Idempotency-Key was used for job {row.id} with another body: take a new key")
+        return self.get(row.id)
+
+    def _row(self, order: Order, key: str | None) -> dict[str, Any]:
+        now, defaults = self.clock(), self.config.generate
+        return {
+            "id": new_id(now),
+            "key": key,
+            "digest": order.digest(),
+            "kind": order.kind,
+            "prompt": order.prompt,
+            "seed": defaults.seed if order.seed is None else order.seed,
+            "attempts": order.attempts or defaults.attempts,
+            "format": order.format,
+            "profile": self.config.profile.name,
+            "priority": order.priority,
+            "source": order.source,
+            "state": "QUEUED",
+            "created": now,
+            "deadline": None if order.deadline_seconds is None else now + order.deadline_seconds,
+        }
+
+    def _keep_files(self, order: Order, id: str) -> list[Stored]:
+        """Stores what came with the order; before its row, so that no engine can miss it."""
+        given = []
+        if order.picture is not None:
+            given.append((_picture_name(order.picture), order.picture))
+        if order.splat is not None:
+            given.append(("input.ply" if order.splat.startswith(b"ply") else "input.spz", order.splat))
+        for name, data in given:
+            self.assets.put(f"{id}/input/{name}", data)
+        return [stored_bytes(name, f"{id}/input/{name}", data) for name, data in given]
+
+    def _check_room(self, connection: sa.Connection, order: Order) -> None:
+        if order.source:
+            _check_source(connection, order.source)
+        waiting, limit = _count(connection, tables.jobs.c.state == "QUEUED"), self.config.jobs.max_queued
+        if waiting >= limit:
+            median = _median(connection, order.kind)
+            after = max(1, math.ceil(median)) if median is not None else 30
+            raise QueueFull(f"{waiting:,} jobs wait, jobs.max_queued is {limit:,}: try again in {after} s", after)
+
+    def _enqueue(self, connection: sa.Connection, id: str, priority: int) -> None:
+        options = {"queue_name": QUEUE, "workflow_name": "job", "workflow_id": id, "priority": priority}
+        self._open()[1].enqueue_in_transaction(connection, options | {"app_version": APPLICATION}, id)  # type: ignore[arg-type]
+
+    def _versions(self, ids: Iterable[str]) -> dict[str, int]:
+        query = sa.select(tables.jobs.c.id, tables.jobs.c.version).where(tables.jobs.c.id.in_(list(ids)))
+        with self.store.reading() as connection:
+            return {row.id: row.version for row in connection.execute(query)}
+
+    def _after(self, table: sa.Table, row: int, limit: int) -> Sequence[sa.RowMapping]:
+        query = sa.select(table).where(table.c.row > row).order_by(table.c.row).limit(limit)
+        with self.store.reading() as connection:
+            return connection.execute(query).mappings().all()
+
+    def _or_lost(self, engine: Engine) -> Engine:
+        age = self.clock() - engine.heartbeat
+        if engine.state in ("FAILED", "LOST") or age < self.config.jobs.lost_after_seconds:
+            return engine
+        return replace(engine, state="LOST", why=f"silent for {age:.0f} s")
+
+
+def new_id(now: float) -> str:
+    """A version 7 UUID as 32 hex digits: ids sort by the time of their making."""
+    time_bits = int(now * 1_000_000)  # milliseconds in 48 bits as the RFC has it, then microseconds in 12
+    milliseconds, micro = divmod(time_bits, 1_000)
+    tail = secrets.randbits(62) | 1 << 63
+    return f"{milliseconds & (1 << 48) - 1:012x}7{micro * 4 & 0xFFF:03x}{tail:016x}"
+
+
+def _check(order: Order, key: str | None, config: Config) -> None:
+    """What an engine could not do anything with. The prompt itself is for the caller to check (app.prompt)."""
+    if key is not None and not 0 < len(key) <= MAX_KEY_CHARACTERS:
+        raise BadInput(f"an Idempotency-Key has 1 to {MAX_KEY_CHARACTERS} characters, this one {len(key)}")
+    if order.profile not in (None, config.profile.name):
+        raise BadInput(f"profile {order.profile!r} is not served here, {config.profile.name!r} is: leave profile out")
+    if not 1 <= order.priority <= 100:
+        raise BadInput(f"priority = {order.priority}: give 1 (first) to 100")
+    if order.seed is not None and not 0 <= order.seed < 2**32:
+        raise BadInput(f"seed = {order.seed}: give 0 to 4294967295")
+    if order.attempts is not None and not 1 <= order.attempts <= 100:
+        raise BadInput(f"attempts = {order.attempts}: give 1 to 100")
+    if order.deadline_seconds is not None and not 0 < order.deadline_seconds <= 10 * 365 * 86_400:
+        raise BadInput(f"deadline_seconds = {order.deadline_seconds}: give a number above 0, or leave it out")
+    needs = {"validate": order.splat, "repair": order.splat, "turntable": order.source}
+    if order.kind in needs and not needs[order.kind]:
+        raise BadInput(f"a {order.kind} job needs a {'source' if order.kind == 'turntable' else 'splat'}")
+    if order.picture is not None:
+        _picture_name(order.picture)
+
+
+def _picture_name(data: bytes) -> str:
+    for start, name in PICTURES.items():
+        if data.startswith(start):
+            return name
+    raise BadInput(f"the picture starts with {data[:4]!r}: give a PNG or a JPEG")
+
+
+def _check_source(connection: sa.Connection, source: str) -> None:
+    names = _names(connection, [source])
+    state = connection.scalar(sa.select(tables.jobs.c.state).where(tables.jobs.c.id == source))
+    if state is None:
+        raise NotFound(f"no job {source[:64]!r}: source names a finished job")
+    if "asset.ply" not in names.get(source, ()):
+        raise Conflict(f"job {source} is {state} and has no splat: a turntable shows the splat of a finished job")
+
+
+def _insert_assets(connection: sa.Connection, id: str, files: list[Stored], now: float) -> None:
+    for file in files:
+        row = {"job": id, "name": file.name, "path": file.path, "size": file.size, "sha256": file.sha256}
+        connection.execute(sa.insert(tables.assets), row | {"modified": now})
+
+
+def _with_assets(connection: sa.Connection, rows: Sequence[sa.RowMapping]) -> list[Job]:
+    names = _names(connection, [row["id"] for row in rows])
+    return [to_job(row, names.get(row["id"], ())) for row in rows]
+
+
+def _names(connection: sa.Connection, ids: list[str]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    query = sa.select(tables.assets.c.job, tables.assets.c.name).where(tables.assets.c.job.in_(ids))
+    for job, name in connection.execute(query.order_by(tables.assets.c.name)):
+        found[job] = (*found.get(job, ()), name)
+    return found
+
+
+def _before(job: Job) -> sa.ColumnElement[bool]:
+    """The waiting jobs that are taken before this one."""
+    t = tables.jobs.c
+    return (t.state == "QUEUED") & ((t.priority < job.priority) | ((t.priority == job.priority) & (t.id < job.id)))
+
+
+def _count(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> int:
+    return connection.scalar(sa.select(sa.func.count()).select_from(tables.jobs).where(condition)) or 0
+
+
+def _median(connection: sa.Connection, kind: Kind) -> float | None:
+    t = tables.results.c
+    query = sa.select(t.seconds).where(t.kind == kind).order_by(t.row.desc()).limit(MEDIAN_OF)
+    seconds = connection.scalars(query).all()
+    return statistics.median(seconds) if seconds else None

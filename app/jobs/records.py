@@ -1,0 +1,153 @@
+"""The values that pass between web process, database and engines: what a caller asks for, a job, an engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+Kind = Literal["generate", "validate", "repair", "turntable"]
+State = Literal["QUEUED", "RUNNING", "DONE", "FAILED", "CANCELLED", "EXPIRED", "QUARANTINED"]
+EngineState = Literal["STARTING", "WARMING", "READY", "BUSY", "DRAINING", "FAILED", "LOST"]
+JobOutcome = Literal["passed", "refused", "not validated"]
+
+ENDED: tuple[State, ...] = ("DONE", "FAILED", "CANCELLED", "EXPIRED", "QUARANTINED")
+SERVING: tuple[EngineState, ...] = ("READY", "BUSY")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a caller asks for.
+
+    seed, attempts, profile: None takes the configured one. priority: 1 (first) to 100. picture: PNG or JPEG bytes.
+    splat: PLY or SPZ bytes, for kinds validate and repair. source: the id of a finished job, for kind turntable.
+    """
+
+    kind: Kind = "generate"
+    prompt: str = ""
+    seed: int | None = None
+    attempts: int | None = None
+    format: Literal["ply", "spz"] = "ply"
+    priority: int = 10
+    deadline_seconds: float | None = None
+    profile: str | None = None
+    picture: bytes | None = None
+    splat: bytes | None = None
+    source: str | None = None
+
+    def digest(self) -> str:
+        """sha256 (hex): two orders with the same digest ask for the same."""
+        tree = asdict(self)
+        for name in ("picture", "splat"):
+            tree[name] = hashlib.sha256(tree[name]).hexdigest() if tree[name] is not None else None
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as the database has it. Times: seconds since 1970.
+
+    fraction: how much is done, 0 to 1, None before it begins. attempt: the one that runs, or whose result was kept.
+    error: one line, empty without one. version: rises with every change. assets: names of the files that can be
+    fetched, sorted.
+    """
+
+    id: str
+    kind: Kind
+    prompt: str
+    seed: int
+    attempts: int
+    format: Literal["ply", "spz"]
+    profile: str
+    priority: int
+    source: str | None
+    state: State
+    stage: str
+    fraction: float | None
+    attempt: int
+    created: float
+    started: float | None
+    finished: float | None
+    deadline: float | None
+    outcome: JobOutcome | None
+    reasons: tuple[str, ...]
+    score: float | None
+    scores: tuple[float, ...]
+    gaussians: int | None
+    error: str
+    engine: str | None
+    version: int
+    assets: tuple[str, ...]
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine process as it last reported. Times: seconds since 1970.
+
+    why: what is wrong, or what it waits for; empty otherwise. progress, eta (seconds): of loading, None while unknown.
+    memory_used, memory_total: bytes of GPU memory, None without a GPU.
+    """
+
+    id: str
+    host: str
+    pid: int
+    device: str
+    state: EngineState
+    why: str
+    heartbeat: float
+    progress: float | None
+    eta: float | None
+    job: str | None
+    started: float
+    memory_used: int | None
+    memory_total: int | None
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """How long one stage of one attempt took. row: rises; ask for what came after the last one seen."""
+
+    row: int
+    job: str
+    attempt: int
+    stage: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished job, once for each. row: rises. seconds: from its start to its end, waiting not counted."""
+
+    row: int
+    job: str
+    kind: Kind
+    outcome: JobOutcome | None
+    score: float | None
+    gaussians: int | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Tally:
+    """A count that only rises. what: state, outcome, reason, finding, repair or death; label: of which one."""
+
+    what: str
+    label: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Stats:
+    """queued, running: jobs at this moment. medians: seconds by kind, of the last fifty. tallies: since the start."""
+
+    queued: int
+    running: int
+    medians: Mapping[Kind, float]
+    tallies: tuple[Tally, ...]
+    asset_bytes: int

@@ -1,0 +1,278 @@
+"""The database: our tables, beside DBOS's in the same one, and how each of the two kinds is opened.
+
+SQLite (a file in the data folder) for one host, PostgreSQL by its URL for many. What is committed is on the disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from app.config import Config
+from app.errors import ConfigError, Unavailable
+from app.jobs.records import Engine, Job
+
+QUEUE = "jobs"
+"""The DBOS queue; its workflow has the job's id."""
+
+APPLICATION = "splatgate"
+"""Name and version that DBOS knows us by. Fixed: jobs that wait while we are upgraded are not left behind."""
+
+LOCK = 0x53504C54
+"""PostgreSQL advisory lock: one process at a time prepares the tables, or counts the queue and adds to it."""
+
+metadata = sa.MetaData()
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("key", sa.String(255), unique=True),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("prompt", sa.Text, nullable=False),
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("format", sa.String(8), nullable=False),
+    sa.Column("profile", sa.String(16), nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("source", sa.String(32)),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("stage", sa.Text, nullable=False, default=""),
+    sa.Column("fraction", sa.Float),
+    sa.Column("attempt", sa.Integer, nullable=False, default=0),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("started", sa.Float),
+    sa.Column("finished", sa.Float),
+    sa.Column("deadline", sa.Float),
+    sa.Column("outcome", sa.String(16)),
+    sa.Column("reasons", sa.JSON, nullable=False, default=list),
+    sa.Column("score", sa.Float),
+    sa.Column("scores", sa.JSON, nullable=False, default=list),
+    sa.Column("gaussians", sa.BigInteger),
+    sa.Column("error", sa.Text, nullable=False, default=""),
+    sa.Column("engine", sa.String(64)),
+    sa.Column("version", sa.BigInteger, nullable=False, default=1),
+    sa.Column("cancelled", sa.Boolean, nullable=False, default=False),  # asked for; takes effect between stages
+    sa.Column("starts", sa.Integer, nullable=False, default=0),  # engines that began it and did not live to end it
+    sa.Index("jobs_queue", "state", "priority", "id"),
+    sa.Index("jobs_prompt", "prompt"),
+)
+
+assets = sa.Table(
+    "assets",
+    metadata,
+    sa.Column("job", sa.String(32), primary_key=True),
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("path", sa.String(128), nullable=False),  # relative to assets.url
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("modified", sa.Float, nullable=False),
+)
+
+engines = sa.Table(
+    "engines",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("device", sa.String(128), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("why", sa.Text, nullable=False, default=""),
+    sa.Column("heartbeat", sa.Float, nullable=False),
+    sa.Column("beats", sa.BigInteger, nullable=False, default=0),  # rises with each; no clock has to be trusted
+    sa.Column("progress", sa.Float),
+    sa.Column("eta", sa.Float),
+    sa.Column("job", sa.String(32)),
+    sa.Column("started", sa.Float, nullable=False),
+    sa.Column("memory_used", sa.BigInteger),
+    sa.Column("memory_total", sa.BigInteger),
+)
+
+ROW = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite counts INTEGER keys up by itself
+
+stage_times = sa.Table(
+    "stage_times",
+    metadata,
+    sa.Column("row", ROW, primary_key=True, autoincrement=True),
+    sa.Column("job", sa.String(32), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("stage", sa.String(16), nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+)
+
+results = sa.Table(
+    "results",
+    metadata,
+    sa.Column("row", ROW, primary_key=True, autoincrement=True),
+    sa.Column("job", sa.String(32), nullable=False, unique=True),  # a job ends once
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("outcome", sa.String(16)),
+    sa.Column("score", sa.Float),
+    sa.Column("gaussians", sa.BigInteger),
+    sa.Column("seconds", sa.Float, nullable=False),
+)
+
+tallies = sa.Table(
+    "tallies",
+    metadata,
+    sa.Column("what", sa.String(16), primary_key=True),
+    sa.Column("label", sa.String(128), primary_key=True),
+    sa.Column("count", sa.BigInteger, nullable=False),
+)
+
+
+class Store:
+    """The opened database. Thread-safe; one for each process.
+
+    Raises ConfigError for a URL of another kind, Unavailable where it cannot be opened, read or written.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.url = database_url(config)
+        self.engine = sa.create_engine(self.url, **_options(self.url))
+        if self.sqlite:
+            sa.event.listen(self.engine, "connect", _prepare_sqlite)
+        try:
+            self._prepare()
+        except BaseException:
+            self.engine.dispose()
+            raise
+
+    @property
+    def sqlite(self) -> bool:
+        return self.url.get_backend_name() == "sqlite"
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        with explained(self.url), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self, *, alone: bool = False) -> Iterator[sa.Connection]:
+        """One transaction, on the disk when the block has ended. alone: no other such block runs meanwhile."""
+        with explained(self.url), self.engine.begin() as connection:
+            if self.sqlite:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # a reader that turns writer half-way could only fail
+            elif alone:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
+            yield connection
+
+    def tally(self, connection: sa.Connection, what: str, label: str, count: int = 1) -> None:
+        """Adds to a count that only rises."""
+        insert = _insert(self.sqlite)(tallies).values(what=what, label=label[:128], count=count)
+        added = {"count": tallies.c.count + insert.excluded.count}
+        connection.execute(insert.on_conflict_do_update(index_elements=["what", "label"], set_=added))
+
+    def _prepare(self) -> None:
+        if self.sqlite:
+            _make_folder(self.url)
+        with self.writing(alone=True) as connection:
+            metadata.create_all(connection)
+            if not self.sqlite:  # the lock is held; in SQLite DBOS takes its own, which this transaction would bar
+                self._prepare_dbos()
+        if self.sqlite:
+            self._prepare_dbos()
+
+    def _prepare_dbos(self) -> None:
+        """DBOS's own tables, where there are none. Newer ones come with the engines, which migrate at launch."""
+        from dbos import DBOS
+
+        if not sa.inspect(self.engine).has_table("workflow_status", schema=None if self.sqlite else "dbos"):
+            logging.getLogger("dbos").setLevel(logging.WARNING)
+            DBOS.migrate(self.url.render_as_string(hide_password=False))
+
+
+def database_url(config: Config) -> sa.URL:
+    """Where the database is. Raises ConfigError for what is neither SQLite nor PostgreSQL."""
+    try:
+        url = sa.make_url(config.database.url or f"sqlite:///{Path(config.serve.data) / 'splatgate.db'}")
+    except ArgumentError:
+        raise ConfigError(
+            "database.url is no URL: use postgresql://user:password@host/name or leave it empty"
+        ) from None
+    if url.get_backend_name() == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    if url.get_backend_name() == "sqlite" and url.database:
+        return url
+    raise ConfigError(
+        f"database.url is of kind {url.drivername!r}: use postgresql://user:password@host/name, or leave it empty "
+        "for SQLite in the data folder"
+    )
+
+
+@contextmanager
+def explained(url: sa.URL) -> Iterator[None]:
+    """Turns the database's failures into Unavailable, one line with the remedy and without the password."""
+    try:
+        yield
+    except sa.exc.IntegrityError:
+        raise  # the caller's own business
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+        cause = getattr(error, "orig", None) or error
+        reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+        raise Unavailable(f"database {url.render_as_string()}: {reason}; {_remedy(reason)}") from error
+
+
+def _remedy(reason: str) -> str:
+    remedies = {
+        "not a database": "the file is damaged: restore it from a backup, or move it away to begin anew",
+        "malformed": "the file is damaged: restore it from a backup, or move it away to begin anew",
+        "full": "free space on the disk of the data folder",
+        "readonly": "make the data folder writable",
+        "unable to open": "make the data folder writable",
+        "Read-only": "make the data folder writable",
+        "Permission denied": "make the data folder writable",
+        "locked": "another process holds it: try again, and see that one service only uses this data folder",
+    }
+    return next((advice for word, advice in remedies.items() if word in reason), "check that it runs and database.url")
+
+
+def _options(url: sa.URL) -> dict[str, Any]:
+    if url.get_backend_name() == "sqlite":
+        return {"pool_size": 16, "max_overflow": 64}
+    return {"pool_size": 8, "max_overflow": 24, "pool_pre_ping": True, "connect_args": {"connect_timeout": 5}}
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = "IMMEDIATE"  # as DBOS's own engine: writers take turns instead of failing
+    connection.execute("PRAGMA busy_timeout=30000")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")  # in WAL mode the default may lose the last commits in a power cut
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _make_folder(url: sa.URL) -> None:
+    assert url.database
+    folder = Path(url.database).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unavailable(f"{folder}: cannot hold the database: {error.strerror}; set serve.data") from None
+
+
+def _insert(sqlite: bool) -> Any:
+    from sqlalchemy.dialects import postgresql
+    from sqlalchemy.dialects import sqlite as sqlite_dialect
+
+    return sqlite_dialect.insert if sqlite else postgresql.insert
+
+
+def to_job(row: sa.RowMapping, names: tuple[str, ...]) -> Job:
+    hidden = {"key", "digest", "cancelled", "starts"}
+    values = {name: value for name, value in row.items() if name not in hidden}
+    return Job(**values | {"reasons": tuple(row["reasons"]), "scores": tuple(row["scores"]), "assets": names})
+
+
+def to_engine(row: sa.RowMapping) -> Engine:
+    return Engine(**{name: value for name, value in row.items() if name != "beats"})
