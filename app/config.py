@@ -221,6 +221,11 @@ class AuthConfig(Section):
     open_worker: bool = False
 
 
+class FeedbackConfig(Section):
+    join_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300.0
+    rejection_cost: Annotated[float, Field(gt=0, le=1_000)] = 1.0
+
+
 class LogConfig(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     as_json: bool = Field(default=False, alias="json")  # BaseModel owns the name `json`
@@ -251,6 +256,7 @@ class Config(Section):
     assets: AssetsConfig = AssetsConfig()
     worker: WorkerConfig = WorkerConfig()
     auth: AuthConfig = AuthConfig()
+    feedback: FeedbackConfig = FeedbackConfig()
     log: LogConfig = LogConfig()
 
     def digest(self) -> str:
