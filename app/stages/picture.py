@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import warnings
+import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
-from PIL.Image import Image
+from PIL import Image, ImageOps
+
+from app.config import LimitsConfig
+from app.errors import BadFile
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+SMALLEST = 32
+"""Pixels a side: less holds nothing that a splat could be made of."""
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+"""What Pillow raises, by format, for a file that ends early or lies about itself."""
 
 
 @dataclass(frozen=True)
@@ -14,6 +28,61 @@ class Picture:
     model: the id of the model that drew it, or "given".
     """
 
-    image: Image
+    image: Image.Image
     seed: int | None
     model: str
+
+
+def read_picture(source: Path | bytes, limits: LimitsConfig) -> Picture:
+    """A caller's picture: a PNG, JPEG or WebP file or its bytes, upright, as RGB, or RGBA where it is see-through.
+
+    An animation gives its first frame. Raises BadFile, naming what is wrong: another format, broken, too large or too
+    small. The number of pixels is checked before any of them is decoded.
+    """
+    name = str(source) if isinstance(source, Path) else "the picture"
+    data = _bytes(source, limits) if isinstance(source, Path) else source
+    try:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the next line is stricter
+            _check_size(image, name, limits)
+            upright = ImageOps.exif_transpose(image)
+            see_through = upright.has_transparency_data
+            return Picture(upright.convert("RGBA" if see_through else "RGB"), None, "given")
+    except BadFile:
+        raise
+    except Image.UnidentifiedImageError:
+        raise BadFile(f"{name}: is not a picture that can be read; give a PNG, JPEG or WebP file") from None
+    except Image.DecompressionBombError:
+        raise BadFile(f"{name}: has over {limits.max_picture_pixels:,} pixels; make it smaller") from None
+    except BROKEN as error:
+        raise BadFile(f"{name}: is broken: {error or type(error).__name__}; save it again") from None
+
+
+def encode_png(picture: Picture) -> bytes:
+    png = io.BytesIO()
+    picture.image.save(png, "PNG")
+    return png.getvalue()
+
+
+def _bytes(path: Path, limits: LimitsConfig) -> bytes:
+    most = limits.max_body_mb * 1_000_000
+    try:
+        if not path.is_file():  # a pipe would wait for a writer
+            raise BadFile(f"{path}: no such file; give a PNG, JPEG or WebP file")
+        with path.open("rb") as stream:
+            data = stream.read(most + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadFile(f"{path}: cannot be read: {reason}; check the path and its permissions") from None
+    if len(data) > most:
+        raise BadFile(f"{path}: is over {most:,} bytes (limits.max_body_mb); make it smaller")
+    return data
+
+
+def _check_size(image: Image.Image, name: str, limits: LimitsConfig) -> None:
+    width, height = image.size
+    if width * height > limits.max_picture_pixels:
+        most = f"limits.max_picture_pixels is {limits.max_picture_pixels:,}"
+        raise BadFile(f"{name}: has {width} x {height} pixels, {most}; make it smaller")
+    if min(width, height) < SMALLEST:
+        raise BadFile(f"{name}: has {width} x {height} pixels; {SMALLEST} a side are the least")
