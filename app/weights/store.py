@@ -89,7 +89,7 @@ def missing_message(missing: Iterable[Model], config: Config) -> str:
     """What is missing, how large, under which licence, and the one command that fetches it."""
     missing = tuple(missing)
     total = gigabytes(sum(model.about_bytes for model in missing))
-    lines = [f"{len(missing)} models are needed and not in {root(config)} (about {total}):"]
+    lines = [f"not in {root(config)} yet (about {total} in all):"]
     for model in missing:
         gate = "; gated: needs an account that has accepted its conditions" if model.gated else ""
         size, licence = gigabytes(model.about_bytes), model.licence
@@ -154,19 +154,35 @@ def verify(model: Model, config: Config, *, anew: bool = False, on_bytes: OnByte
     """
     locked = lock_of(model, config)
     _check_sizes(model, locked, config)
+
+    def done(path: str) -> None:
+        on_bytes(locked.files[path].bytes)
+
+    for path, sha256 in digests(model, list(locked.files), config, anew=anew, on_file=done).items():
+        _check_digest(model, path, locked.files[path], sha256)
+    return locked
+
+
+def digests(
+    model: Model,
+    paths: list[str],
+    config: Config,
+    *,
+    anew: bool = False,
+    on_file: Callable[[str], None] = lambda _path: None,
+) -> dict[str, str]:
+    """The sha256 (hex) of files of a model's folder, several hashed at once, and remembered. Raises WrongWeights."""
     folder, known = folder_of(model, config), {} if anew else _known(config)
 
     def digest(path: str) -> tuple[Stamp, str]:
         found = _digest(known, folder / path, config)
-        on_bytes(locked.files[path].bytes)
+        on_file(path)
         return found
 
     with ThreadPoolExecutor(HASHERS) as pool:
-        found = dict(zip(locked.files, pool.map(digest, locked.files), strict=True))
+        found = dict(zip(paths, pool.map(digest, paths), strict=True))
     _remember({f"{model.name}/{path}": value for path, value in found.items()}, config)
-    for path, (_, sha256) in found.items():
-        _check_digest(model, path, locked.files[path], sha256)
-    return locked
+    return {path: sha256 for path, (_, sha256) in found.items()}
 
 
 def _check_sizes(model: Model, locked: LockedModel, config: Config) -> None:
