@@ -14,7 +14,7 @@ ORDER = [
     "trellis",
     *("stages.solids", "stages.kinds", "stages.scene", "stages.picture", "stages.shapes", "stages.score"),
     *("gate", "pipeline", "certificate"),
-    *("jobs", "jobs.records", "jobs.store", "jobs.assets", "jobs.watch", "jobs.client", "jobs.workflow"),
+    *("jobs", "jobs.records", "jobs.store", "jobs.assets", "jobs.watch", "jobs.client", "jobs.backup", "jobs.workflow"),
     *("engine", "serve"),
     *("cli", "commands", "__main__"),
 ]

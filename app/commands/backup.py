@@ -1,0 +1,33 @@
+"""`splatgate backup`: a copy of the database of the running service."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from app.cli import FILE, JSON, configured, print_json, progress
+from app.config import Config
+
+
+@click.command()
+@click.option("-o", "--output", type=FILE, help="Folder for the copies. Default: backups in serve.data.")
+@click.option("--keep", type=click.IntRange(1, 1_000), default=14, show_default=True, help="Older copies are removed.")
+@JSON
+@configured
+def backup(config: Config, output: Path | None, keep: int, as_json: bool) -> None:
+    """Copy the SQLite database (jobs, verdicts, feedback) while the service runs.
+
+    Splats and pictures are plain files in the data folder; copy them as files. To restore: stop the service, put the
+    copy in the place of splatgate.db, remove splatgate.db-wal and splatgate.db-shm, start.
+    """
+    from app.jobs.backup import back_up
+
+    with progress("Copying the database"):
+        written = back_up(config, output or Path(config.serve.data) / "backups", keep, datetime.now(UTC))
+    size = written.stat().st_size
+    if as_json:
+        print_json({"output": str(written), "bytes": size})
+    else:
+        click.echo(f"wrote {written}: {size / 2**20:.1f} MB")
