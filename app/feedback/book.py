@@ -1,0 +1,217 @@
+"""The judges' answers in the database: taken in once each, joined to the jobs they speak of, and read for the report.
+
+What the report needs of a job is copied beside its answer: jobs are forgotten after assets.keep_days, answers are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+import sqlalchemy as sa
+
+from app.config import Config
+from app.feedback.join import SLACK_SECONDS, Candidate, Join, join
+from app.feedback.lines import Broken, Line
+from app.jobs.store import ROW, Store, jobs, metadata
+
+T = TypeVar("T")
+
+BATCH = 500
+"""Answers a transaction: others write in between."""
+
+MOST_ANSWERS = 200_000
+"""The newest that a report reads; it says so where there are more."""
+
+MOST_EXAMPLES = 10
+
+answers = sa.Table(
+    "feedback",
+    metadata,
+    sa.Column("row", ROW, primary_key=True, autoincrement=True),
+    sa.Column("digest", sa.String(64), nullable=False, unique=True),
+    sa.Column("uid", sa.String(64), nullable=False),
+    sa.Column("time", sa.Float),
+    sa.Column("score", sa.Float),
+    sa.Column("prompt", sa.Text),
+    sa.Column("average", sa.Float),
+    sa.Column("elo", sa.Float),
+    sa.Column("reward", sa.Float),
+    sa.Column("observations", sa.BigInteger),
+    sa.Column("job", sa.String(32), index=True),
+    sa.Column("joined_by", sa.String(8)),
+    sa.Column("certain", sa.Boolean),
+    sa.Column("job_profile", sa.String(16)),
+    sa.Column("job_score", sa.Float),
+    sa.Column("job_gaussians", sa.BigInteger),
+    sa.Index("feedback_time", "time"),
+)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of a log. lines: all of it; new and known: answers; unparsed: lines that only begin like one."""
+
+    lines: int
+    new: int
+    known: int
+    unparsed: int
+    examples: tuple[Broken, ...]
+
+
+class Answer(NamedTuple):
+    """An answer as the report reads it; see `Line` and `Candidate`. by, certain: None where no job was found."""
+
+    uid: str
+    time: float | None
+    score: float | None
+    observations: int | None
+    job: str | None
+    by: str | None
+    certain: bool | None
+    profile: str | None
+    job_score: float | None
+    job_gaussians: int | None
+
+
+class Ended(NamedTuple):
+    """A job that ended with a verdict of our own gate; delivered: not refused. score: cosine, of a job with words."""
+
+    finished: float
+    score: float | None
+    gaussians: int | None
+    delivered: bool
+
+
+class Book:
+    """The answers of one database. Thread-safe. Raises Unavailable where the database cannot be used."""
+
+    def __init__(self, store: Store, config: Config) -> None:
+        self.store = store
+        self.config = config
+        with store.reading() as connection:
+            there = sa.inspect(connection).has_table(answers.name)
+        if not there:
+            with store.writing(alone=True) as connection:
+                answers.create(connection, checkfirst=True)
+
+    def take_in(
+        self, log: Iterable[Line | Broken | None], on_lines: Callable[[int], None] = lambda _lines: None
+    ) -> Receipt:
+        """Adds the answers of a log, as it is read. An answer that is here already is counted, not added.
+
+        Two answers are the same if they say the same at the same time; without a time, if each is the n-th of those
+        that say the same in its log. on_lines: told after each batch how many lines have been read.
+        """
+        receipt, undated = Receipt(0, 0, 0, 0, ()), Counter[str]()
+        for batch in _batches(log, 16 * BATCH):
+            broken = tuple(each for each in batch if isinstance(each, Broken))
+            lines = [each for each in batch if isinstance(each, Line)]
+            new = sum(self._add({_digest(line, undated): line for line in some}) for some in _batches(lines, BATCH))
+            receipt = Receipt(
+                receipt.lines + len(batch),
+                receipt.new + new,
+                receipt.known + len(lines) - new,
+                receipt.unparsed + len(broken),
+                (receipt.examples + broken)[:MOST_EXAMPLES],
+            )
+            on_lines(receipt.lines)
+        return receipt
+
+    def answers(self, since: float | None = None) -> list[Answer]:
+        """The newest MOST_ANSWERS, those without a time last; from `since` on, where given."""
+        t = answers.c
+        what = (t.uid, t.time, t.score, t.observations, t.job, t.joined_by, t.certain, t.job_profile)
+        query = sa.select(*what, t.job_score, t.job_gaussians).limit(MOST_ANSWERS)
+        query = query.order_by(sa.nulls_last(t.time.desc()), t.row.desc())
+        if since is not None:
+            query = query.where(t.time >= since)
+        with self.store.reading() as connection:
+            return [Answer._make(row) for row in connection.execute(query)]
+
+    def count(self, since: float | None = None) -> int:
+        query = sa.select(sa.func.count()).select_from(answers)
+        with self.store.reading() as connection:
+            return connection.scalar(query if since is None else query.where(answers.c.time >= since)) or 0
+
+    def ended(self, since: float | None = None) -> list[Ended]:
+        """The jobs of the configured profile that our own gate judged, the newest MOST_ANSWERS that are still kept."""
+        t = jobs.c
+        judged = (t.kind == "generate") & (t.state == "DONE") & t.outcome.in_(("passed", "refused"))
+        query = sa.select(t.finished, t.score, t.gaussians, t.outcome == "passed", t.prompt == "")
+        query = query.where(judged & (t.profile == self.config.profile.name)).order_by(t.id.desc()).limit(MOST_ANSWERS)
+        if since is not None:
+            query = query.where(t.finished >= since)
+        with self.store.reading() as connection:
+            rows = connection.execute(query).all()
+        return [
+            Ended(end, None if wordless else score, count, bool(good)) for end, score, count, good, wordless in rows
+        ]
+
+    def _add(self, lines: dict[str, Line]) -> int:
+        """Those of the lines, by digest, that are new; returns how many."""
+        with self.store.writing(alone=True) as connection:
+            known = set(connection.scalars(sa.select(answers.c.digest).where(answers.c.digest.in_(list(lines)))))
+            new = {digest: line for digest, line in lines.items() if digest not in known}
+            if new:
+                joins = self._join(connection, list(new.values()))
+                rows = [_row(digest, line, joined) for (digest, line), joined in zip(new.items(), joins, strict=True)]
+                connection.execute(sa.insert(answers), rows)
+        return len(new)
+
+    def _join(self, connection: sa.Connection, lines: Sequence[Line]) -> list[Join | None]:
+        query, reach = _delivered(lines, self.config.feedback.join_seconds)
+        found = [_candidate(row) for row in connection.execute(query.where(reach)).mappings()]
+        mine = sa.select(jobs.c.id).where(reach)
+        claimed = connection.scalars(sa.select(answers.c.job).where(answers.c.job.in_(mine)))
+        return join(lines, found, [id for id in claimed if id], self.config.feedback.join_seconds)
+
+
+def _batches(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    source = iter(values)
+    while batch := list(islice(source, size)):
+        yield batch
+
+
+def _delivered(lines: Sequence[Line], seconds: float) -> tuple[sa.Select[Any], sa.ColumnElement[bool]]:
+    """Jobs whose splat a caller got, and of these the ones that the lines could speak of."""
+    t = jobs.c
+    prompts = {line.prompt for line in lines if line.prompt is not None}
+    times = [line.time for line in lines if line.prompt is None and line.time is not None]
+    reach: sa.ColumnElement[bool] = t.prompt.in_(list(prompts))
+    if times:
+        reach |= t.finished.between(min(times) - seconds, max(times) + SLACK_SECONDS)
+    delivered = (t.kind == "generate") & (t.state == "DONE") & (t.outcome != "refused") & t.finished.is_not(None)
+    return sa.select(t.id, t.prompt, t.finished, t.profile, t.score, t.gaussians), delivered & reach
+
+
+def _candidate(row: sa.RowMapping) -> Candidate:
+    """Without words the score compares pictures with a picture: another scale, under a threshold of its own."""
+    return Candidate(**{**row, "score": row["score"] if row["prompt"] else None})
+
+
+def _digest(line: Line, undated: Counter[str]) -> str:
+    """sha256 (hex) of what the line says. undated: how often each has been seen in this log."""
+    digest = hashlib.sha256(json.dumps(astuple(line)).encode()).hexdigest()
+    if line.time is None:
+        undated[digest] += 1
+        digest = hashlib.sha256(f"{digest} {undated[digest]}".encode()).hexdigest()
+    return digest
+
+
+def _row(digest: str, line: Line, joined: Join | None) -> dict[str, object]:
+    row: dict[str, object] = {"digest": digest} | vars(line)
+    job = joined.job if joined else None
+    return row | {
+        "job": job.id if job else None,
+        "joined_by": joined.by if joined else None,
+        "certain": joined.certain if joined else None,
+        "job_profile": job.profile if job else None,
+        "job_score": job.score if job else None,
+        "job_gaussians": job.gaussians if job else None,
+    }

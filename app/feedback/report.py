@@ -1,0 +1,253 @@
+"""What the judges' answers say, as numbers: who accepts how much, at which scores, and what follows for the gate."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.config import Config
+from app.feedback.advice import Advice, Evidence, advise
+from app.feedback.book import MOST_ANSWERS, Answer, Book, Ended
+from app.feedback.statistics import Difference, Quartiles, Share, difference, quartiles, share
+
+BUCKET = 0.02
+"""Width of a bucket of scores, in cosines."""
+
+SILENT_AFTER = 5
+"""Answers with Observations=0 and none with more: that judge processes nothing."""
+
+MOST_JUDGES = 256
+MOST_POINTS = 120
+SCORE_STEP, COUNT_STEP = 0.001, 1_000
+
+
+@dataclass(frozen=True)
+class Judge:
+    """One judge. failed: its own errors, no verdicts. observations: the most it named, None where it names none."""
+
+    uid: str
+    answers: int
+    failed: int
+    acceptance: Share
+    scores: Quartiles
+    observations: int | None
+    silent: bool
+
+
+@dataclass(frozen=True)
+class Joins:
+    """How many answers were joined to a job, and how; doubtful: another result could be meant as well."""
+
+    by_prompt: int
+    by_time: int
+    doubtful: int
+    none: int
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Scores from `low` up to, not including, `high`."""
+
+    low: float
+    high: float
+    acceptance: Share
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a threshold would have meant. acceptance: of what it delivers; lost: share of the accepted that it refuses;
+    refusal: share of all our jobs that it refuses, those with too few Gaussians included."""
+
+    threshold: float
+    acceptance: Share
+    lost: float
+    refusal: float
+
+
+@dataclass(frozen=True)
+class Split:
+    """Before a time and from it on: what the judges accepted, in all and each of them, and what our gate refused."""
+
+    at: float
+    acceptance: Difference
+    judges: dict[str, Difference]
+    refusal: Difference
+
+
+@dataclass(frozen=True)
+class Report:
+    """The whole of it. Times: seconds since 1970. cut: the lowest score but 0.0; a judge's cut is at most that.
+
+    usable: verdicts that count for the scores: surely joined, to a job of the configured profile that had words.
+    left_out: answers that are older than the newest MOST_ANSWERS and were not read.
+    """
+
+    profile: str
+    since: float | None
+    first: float | None
+    last: float | None
+    answers: int
+    left_out: int
+    failed: int
+    acceptance: Share
+    scores: Quartiles
+    cut: float | None
+    judges: tuple[Judge, ...]
+    judges_left_out: int
+    joins: Joins
+    usable: int
+    by_score: tuple[Bucket, ...]
+    refusal: Share
+    curve: tuple[Point, ...]
+    threshold: Advice
+    min_gaussians: Advice
+    split: Split | None
+
+
+def report(
+    book: Book, config: Config, rng: np.random.Generator, since: float | None = None, split: float | None = None
+) -> Report:
+    """Reads the answers since a time, in seconds since 1970, and weighs them; rng: for the advice's intervals."""
+    answers, ended = book.answers(since), book.ended(since)
+    verdicts = [answer for answer in answers if answer.score is not None]
+    times = [answer.time for answer in answers if answer.time is not None]
+    usable = [v for v in verdicts if v.certain and v.profile == config.profile.name and v.job_gaussians is not None]
+    worded = [answer for answer in usable if answer.job_score is not None]
+    judges = _judges(answers)
+    gate, cost = config.validation, config.feedback.rejection_cost
+    by_score, by_count = _evidence(worded, "job_score"), _evidence(usable, "job_gaussians")
+    return Report(
+        profile=config.profile.name,
+        since=since,
+        first=min(times, default=None),
+        last=max(times, default=None),
+        answers=len(answers),
+        left_out=book.count(since) - len(answers) if len(answers) == MOST_ANSWERS else 0,
+        failed=len(answers) - len(verdicts),
+        acceptance=_acceptance(verdicts),
+        scores=_scores(verdicts),
+        cut=min((answer.score for answer in verdicts if answer.score), default=None),
+        judges=judges[:MOST_JUDGES],
+        judges_left_out=max(0, len(judges) - MOST_JUDGES),
+        joins=_joins(answers),
+        usable=len(worded),
+        by_score=_buckets(worded),
+        refusal=_refusal(ended),
+        curve=_curve(worded, ended, gate.min_gaussians),
+        threshold=advise("validate.threshold", by_score, gate.threshold, SCORE_STEP, cost, rng),
+        min_gaussians=advise("validate.min_gaussians", by_count, gate.min_gaussians, COUNT_STEP, cost, rng),
+        split=None if split is None else _split(verdicts, ended, split),
+    )
+
+
+def _accepted(answer: Answer) -> bool:
+    return bool(answer.score)
+
+
+def _acceptance(verdicts: Sequence[Answer]) -> Share:
+    return share(sum(map(_accepted, verdicts)), len(verdicts))
+
+
+def _refusal(ended: Sequence[Ended]) -> Share:
+    return share(sum(not job.delivered for job in ended), len(ended))
+
+
+def _scores(verdicts: Sequence[Answer]) -> Quartiles:
+    return quartiles(np.array([answer.score for answer in verdicts], np.float64))
+
+
+def _judges(answers: Sequence[Answer]) -> tuple[Judge, ...]:
+    return tuple(_judge(uid, theirs) for uid, theirs in _by_uid(answers))
+
+
+def _by_uid(answers: Sequence[Answer]) -> list[tuple[str, list[Answer]]]:
+    """Those with the most answers first."""
+    found: dict[str, list[Answer]] = defaultdict(list)
+    for answer in answers:
+        found[answer.uid].append(answer)
+    return sorted(found.items(), key=lambda each: (-len(each[1]), each[0]))
+
+
+def _judge(uid: str, answers: Sequence[Answer]) -> Judge:
+    verdicts = [answer for answer in answers if answer.score is not None]
+    named = [answer.observations for answer in answers if answer.observations is not None]
+    most = max(named, default=None)
+    silent = most == 0 and len(named) >= SILENT_AFTER
+    failed = len(answers) - len(verdicts)
+    return Judge(uid, len(answers), failed, _acceptance(verdicts), _scores(verdicts), most, silent)
+
+
+def _joins(answers: Sequence[Answer]) -> Joins:
+    by = Counter(answer.by for answer in answers)
+    return Joins(by["prompt"], by["time"], sum(answer.certain is False for answer in answers), by[None])
+
+
+def _evidence(verdicts: Sequence[Answer], field: str) -> Evidence:
+    """One entry a job, with all its verdicts."""
+    values: dict[str, float] = {}
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for answer in verdicts:
+        assert answer.job
+        values[answer.job] = getattr(answer, field)
+        counts[answer.job][not _accepted(answer)] += 1
+    accepted, rejected = np.array([counts[job] for job in values], np.float64).reshape(-1, 2).T
+    return Evidence(np.array(list(values.values()), np.float64), accepted, rejected)
+
+
+def _buckets(verdicts: Sequence[Answer]) -> tuple[Bucket, ...]:
+    found: dict[int, list[Answer]] = defaultdict(list)
+    for answer in verdicts:
+        assert answer.job_score is not None
+        found[math.floor(answer.job_score / BUCKET + 1e-9)].append(answer)
+    edges = {number: (round(number * BUCKET, 6), round((number + 1) * BUCKET, 6)) for number in sorted(found)}
+    return tuple(Bucket(*edges[number], _acceptance(found[number])) for number in edges)
+
+
+def _curve(verdicts: Sequence[Answer], ended: Sequence[Ended], min_gaussians: int) -> tuple[Point, ...]:
+    """At round thresholds over the scores that were judged: outside of them nothing is known."""
+    if not verdicts:
+        return ()
+    order = sorted((answer.job_score or 0.0, _accepted(answer)) for answer in verdicts)
+    scores = np.array([score for score, _ in order])
+    accepted_below = np.concatenate([[0], np.cumsum([accepted for _, accepted in order])])
+    enough = np.sort([job.score for job in ended if job.score is not None and (job.gaussians or 0) >= min_gaussians])
+    few = sum(job.score is not None and (job.gaussians or 0) < min_gaussians for job in ended)
+    points = []
+    for threshold in _thresholds(scores):
+        below = int(np.searchsorted(scores, threshold))
+        accepted, lost = int(accepted_below[-1] - accepted_below[below]), int(accepted_below[below])
+        refused = few + int(np.searchsorted(enough, threshold))
+        points.append(
+            Point(
+                threshold=threshold,
+                acceptance=share(accepted, len(scores) - below),
+                lost=lost / max(1, lost + accepted),
+                refusal=refused / max(1, few + len(enough)),
+            )
+        )
+    return tuple(points)
+
+
+def _thresholds(scores: np.ndarray) -> list[float]:
+    first, last = math.floor(scores[0] / SCORE_STEP), math.floor(scores[-1] / SCORE_STEP)
+    stride = max(1, math.ceil((last - first + 1) / MOST_POINTS))
+    return [round(number * SCORE_STEP, 6) for number in range(first, last + 1, stride)]
+
+
+def _split(verdicts: Sequence[Answer], ended: Sequence[Ended], at: float) -> Split:
+    """Answers without a time belong to neither side."""
+    dated = [answer for answer in verdicts if answer.time is not None]
+    judges = {uid: _change(answers, at) for uid, answers in _by_uid(dated)[:MOST_JUDGES]}
+    before = [job for job in ended if job.finished < at]
+    after = [job for job in ended if job.finished >= at]
+    return Split(at, _change(dated, at), judges, difference(_refusal(before), _refusal(after)))
+
+
+def _change(dated: Sequence[Answer], at: float) -> Difference:
+    before = [answer for answer in dated if (answer.time or 0) < at]
+    after = [answer for answer in dated if (answer.time or 0) >= at]
+    return difference(_acceptance(before), _acceptance(after))
