@@ -1,0 +1,181 @@
+// One job in full: the splat to turn, its views with their scores, why it was refused, and its files.
+
+import * as api from "./api.js";
+import { bytes, count, element, ended, score, verdict } from "./dom.js";
+
+const FILES = {
+  "asset.ply": "Splat (PLY)",
+  "asset.spz": "Splat, compressed (SPZ)",
+  "certificate.json": "Certificate",
+  "views.png": "Views",
+  "picture.png": "Picture",
+  "turntable.mp4": "Turntable film",
+};
+
+const HELP = "Drag or use the arrow keys to turn, the wheel, two fingers or + and − to zoom, Home to begin again.";
+
+export class Details {
+  constructor(dialog, settings) {
+    Object.assign(this, { dialog, settings, viewer: null, stop: () => {} });
+    dialog.addEventListener("close", () => this.closed());
+    dialog.addEventListener("click", (event) => event.target === dialog && dialog.close()); // beside it
+  }
+
+  async open(id) {
+    this.leave();
+    this.id = id;
+    this.dialog.replaceChildren(this.head("…"), element("p", { role: "status" }, "Loading…"));
+    if (!this.dialog.open) this.dialog.showModal();
+    try {
+      const job = await api.job(id);
+      if (this.id === id) this.show(job);
+    } catch (problem) {
+      this.dialog.replaceChildren(this.head("Not found"), element("p", { class: "problem" }, problem.message));
+    }
+  }
+
+  head(title) {
+    const close = element("button", { type: "button", class: "plain", onclick: () => this.dialog.close() }, "Close");
+    return element("div", { class: "row between" }, element("h2", { id: "details-title" }, title), close);
+  }
+
+  show(job) {
+    this.stage = element("div", { class: "stage" });
+    this.dialog.replaceChildren(
+      this.head(job.prompt || "(from a picture)"),
+      summary(job),
+      element("div", { class: "columns" }, this.stage, element("div", {}, this.views(job), downloads(job))),
+    );
+    if (!job.assets.includes("asset.ply")) this.stage.remove();
+    else if (this.settings.viewer) this.showSplat(job);
+    else this.showFilm(job);
+  }
+
+  // ---- the splat ------------------------------------------------------------------------------------------------
+
+  async showSplat(job) {
+    const canvas = element("canvas", {
+      tabindex: "0",
+      role: "application",
+      "aria-roledescription": "3D viewer",
+      "aria-label": `The splat of “${job.prompt}”`,
+      "aria-describedby": "viewer-help",
+    });
+    const note = element("p", { class: "quiet", role: "status" }, "Loading the splat…");
+    this.stage.replaceChildren(canvas, note, element("p", { class: "quiet", id: "viewer-help" }, HELP));
+    try {
+      const [{ show }, ply] = await Promise.all([
+        import("./viewer.js"),
+        api.file(job, "asset.ply", (done) => (note.textContent = `Loading the splat, ${Math.round(done * 100)} %`)),
+      ]);
+      if (this.id !== job.id) return;
+      this.viewer = show(canvas, ply, (error) => this.id === job.id && this.showFilm(job, error.message));
+      note.textContent = "";
+    } catch (error) {
+      if (this.id === job.id) this.showFilm(job, error.message);
+    }
+  }
+
+  // ---- the turntable, where the splat itself cannot be shown ----------------------------------------------------
+
+  showFilm(job, why = "") {
+    this.dropViewer();
+    const reason = why && element("p", { class: "problem" }, `The 3D viewer does not work here: ${why}.`);
+    if (job.assets.includes("turntable.mp4")) this.stage.replaceChildren(film(job), reason || "");
+    else this.stage.replaceChildren(element("p", {}, "No turntable was made yet."), reason || "", this.makeFilm(job));
+  }
+
+  makeFilm(job) {
+    const status = element("p", { role: "status", class: "quiet" });
+    const button = element("button", { type: "button" }, "Make a turntable film");
+    button.addEventListener("click", async () => {
+      button.disabled = true;
+      try {
+        const order = await api.submit({ kind: "turntable", source: job.id });
+        status.textContent = "The film is being made…";
+        this.stop = api.follow(order.id, (changed) => this.filmed(job, changed, status));
+      } catch (problem) {
+        status.textContent = problem.message;
+        button.disabled = false;
+      }
+    });
+    return element("div", {}, button, status);
+  }
+
+  async filmed(job, order, status) {
+    if (this.id !== job.id) return;
+    const done = order.fraction === null ? "" : ` ${Math.round(order.fraction * 100)} %`;
+    status.textContent = order.error || `The film is being made…${done}`;
+    if (ended(order) && order.state === "DONE") this.show(await api.job(job.id));
+  }
+
+  // ---- pictures and files ---------------------------------------------------------------------------------------
+
+  views(job) {
+    if (!job.assets.includes("views.png")) return null;
+    const names = this.settings.views;
+    const figures = names.map((name, index) => {
+      const alt = `“${job.prompt}” seen from: ${name}`;
+      const picture = element("img", { src: api.asset(job, "views.png"), alt });
+      picture.style.objectPosition = `${names.length > 1 ? (100 * index) / (names.length - 1) : 0}% 0`;
+      return element("figure", {}, picture, element("figcaption", {}, `${name} ${score(job.scores[index])}`));
+    });
+    return element("section", {}, element("h3", {}, "What was judged"), element("div", { class: "views" }, figures));
+  }
+
+  closed() {
+    this.leave();
+    if (location.hash.startsWith("#job=")) history.replaceState(null, "", location.pathname);
+  }
+
+  leave() {
+    this.id = null;
+    this.stop();
+    this.dropViewer();
+  }
+
+  dropViewer() {
+    this.viewer?.dispose();
+    this.viewer = null;
+  }
+}
+
+function film(job) {
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const label = `A film that goes once around the splat of “${job.prompt}”`;
+  const video = element("video", {
+    src: api.asset(job, "turntable.mp4"), controls: true, loop: true, playsinline: true, "aria-label": label,
+  });
+  video.muted = true;
+  video.autoplay = !still;
+  return video;
+}
+
+function summary(job) {
+  const { word, kind } = verdict(job);
+  const badge = element("span", { class: `badge ${kind}` }, word);
+  const facts = [
+    job.score !== null && `score ${score(job.score)}`,
+    job.gaussians !== null && `${count(job.gaussians)} gaussians`,
+    `seed ${job.seed}`,
+    job.attempts > 1 && `attempt ${job.attempt} of ${job.attempts}`,
+    `profile ${job.profile}`,
+    new Date(job.created * 1000).toLocaleString(),
+  ];
+  return element(
+    "div",
+    {},
+    element("p", { class: "row" }, badge, facts.filter(Boolean).join(" · ")),
+    job.reasons.length > 0 && element("ul", { class: "why" }, job.reasons.map((reason) => element("li", {}, reason))),
+    job.error && element("p", { class: "problem" }, job.error),
+  );
+}
+
+function downloads(job) {
+  const there = Object.entries(FILES).filter(([name]) => job.assets.includes(name));
+  if (!there.length) return null;
+  const links = there.map(([name, words]) =>
+    element("li", {}, element("a", { href: api.asset(job, name), download: true }, words)),
+  );
+  return element("section", {}, element("h3", {}, "Files"), element("ul", {}, links));
+}

@@ -1,0 +1,91 @@
+// The job that was ordered here last: where it stands, as it happens.
+
+import { cancel, follow } from "./api.js";
+import { duration, element, ended, say, score, verdict } from "./dom.js";
+
+const STEPS = ["Splat", "Repair", "Views", "Judgement"];
+
+export class Now {
+  // panel: where it is shown. finished(job): called once, when the job has ended. open(id): shows a job in full.
+  constructor(panel, finished, open) {
+    Object.assign(this, { panel, finished, open, stop: () => {} });
+  }
+
+  show(job) {
+    this.stop();
+    this.build(job);
+    this.update(job);
+    this.panel.hidden = false;
+    this.stop = follow(job.id, (changed) => {
+      this.update(changed);
+      if (ended(changed)) this.finished(changed);
+    });
+  }
+
+  build(job) {
+    this.title = element("h2", { id: "now-title" }, `“${job.prompt}”`);
+    const steps = STEPS.map((name) => element("li", {}, name));
+    this.steps = element("ol", { class: "steps", "aria-hidden": "true" }, steps);
+    this.bar = element("progress", { max: "1", "aria-label": "Progress of the job" });
+    this.stage = element("p", { role: "status" });
+    this.problem = element("p", { class: "problem" });
+    this.cancelButton = element("button", { type: "button", class: "plain", onclick: () => this.cancel(job) }, "Cancel");
+    this.openButton = element("button", { type: "button", onclick: () => this.open(job.id) }, "Look at it");
+    const buttons = element("p", { class: "row" }, this.openButton, this.cancelButton);
+    this.panel.replaceChildren(this.title, this.steps, this.bar, this.stage, this.problem, buttons);
+  }
+
+  update(job) {
+    const over = ended(job);
+    this.panel.dataset.state = job.state;
+    say(this.stage, describe(job));
+    say(this.problem, job.error);
+    if (over || job.fraction !== null) this.bar.value = over ? 1 : job.fraction;
+    else this.bar.removeAttribute("value");
+    this.bar.hidden = over;
+    this.steps.hidden = over;
+    mark(this.steps, job);
+    this.cancelButton.hidden = over;
+    this.openButton.hidden = !job.assets.includes("views.png");
+  }
+
+  async cancel(job) {
+    this.cancelButton.disabled = true;
+    try {
+      await cancel(job.id);
+    } catch (problem) {
+      say(this.problem, problem.message);
+      this.cancelButton.disabled = false;
+    }
+  }
+}
+
+// The stage is worded by the pipeline as "[2/4] Diagnosing and repairing...".
+function mark(steps, job) {
+  const at = Number(/^\[(\d)\/\d\]/.exec(job.stage)?.[1] ?? 0);
+  [...steps.children].forEach((step, index) => {
+    step.dataset.state = index + 1 < at ? "done" : index + 1 === at ? "now" : "later";
+  });
+}
+
+export function describe(job) {
+  if (job.state === "QUEUED") {
+    return `${place(job.position)}${expected(job)}`;
+  }
+  if (job.state === "RUNNING") {
+    const attempt = job.attempts > 1 && job.attempt ? `Attempt ${job.attempt} of ${job.attempts}: ` : "";
+    return `${attempt}${job.stage.replace(/^\[\d\/\d\]\s*/, "") || "Starting…"}${expected(job)}`;
+  }
+  const { word } = verdict(job);
+  const details = [job.score !== null && `score ${score(job.score)}`, ...job.reasons].filter(Boolean);
+  return [word[0].toUpperCase() + word.slice(1), ...details].join(", ");
+}
+
+function place(position) {
+  if (!position) return "Waiting";
+  return position === 1 ? "Next to be taken" : `Number ${position} in the queue`;
+}
+
+function expected(job) {
+  return job.eta === null || job.eta === undefined ? "" : ` · about ${duration(job.eta)} left`;
+}

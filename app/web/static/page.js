@@ -1,0 +1,111 @@
+// The page begins here: joins form, progress, results and details, and asks the server how things stand.
+
+import { Problem, readiness, submit, ask } from "./api.js";
+import { Details } from "./details.js";
+import { duration, element, say } from "./dom.js";
+import { Now } from "./now.js";
+import { Results } from "./results.js";
+
+const BUSY_MS = 1500; // between two looks while something is in progress
+const IDLE_MS = 5000;
+
+const settings = JSON.parse(document.body.dataset.settings);
+const details = new Details(document.getElementById("details"), settings);
+const results = new Results((id) => (location.hash = `job=${id}`));
+const now = new Now(document.getElementById("now"), (job) => results.put(job), (id) => (location.hash = `job=${id}`));
+
+const form = document.getElementById("make");
+const formProblem = document.getElementById("make-error");
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  say(formProblem, "");
+  const prompt = form.elements.prompt.value.trim();
+  if (!prompt) return refuse("Say first what to make.");
+  const button = form.querySelector("button[type=submit]");
+  button.disabled = true;
+  try {
+    const job = await submit({ prompt, ...numbers("seed"), ...numbers("attempts") });
+    now.show(job);
+    results.put(job);
+  } catch (problem) {
+    refuse(problem.message);
+  } finally {
+    button.disabled = false;
+  }
+});
+
+function refuse(words) {
+  say(formProblem, words);
+  form.elements.prompt.focus();
+}
+
+// A field that is left empty is left out: then the server's configuration decides.
+function numbers(name) {
+  const text = form.elements[name].value.trim();
+  return text === "" ? {} : { [name]: Number(text) };
+}
+
+// ---- how things stand ----------------------------------------------------------------------------------------------
+
+const pill = document.getElementById("readiness");
+const banner = document.getElementById("engines");
+
+async function look() {
+  try {
+    showReadiness(await readiness());
+    await results.load();
+    const stats = await ask("/v1/stats");
+    results.total(stats.queued, stats.running);
+    showTally(stats);
+  } catch (problem) {
+    if (!(problem instanceof Problem)) throw problem;
+    pill.dataset.state = "away";
+    say(pill, problem.message);
+  }
+}
+
+function showReadiness({ ready, why, engines }) {
+  pill.dataset.state = ready ? "ready" : "waiting";
+  const serving = engines.filter((engine) => ["READY", "BUSY"].includes(engine.state)).length;
+  say(pill, ready ? (serving > 1 ? `Ready, ${serving} engines` : "Ready") : "Not ready yet");
+  const lines = engines.filter((engine) => !["READY", "BUSY"].includes(engine.state)).map(engineLine);
+  if (why && !engines.length) lines.push(`Jobs wait: ${why}.`);
+  banner.hidden = !lines.length;
+  if (banner.innerText !== lines.join("\n")) banner.replaceChildren(...lines.map((line) => element("p", {}, line)));
+}
+
+function engineLine(engine) {
+  const share = engine.progress === null ? "" : `, ${Math.round(engine.progress * 100)} %`;
+  const left = engine.eta === null ? "" : `, about ${duration(engine.eta)} left`;
+  const why = engine.why ? `: ${engine.why}` : "";
+  return `Engine on ${engine.device}: ${engine.state.toLowerCase()}${share}${left}${why}`;
+}
+
+const tally = document.getElementById("tally");
+
+function showTally({ tallies, medians }) {
+  const of = (label) => tallies.find((each) => each.what === "outcome" && each.label === label)?.count ?? 0;
+  const [passed, refused] = [of("passed"), of("refused")];
+  if (!passed && !refused) return;
+  const time = medians.generate ? ` One takes ${duration(medians.generate)} (median).` : "";
+  say(tally, `${passed} passed and ${refused} refused since the beginning.${time}`);
+}
+
+async function keepLooking() {
+  if (!document.hidden) await look();
+  setTimeout(keepLooking, results.busy ? BUSY_MS : IDLE_MS);
+}
+
+document.addEventListener("visibilitychange", () => document.hidden || look());
+
+// ---- a job in full has an address ----------------------------------------------------------------------------------
+
+function openFromAddress() {
+  const id = /^#job=([0-9a-zA-Z-]+)$/.exec(location.hash)?.[1];
+  if (id) details.open(id);
+}
+
+addEventListener("hashchange", openFromAddress);
+openFromAddress();
+keepLooking();
