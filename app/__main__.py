@@ -23,6 +23,7 @@ from rich.text import Text
 from app import __version__
 from app.cli import FILE, JSON, PROFILE, Group, configured, print_json, progress
 from app.commands.backup import backup
+from app.commands.models import models
 from app.commands.turntable import turntable
 from app.config import Config, RenderConfig, ViewConfig
 from app.errors import BadInput
@@ -364,6 +365,7 @@ def _exit_by(outcome: str) -> None:
 
 
 main.add_command(backup)
+main.add_command(models)
 main.add_command(turntable)
 
 if __name__ == "__main__":

@@ -1,0 +1,214 @@
+"""`splatgate models list | fetch | verify`: the weights, from the hub to the disk."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+from loguru import logger
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from app.cli import JSON, configured, print_json
+from app.config import Config
+
+if TYPE_CHECKING:
+    from app.weights.manifest import Model
+    from app.weights.store import OnBytes, State
+
+NAMES = click.argument("names", nargs=-1)
+STEP = 0.05
+"""Share of the whole after which a log line tells how far it is, where there is no terminal."""
+
+COLOURS = {"verified": "green", "present": "green", "missing": "yellow", "broken": "red"}
+
+
+@click.group()
+def models() -> None:
+    """The weights of profile full: what is needed, what is here, and fetching it."""
+
+
+@models.command("list")
+@JSON
+@configured
+def list_models(config: Config, as_json: bool) -> None:
+    """Show every known model: what for, licence, size, whether it is here, and at which commit.
+
+    "verified": every file has the sha256 of the lock. "present": the sizes fit, the digests have yet to be looked at.
+    A star marks what profile full needs under this configuration.
+    """
+    from app.weights import store
+    from app.weights.manifest import MODELS
+
+    wanted = _needed(config)
+    states = [store.look(model, config) for model in MODELS]
+    if as_json:
+        print_json({"folder": config.models.folder, "models": [_row(state, wanted) for state in states]})
+        return
+    table = Table(Column("model", no_wrap=True), "role", "licence", "size", "state", "commit")
+    for state in states:
+        star = "*" if state.model in wanted else " "
+        size, commit = _size(state), state.locked.commit if state.locked else state.model.revision
+        cells = f"{star} {state.model.name}", state.model.role.replace("_", " "), state.model.licence, size
+        table.add_row(*map(Text, cells), Text(state.condition, COLOURS[state.condition]), Text(commit[:8]))
+    Console().print(table)
+    _print_problems(states)
+
+
+@models.command()
+@NAMES
+@click.option("--all", "everything", is_flag=True, help="Every known model, the options too.")
+@JSON
+@configured
+def fetch(config: Config, names: tuple[str, ...], everything: bool, as_json: bool) -> None:
+    """Fetch models by their NAMES; without names, what profile full needs under this configuration.
+
+    What is here and whole is not fetched again, and a download that was interrupted goes on where it stopped. Gated
+    models need an account: set HF_TOKEN, or run `hf auth login` once.
+    """
+    from app.weights import hub
+    from app.weights.manifest import gigabytes
+
+    chosen = _chosen(config, names, everything)
+    plans = []
+    for model in chosen:
+        with _bar(f"checking {model.name}", model.about_bytes) as on_bytes:
+            plan = hub.plan(model, config, on_bytes)
+        plans += [plan] if plan else []
+    hub.check_room(plans, config)
+    for plan in plans:
+        licence, size = plan.model.licence, gigabytes(plan.bytes)
+        logger.info(f"{plan.model.name}: {size} from {plan.model.repository}, licence {licence}")
+        with _bar(plan.model.name, plan.bytes, plan.arrived) as on_bytes:
+            hub.fetch(plan, config, on_bytes)
+    fetched = {plan.model.name: plan.bytes for plan in plans}
+    if as_json:
+        print_json({"folder": config.models.folder, "fetched": fetched, "models": [model.name for model in chosen]})
+        return
+    for model in chosen:
+        done = f"fetched {gigabytes(fetched[model.name])}" if model.name in fetched else "was here already, verified"
+        click.echo(f"{model.name}: {done}")
+
+
+@models.command()
+@NAMES
+@JSON
+@configured
+def verify(config: Config, names: tuple[str, ...], as_json: bool) -> None:
+    """Hash every file of the NAMES anew; without names, of all models that were fetched: exit 0 all whole, 1 not."""
+    from app.errors import BadWeights
+    from app.weights import store
+    from app.weights.lock import read_lock
+    from app.weights.manifest import MODELS, find
+
+    locked = read_lock(store.root(config)).models
+    chosen = [find(name) for name in names] or [model for model in MODELS if model.name in locked]
+    problems = {}
+    for model in chosen:
+        size = locked[model.name].bytes if model.name in locked else 0
+        with _bar(f"hashing {model.name}", size) as on_bytes:
+            try:
+                store.verify(model, config, anew=True, on_bytes=on_bytes)
+            except BadWeights as error:
+                problems[model.name] = str(error)
+    if as_json:
+        print_json({"verified": [model.name for model in chosen if model.name not in problems], "problems": problems})
+    else:
+        for model in chosen:
+            click.echo(problems.get(model.name) or f"{model.name}: verified, {len(locked[model.name].files)} files")
+        if not chosen:
+            click.echo("nothing was fetched yet: splatgate models fetch")
+    sys.exit(1 if problems else 0)
+
+
+def _chosen(config: Config, names: tuple[str, ...], everything: bool) -> list[Model]:
+    from app.weights.manifest import MODELS, find
+
+    if everything:
+        return list(MODELS)
+    return [find(name) for name in dict.fromkeys(names)] or list(_needed(config))
+
+
+def _needed(config: Config) -> tuple[Model, ...]:
+    """By profile full: profile shapes needs none, and who looks at models has the other in mind."""
+    from app.weights.manifest import needed
+
+    return needed(config.model_copy(update={"profile": config.profile.model_copy(update={"name": "full"})}))
+
+
+def _row(state: State, wanted: tuple[Model, ...]) -> dict[str, Any]:
+    model, locked = state.model, state.locked
+    return {
+        "name": model.name,
+        "role": model.role,
+        "repository": model.repository,
+        "licence": model.licence,
+        "gated": model.gated,
+        "bytes": locked.bytes if locked else None,
+        "about_bytes": model.about_bytes,
+        "state": state.condition,
+        "commit": locked.commit if locked else None,
+        "sha256": locked.sha256 if locked else None,
+        "needed": model in wanted,
+        "problem": state.problem if state.condition == "broken" else "",
+    }
+
+
+def _size(state: State) -> str:
+    from app.weights.manifest import gigabytes
+
+    return gigabytes(state.locked.bytes) if state.locked else "~" + gigabytes(state.model.about_bytes)
+
+
+def _print_problems(states: list[State]) -> None:
+    for state in states:
+        if state.condition == "broken":
+            click.secho(state.problem, fg="red")
+    missing = [state.model for state in states if state.condition == "missing"]
+    if gated := [model.name for model in missing if model.gated]:
+        click.echo(f"gated, fetched only with an account that has accepted the conditions: {', '.join(gated)}")
+
+
+@contextmanager
+def _bar(title: str, total: int, done: int = 0) -> Iterator[OnBytes]:
+    """Bytes, rate and time left: as a bar on a terminal, as log lines elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines(title, total, done)
+        return
+    from rich import progress as rich
+
+    columns = rich.TextColumn("{task.description}", markup=False), rich.BarColumn(), rich.DownloadColumn()
+    with rich.Progress(
+        *columns, rich.TransferSpeedColumn(), rich.TimeRemainingColumn(), console=console, transient=True
+    ) as bars:
+        task = bars.add_task(title, total=total, completed=done)
+        yield lambda count: bars.advance(task, count)
+
+
+class _Lines:
+    """A log line each time another twentieth has been done. Called by several threads."""
+
+    def __init__(self, title: str, total: int, done: int) -> None:
+        self.title, self.total, self.done = title, total, done
+        self.before, self.began, self.told = done, time.monotonic(), self._share()
+
+    def __call__(self, count: int) -> None:
+        self.done += count
+        if self._share() >= self.told + STEP:
+            self.told = self._share()
+            logger.info(self._line(time.monotonic() - self.began))
+
+    def _share(self) -> float:
+        return self.done / max(self.total, 1)
+
+    def _line(self, seconds: float) -> str:
+        rate = (self.done - self.before) / max(seconds, 1e-3)
+        left = max(self.total - self.done, 0) / max(rate, 1.0)
+        size = f"{self.done / 1e9:.2f} of {self.total / 1e9:.2f} GB ({self._share():.0%})"
+        return f"{self.title}: {size}, {rate / 1e6:.0f} MB/s, {left // 60:.0f} min {left % 60:.0f} s left"
