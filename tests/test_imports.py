@@ -16,6 +16,9 @@ ORDER = [
     *("gate", "pipeline", "certificate"),
     *("jobs", "jobs.records", "jobs.store", "jobs.assets", "jobs.watch", "jobs.client", "jobs.backup", "jobs.workflow"),
     *("engine", "serve"),
+    *("web.context", "web.models", "web.problems", "web.auth", "web.limits", "web.headers", "web.access"),
+    *("web.assets", "web.events", "web.intake", "web.endings", "web.metrics", "web.pages"),
+    *("web.health", "web.api", "web.splats", "web.worker", "web.docs", "web.feedback", "web", "web.server"),
     *("cli", "commands", "__main__"),
 ]
 

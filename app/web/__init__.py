@@ -1,0 +1,48 @@
+"""The HTTP side: it answers whatever state the engines are in, and never loads a model.
+
+This package does not know how a splat is made or judged; it knows `app.jobs.client` only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask_openapi3 import Info, OpenAPI, SecurityScheme
+
+from app import __version__
+from app.config import Config
+from app.jobs.client import Jobs
+
+SECURITY: dict[str, SecurityScheme | dict[str, Any]] = {"token": {"type": "http", "scheme": "bearer"}}
+
+
+def create_app(config: Config, jobs: Jobs) -> OpenAPI:
+    """The WSGI application. Raises ConfigError where the tokens cannot be read."""
+    from app.web import access, auth, context, headers, limits, metrics, problems
+    from app.web.api import api
+    from app.web.docs import docs
+    from app.web.health import health
+    from app.web.pages import pages
+    from app.web.splats import splats
+    from app.web.worker import worker
+
+    app = OpenAPI(
+        "app.web",
+        info=Info(title="Splatgate", version=__version__, description="Text to judged 3D Gaussian splats."),
+        security_schemes=SECURITY,
+        doc_ui=False,
+        validation_error_model=problems.Problem,
+        validation_error_callback=problems.wrong_fields,
+        static_folder=None,  # the page's own
+    )
+    context.attach(app, config, jobs)
+    access.log_requests(app)
+    auth.guard(app, config.auth)
+    limits.limit(app, config.limits)
+    headers.secure(app)
+    problems.answer_errors(app)
+    metrics.serve_metrics(app, jobs)
+    for blueprint in (health, worker, api, splats, docs):
+        app.register_api(blueprint)
+    app.register_blueprint(pages)
+    return app

@@ -1,0 +1,27 @@
+"""One log line for each answered request."""
+
+from __future__ import annotations
+
+import time
+
+from flask import Flask, Response, g, request
+from loguru import logger
+
+QUIET = ("/livez", "/readyz", "/metrics")
+"""Asked every few seconds, by machines."""
+
+
+def log_requests(app: Flask) -> None:
+    app.before_request(_begin)
+    app.after_request(_tell)
+
+
+def _begin() -> None:
+    g.began = time.monotonic()
+
+
+def _tell(answer: Response) -> Response:
+    took = 1_000 * (time.monotonic() - g.began)
+    level = "DEBUG" if request.path in QUIET else "INFO"
+    logger.log(level, "{} {!r} {} in {:.0f} ms", request.method, request.path, answer.status_code, took)
+    return answer

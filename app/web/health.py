@@ -1,0 +1,59 @@
+"""/livez and /readyz: whether to restart the container, and whether to send it work."""
+
+from __future__ import annotations
+
+import os
+
+from flask import Response
+from flask_openapi3 import APIBlueprint, Tag
+from pydantic import BaseModel
+
+from app.errors import SplatgateError, Unavailable
+from app.jobs.records import SERVING
+from app.web.context import the_jobs
+from app.web.models import EngineView, Readiness, json_answer
+from app.web.problems import described
+
+health = APIBlueprint("health", __name__, abp_tags=[Tag(name="health")], abp_responses=described())
+
+SUPERVISOR = "SPLATGATE_SUPERVISOR"
+"""Environment variable: the process id of the supervisor, where there is one."""
+
+
+class Life(BaseModel):
+    alive: bool
+
+
+@health.get("/livez", responses={200: Life})
+def livez() -> Response:
+    """200 while this process answers and the supervisor, where there is one, lives."""
+    if not _lives(os.environ.get(SUPERVISOR, "")):
+        raise Unavailable("the supervisor has gone: nothing restarts the engines any more; restart the service")
+    return json_answer(Life(alive=True))
+
+
+@health.get("/readyz", responses={200: Readiness, 503: Readiness})
+def readyz() -> Response:
+    """200 when an engine has loaded its models and passed its self-test; else 503, and why, engine by engine."""
+    try:
+        engines = the_jobs().engines()
+        why = "" if engines else "no engine has reported yet"
+    except SplatgateError as error:
+        engines, why = [], str(error)
+    ready = any(engine.state in SERVING for engine in engines)
+    if not ready and engines:
+        why = "; ".join(f"{engine.id} is {engine.state}{': ' * bool(engine.why)}{engine.why}" for engine in engines)
+    answer = Readiness(ready=ready, why=why, engines=tuple(EngineView.of(engine) for engine in engines))
+    return json_answer(answer, 200 if ready else 503)
+
+
+def _lives(pid: str) -> bool:
+    if not pid.isdigit():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # it is there, and another user's
+    return True

@@ -1,0 +1,62 @@
+"""What callers bring, checked before it becomes an order: prompts, pictures, splats. What is broken is said at once."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+
+from PIL import Image, UnidentifiedImageError
+
+from app.config import Config
+from app.errors import BadFile, BadInput
+from app.prompt import check_prompt
+from app.splat.files import decode_splat
+from app.stages.scene import parse
+
+PICTURE_STARTS = ("data:image/", "iVBORw0KGgo", "/9j/")
+"""How a PNG or JPEG begins in base64: no prompt does."""
+
+
+def check_words(prompt: str, config: Config) -> None:
+    """Raises BadPrompt where the profile could not make this."""
+    check_prompt(prompt, config.limits)
+    if config.profile.name == "shapes":
+        parse(prompt)
+
+
+def check_splat(data: bytes, config: Config) -> None:
+    """Raises BadFile where these bytes are no splat, or one over the limits."""
+    decode_splat(data, config.limits.max_gaussians, "the splat")
+
+
+def looks_like_picture(text: str) -> bool:
+    """Whether a prompt field carries a picture in base64, as the protocol's image tasks do."""
+    return text.lstrip().startswith(PICTURE_STARTS)
+
+
+def picture_from(text: str, config: Config) -> bytes:
+    """The bytes of a PNG or JPEG in base64, a data URL too. Raises BadInput, BadFile."""
+    if config.profile.name == "shapes":
+        raise BadInput("profile 'shapes' builds from words only: leave the picture out, or serve profile 'full'")
+    _, _, encoded = text.rpartition(",")
+    try:
+        data = base64.b64decode("".join(encoded.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise BadInput("the picture is not base64: encode the bytes of a PNG or JPEG file") from None
+    _check_picture(data, config.limits.max_picture_pixels)
+    return data
+
+
+def _check_picture(data: bytes, most: int) -> None:
+    """Looks at the size before it unpacks anything."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
+            width, height = picture.size
+            if width * height > most:
+                raise BadFile(f"the picture has {width} x {height} pixels, limits.max_picture_pixels is {most:,}")
+            picture.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise BadFile(f"the picture has too many pixels, limits.max_picture_pixels is {most:,}") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise BadFile(f"the picture cannot be read: {error}; send a PNG or JPEG file") from None

@@ -1,0 +1,118 @@
+"""What a request may cost: its size, its time to arrive, how many are answered at once.
+
+A body is read before its view begins, under a time limit; a large one waits for its turn first.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+from flask import Flask, g, request
+from werkzeug.exceptions import ClientDisconnected
+from werkzeug.wsgi import ClosingIterator
+
+from app.config import LimitsConfig
+from app.errors import TooBusy, TooLarge, TooSlow
+
+UNCOUNTED = ("/livez", "/readyz", "/metrics")
+"""Answered whatever else goes on: the server keeps SPARE threads for them and for refusals."""
+
+SPARE = 16
+LARGE = 2**20
+"""Bytes; a body over this takes one of limits.max_uploads places."""
+
+MAX_FIELDS = 16
+BUSY = "splatgate.busy"
+
+WSGI = Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]
+
+
+def limit(app: Flask, config: LimitsConfig) -> None:
+    """Puts the limits in front of every view. Call it after `auth.guard`: a stranger's body is not read."""
+    size = config.max_body_mb * 2**20
+    app.config.update(MAX_CONTENT_LENGTH=size, MAX_FORM_MEMORY_SIZE=size, MAX_FORM_PARTS=MAX_FIELDS)
+    places = threading.BoundedSemaphore(config.max_uploads)
+    app.wsgi_app = _counted(app.wsgi_app, config.max_requests)  # type: ignore[method-assign, assignment]
+    app.before_request(lambda: _refuse_when_busy(config))
+    app.before_request(lambda: _read_body(config, places))
+    app.teardown_request(lambda _error: done_uploading())
+
+
+def done_uploading() -> None:
+    """Frees the place of a large body; for views that go on to wait for a result."""
+    if places := g.pop("upload_place", None):
+        places.release()
+
+
+@contextmanager
+def hurried(connection: socket.socket | None, seconds: float) -> Iterator[threading.Event]:
+    """Stops reading from `connection` where the block lasts longer than this; the event tells that it did.
+
+    A timeout of the socket would not do: it begins anew with every byte.
+    """
+    too_slow = threading.Event()
+
+    def stop() -> None:
+        too_slow.set()
+        with suppress(OSError):  # it has gone
+            assert connection
+            connection.shutdown(socket.SHUT_RD)
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    if connection:
+        timer.start()
+    try:
+        yield too_slow
+    finally:
+        timer.cancel()
+
+
+def _counted(inner: WSGI, most: int) -> WSGI:
+    """Marks a request that comes when `most` are being answered. It counts until its last byte is sent."""
+    places = threading.BoundedSemaphore(most)
+
+    def outer(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] in UNCOUNTED:
+            return inner(environ, start)
+        if not places.acquire(blocking=False):
+            return inner(environ | {BUSY: True}, start)
+        try:
+            return ClosingIterator(inner(environ, start), places.release)
+        except BaseException:
+            places.release()
+            raise
+
+    return outer
+
+
+def _refuse_when_busy(config: LimitsConfig) -> None:
+    if request.environ.get(BUSY):
+        raise TooBusy(f"{config.max_requests} requests are being answered (limits.max_requests): try again soon")
+
+
+def _read_body(config: LimitsConfig, places: threading.BoundedSemaphore) -> None:
+    """Into request.form, request.files or request.data. Raises TooLarge, TooSlow, TooBusy."""
+    length = request.content_length
+    if not length and not request.environ.get("wsgi.input_terminated"):
+        return
+    if (length or 0) > config.max_body_mb * 2**20:
+        raise TooLarge(f"the body has {length:,} bytes, limits.max_body_mb is {config.max_body_mb}")
+    if length is None or length > LARGE:
+        if not places.acquire(timeout=config.body_seconds):
+            raise TooBusy(f"{config.max_uploads} large bodies are on their way (limits.max_uploads): try again soon")
+        g.upload_place = places
+    if length is not None:
+        request.environ.pop("wsgi.input_terminated", None)  # with it, half a body would pass for a whole one
+    with hurried(request.environ.get("gunicorn.socket"), config.body_seconds) as too_slow:
+        try:
+            request.get_data(parse_form_data=True)
+        except ClientDisconnected:
+            if not too_slow.is_set():
+                raise
+        if too_slow.is_set():
+            raise TooSlow(f"the body did not arrive within {config.body_seconds:g} s (limits.body_seconds)")

@@ -1,0 +1,106 @@
+"""Every error as RFC 9457 problem+json: what went wrong, and what to do about it, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from http import HTTPStatus
+from typing import Any
+
+from flask import Flask, Response, request
+from loguru import logger
+from pydantic import BaseModel, Field, ValidationError
+from werkzeug.exceptions import HTTPException
+
+from app.errors import BadInput, QueueFull, SplatgateError, TooBusy, Unauthorized
+
+MEDIA_TYPE = "application/problem+json"
+BUSY_RETRY_SECONDS = 5
+
+
+class Problem(BaseModel):
+    """RFC 9457, with two members of our own: `retryable`, and `id`, under which the log has a failure of the server."""
+
+    type: str = Field(description="Where /docs describes this kind of error.")
+    title: str
+    status: int
+    detail: str = Field(description="The value at fault, and the remedy.")
+    instance: str = Field(description="The path that was asked for.")
+    retryable: bool = Field(description="Whether the same request may succeed later.")
+    id: str | None = Field(default=None, description="The log of the server has the error under this id.")
+
+
+SCHEMA = {"schema": {"$ref": "#/components/schemas/Problem"}}
+
+
+def described() -> dict[str | int | HTTPStatus, Any]:
+    """For the schema: what every endpoint may answer beside its own. A new one each time, as the schema's maker
+    writes into it."""
+    return {code: {"description": "What is wrong.", "content": {MEDIA_TYPE: SCHEMA}} for code in ("422", "default")}
+
+
+def answer_errors(app: Flask) -> None:
+    """Registers one handler for each kind of exception that can reach Flask."""
+    app.register_error_handler(SplatgateError, _ours)
+    app.register_error_handler(HTTPException, _of_flask)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def problem(status: int, kind: str, detail: str, *, retryable: bool = False, error_id: str | None = None) -> Response:
+    """The response. kind: the name of the error, which /docs explains."""
+    body = Problem(
+        type=f"/docs#{kind}",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        instance=request.path,
+        retryable=retryable,
+        id=error_id,
+    )
+    return Response(body.model_dump_json(exclude_none=True), status, content_type=MEDIA_TYPE)
+
+
+def wrong_fields(error: ValidationError) -> Response:
+    """Names each field that does not fit the schema."""
+    found = ((".".join(map(str, each["loc"])) or "body", each["msg"]) for each in error.errors(include_url=False))
+    return _ours(BadInput("; ".join(f"{place}: {message}" for place, message in found)))
+
+
+def _ours(error: SplatgateError) -> Response:
+    if error.status >= 500 and not error.retryable:
+        error_id = _logged(error)
+        return problem(error.status, type(error).__name__, str(error), error_id=error_id)
+    answer = problem(error.status, type(error).__name__, str(error), retryable=error.retryable)
+    if isinstance(error, QueueFull):
+        answer.headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, TooBusy):
+        answer.headers["Retry-After"] = str(BUSY_RETRY_SECONDS)
+    if isinstance(error, Unauthorized):
+        answer.headers["WWW-Authenticate"] = 'Bearer realm="splatgate", Basic realm="splatgate", charset="UTF-8"'
+    return answer
+
+
+def _of_flask(error: HTTPException) -> Response:
+    """Flask's own (404, 405, 413, 415, malformed requests), with the headers that belong to them (Allow)."""
+    if error.response is not None:
+        return error.response  # type: ignore[return-value]  # ours, handed through abort() by the schema check
+    status = error.code or 500
+    answer = problem(status, _kind(status), error.description or HTTPStatus(status).phrase)
+    for name, value in error.get_headers():
+        if name not in ("Content-Type", "Content-Length"):
+            answer.headers[name] = value
+    return answer
+
+
+def _unexpected(error: Exception) -> Response:
+    return problem(500, "ServerError", "the server failed; its log has the reason", error_id=_logged(error))
+
+
+def _kind(status: int) -> str:
+    return HTTPStatus(status).phrase.replace(" ", "").replace("-", "")
+
+
+def _logged(error: Exception) -> str:
+    error_id = secrets.token_hex(4)
+    logger.opt(exception=error).error(f"{request.method} {json.dumps(request.path)} failed, id {error_id}: {error}")
+    return error_id

@@ -1,0 +1,152 @@
+"""The worker protocol: a form field in, a PLY or an MP4 out, while the caller waits. Knows no tokens, keys or ids.
+
+A refusal is 422 with the reason as JSON, or, for callers that expect it, 200 with an empty body (worker.refusal).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from flask import Response, request
+from flask_openapi3 import APIBlueprint, Tag
+from loguru import logger
+from pydantic import BaseModel
+
+from app.errors import BadInput
+from app.jobs.records import Job, Order
+from app.web import assets
+from app.web.context import the_config, the_jobs, wait_for
+from app.web.endings import raise_unless_done
+from app.web.intake import check_words, looks_like_picture, picture_from
+from app.web.limits import done_uploading
+from app.web.problems import described
+
+worker = APIBlueprint("worker", __name__, abp_tags=[Tag(name="worker")], abp_responses=described())
+
+FIELDS = {
+    "prompt": {"type": "string", "minLength": 1, "description": "Words; or a PNG or JPEG in base64."},
+    "seed": {"type": "integer", "minimum": 0, "maximum": 2**32 - 1},
+}
+FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+
+def _form(**more: dict[str, object]) -> dict[str, object]:
+    schema = {"schema": {"type": "object", "properties": FIELDS | more, "required": ["prompt"]}}
+    return {"requestBody": {"required": True, "content": dict.fromkeys(FORMS, schema)}}
+
+
+class Refusal(BaseModel):
+    """The gate's answer, with every reason."""
+
+    reason: str
+    reasons: tuple[str, ...]
+    score: float | None
+    gaussians: int | None
+    job: str
+
+
+REFUSED: dict[str, object] = {
+    "description": "The gate refused (JSON), or the request is wrong (problem+json).",
+    "content": {
+        "application/json": {"schema": Refusal.model_json_schema()},
+        "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}},
+    },
+}
+
+
+def _file(media_type: str) -> dict[str, object]:
+    return {
+        "description": "The file; or nothing, where the gate refused and worker.refusal is empty.",
+        "content": {media_type: {"schema": {"type": "string", "format": "binary"}}},
+    }
+
+
+@worker.post("/generate/", responses={200: _file("application/octet-stream"), 422: REFUSED}, openapi_extensions=_form())
+def generate() -> Response:
+    """Make a splat of the prompt: the binary PLY, or a refusal."""
+    job = _generated()
+    if job.outcome == "refused":
+        return _refusal(job)
+    return _with_headers(assets.answer(the_jobs().open_asset(job.id, "asset.ply"), job.id), job)
+
+
+@worker.post(
+    "/generate_video/",
+    responses={200: _file("video/mp4"), 422: REFUSED},
+    openapi_extensions=_form(video_res={"type": "integer", "minimum": 64, "maximum": 2048}),
+)
+def generate_video() -> Response:
+    """Make a splat of the prompt: a film of it from all sides as MP4, or a refusal."""
+    job = _generated()
+    if job.outcome == "refused":
+        return _refusal(job)
+    film = _ended(Order(kind="turntable", source=job.id))
+    return _with_headers(assets.answer(the_jobs().open_asset(film.id, "turntable.mp4"), film.id), job)
+
+
+def _generated() -> Job:
+    return _ended(_order())
+
+
+def _ended(order: Order) -> Job:
+    """The ended job. One that its caller has given up on need not be made, unless a key says that it is asked for
+    again: then it has no deadline, and the next call with the key finds it."""
+    key = request.headers.get("Idempotency-Key")
+    if key:
+        key = f"{key} {order.kind}" if order.kind == "turntable" else key
+    else:
+        order = replace(order, deadline_seconds=the_config().worker.wait_seconds)
+    job = the_jobs().submit(order, key=key)
+    done_uploading()
+    with logger.contextualize(job=job.id):
+        logger.info(f"{job.kind} for a waiting caller: {job.prompt!r}")
+        job = wait_for(job.id)
+        logger.info(f"{job.state} {job.outcome or ''}".strip())
+    return raise_unless_done(job)
+
+
+def _order() -> Order:
+    prompt, config = request.form.get("prompt", ""), the_config()
+    if looks_like_picture(prompt):
+        return Order(picture=picture_from(prompt, config), seed=_number("seed", 0, 2**32 - 1))
+    check_words(prompt, config)
+    return Order(prompt=prompt, seed=_number("seed", 0, 2**32 - 1))
+
+
+def _number(name: str, low: int, high: int) -> int | None:
+    """A whole number from the form, None where it was left out. Raises BadInput."""
+    text = request.form.get(name)
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 10 or not low <= int(text) <= high:
+        raise BadInput(f"{name} = {text[:64]!r}: give a whole number from {low} to {high}")
+    return int(text)
+
+
+def _refusal(job: Job) -> Response:
+    reason = "; ".join(job.reasons)
+    if the_config().worker.refusal == "empty":
+        answer = Response(status=200, mimetype="application/octet-stream")
+    else:
+        refusal = Refusal(reason=reason, reasons=job.reasons, score=job.score, gaussians=job.gaussians, job=job.id)
+        answer = Response(refusal.model_dump_json(), 422, mimetype="application/json")
+    answer.headers["X-Validation-Failed"] = "true"
+    answer.headers["X-Skip-Reason"] = _one_line(reason)
+    return _with_headers(answer, job)
+
+
+def _with_headers(answer: Response, job: Job) -> Response:
+    """What the callers in use read."""
+    took = (job.finished or 0.0) - (job.started or job.finished or 0.0)
+    answer.headers["X-Generation-Time"] = f"{took:.2f}"
+    answer.headers["X-Gaussian-Count"] = str(job.gaussians or 0)
+    answer.headers["X-File-Size-MB"] = f"{(answer.content_length or 0) / 2**20:.2f}"
+    if job.score is not None:
+        answer.headers["X-CLIP-Score"] = f"{job.score:.4f}"
+    answer.headers["X-Job-Id"] = job.id
+    return answer
+
+
+def _one_line(text: str) -> str:
+    """What a header can hold."""
+    return " ".join(text.encode("ascii", "replace").decode().split())
