@@ -35,6 +35,12 @@ class Unavailable(SplatgateError):
     status = 503
 
 
+class DatabaseDown(Unavailable):
+    """The database cannot be opened, read or written."""
+
+    retryable = True
+
+
 class BadWeights(Unavailable):
     """A model file is missing, of the wrong shape, or not the one that was pinned."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,10 +104,15 @@ class Assets:
         return [str(name).rstrip("/").rpartition("/")[2] for name in self.files.ls(self.root, detail=False)]
 
 
-def stored(folder: Path, path: str) -> list[Stored]:
-    """What a folder holds, as it is known once it is put away under `path`; unfinished files left out."""
-    names = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
-    return [Stored(name, f"{path}/{name}", (folder / name).stat().st_size, sha256_of(folder / name)) for name in names]
+def stored(
+    folder: Path, path: str, names: tuple[str, ...], hashes: Mapping[str, str] | None = None
+) -> tuple[Stored, ...]:
+    """Files of a folder as they are known once it is put away under `path`. hashes: those that are known already."""
+    known = hashes or {}
+    return tuple(
+        Stored(name, f"{path}/{name}", (folder / name).stat().st_size, known.get(name) or sha256_of(folder / name))
+        for name in names
+    )
 
 
 def stored_bytes(name: str, path: str, data: bytes) -> Stored:

@@ -40,7 +40,7 @@ class Jobs:
     """The jobs as a caller sees them. Thread-safe; one for each web process.
 
     The database is opened at the first call, not before, so that the process starts without one. Every method raises
-    Unavailable while the database cannot be used.
+    DatabaseDown while the database cannot be used.
     """
 
     def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:

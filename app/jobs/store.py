@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from app.config import Config
-from app.errors import ConfigError, Unavailable
+from app.errors import ConfigError, DatabaseDown
 from app.jobs.records import Engine, Job
 
 QUEUE = "jobs"
@@ -132,18 +132,21 @@ tallies = sa.Table(
 class Store:
     """The opened database. Thread-safe; one for each process.
 
-    Raises ConfigError for a URL of another kind, Unavailable where it cannot be opened, read or written.
+    Raises ConfigError for a URL of another kind, DatabaseDown where it cannot be opened, read or written.
     """
 
     def __init__(self, config: Config) -> None:
         self.url = database_url(config)
         self.engine = sa.create_engine(self.url, **_options(self.url))
+        self._light = self.engine
         if self.sqlite:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
+            self._light = sa.create_engine(self.url, pool_size=2)
+            sa.event.listen(self._light, "connect", _prepare_light_sqlite)
         try:
             self._prepare()
         except BaseException:
-            self.engine.dispose()
+            self.close()
             raise
 
     @property
@@ -152,6 +155,7 @@ class Store:
 
     def close(self) -> None:
         self.engine.dispose()
+        self._light.dispose()
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -166,6 +170,16 @@ class Store:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")  # a reader that turns writer half-way could only fail
             elif alone:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
+            yield connection
+
+    @contextmanager
+    def noting(self) -> Iterator[sa.Connection]:
+        """A transaction for what may be lost in a power cut, though not when a process dies: progress, heartbeats."""
+        with explained(self.url), self._light.begin() as connection:
+            if self.sqlite:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                connection.exec_driver_sql("SET LOCAL synchronous_commit TO OFF")
             yield connection
 
     def tally(self, connection: sa.Connection, what: str, label: str, count: int = 1) -> None:
@@ -213,7 +227,7 @@ def database_url(config: Config) -> sa.URL:
 
 @contextmanager
 def explained(url: sa.URL) -> Iterator[None]:
-    """Turns the database's failures into Unavailable, one line with the remedy and without the password."""
+    """Turns the database's failures into DatabaseDown, one line with the remedy and without the password."""
     try:
         yield
     except sa.exc.IntegrityError:
@@ -221,7 +235,7 @@ def explained(url: sa.URL) -> Iterator[None]:
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         cause = getattr(error, "orig", None) or error
         reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
-        raise Unavailable(f"database {url.render_as_string()}: {reason}; {_remedy(reason)}") from error
+        raise DatabaseDown(f"database {url.render_as_string()}: {reason}; {_remedy(reason)}") from error
 
 
 def _remedy(reason: str) -> str:
@@ -252,13 +266,18 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA foreign_keys=ON")
 
 
+def _prepare_light_sqlite(connection: Any, record: Any) -> None:
+    _prepare_sqlite(connection, record)
+    connection.execute("PRAGMA synchronous=NORMAL")  # on the disk with the next commit of the other connections
+
+
 def _make_folder(url: sa.URL) -> None:
     assert url.database
     folder = Path(url.database).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Unavailable(f"{folder}: cannot hold the database: {error.strerror}; set serve.data") from None
+        raise DatabaseDown(f"{folder}: cannot hold the database: {error.strerror}; set serve.data") from None
 
 
 def _insert(sqlite: bool) -> Any:

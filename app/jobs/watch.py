@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from app.errors import Unavailable
+from app.errors import DatabaseDown
 
 EVERY = 0.02
 """Seconds between two looks, while somebody waits."""
@@ -63,7 +63,7 @@ class Watch:
                 ids = list(self._waiting)
             try:
                 now = self._versions(ids)
-            except Unavailable:
+            except DatabaseDown:
                 now = {}  # the waiting go on until their timeout; their next question says what is wrong
             with self._changed:
                 self._known |= {id: version for id, version in now.items() if id in self._waiting}

@@ -1,0 +1,101 @@
+"""Where a running job is: between two stages it is noted, may be stopped, and an engine that drains lets go of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from app.jobs.ledger import Claim, Ledger, StageSeconds, Stop
+from app.pipeline import OnStage
+
+Stage = Literal["picture", "splat", "repair", "render", "score", "turntable"]
+
+STAGES: dict[str, Stage] = {
+    "[1/4] Generating": "picture",
+    "[1/4] Building": "splat",
+    "[2/4]": "repair",
+    "[3/4]": "render",
+    "[4/4]": "score",
+}
+"""Which stage begins with which announcement of the pipeline."""
+
+DONE_BEFORE: dict[Stage, float] = {"picture": 0, "splat": 0.1, "repair": 0.5, "render": 0.6, "score": 0.8}
+"""How much of an attempt is done when a stage begins."""
+
+NOTE_SECONDS = 0.5
+"""A turntable's progress is noted this often."""
+
+
+class Stopped(BaseException):
+    """The job must not go on: it was cancelled, or its deadline has passed.
+
+    No Exception, because DBOS would record that as the result of the step.
+    """
+
+    def __init__(self, stop: Stop) -> None:
+        super().__init__(stop.error)
+        self.stop = stop
+
+
+class Progress:
+    """The stages of one job, as they begin and end.
+
+    arm: told each stage as it begins, and None when none runs. checkpoint: called between stages; it does not return
+    where the engine drains.
+    """
+
+    def __init__(
+        self, ledger: Ledger, claim: Claim, arm: Callable[[Stage | None], None], checkpoint: Callable[[], None]
+    ) -> None:
+        self.claim = claim
+        self.times: list[StageSeconds] = []
+        self._ledger = ledger
+        self._arm = arm
+        self._checkpoint = checkpoint
+        self._running: tuple[int, Stage, float] | None = None
+
+    def on_stage(self, attempt: int) -> OnStage:
+        """What the pipeline tells its stages to."""
+        return lambda line: self.begin(attempt, stage_of(line), line)
+
+    def begin(self, attempt: int, stage: Stage, line: str) -> None:
+        """A stage begins, and the one before it has ended. Raises Stopped or Void."""
+        self.close()
+        done = (attempt - 1 + DONE_BEFORE.get(stage, 0)) / self.claim.job.attempts
+        self.note(attempt, line, done)
+        self._arm(stage)
+        self._running = attempt, stage, time.monotonic()
+
+    def close(self) -> None:
+        """No stage runs any more."""
+        self._arm(None)
+        if self._running:
+            attempt, stage, since = self._running
+            self.times.append(StageSeconds(attempt, stage, time.monotonic() - since))
+            self._running = None
+
+    def note(self, attempt: int, line: str, done: float) -> None:
+        self._checkpoint()
+        if stop := self._ledger.progress(self.claim, attempt, line, done):
+            raise Stopped(stop)
+
+    def on_fraction(self, line: str) -> Callable[[float], None]:
+        """For a stage that tells how far it is itself, in (0, 1]."""
+        noted = time.monotonic()
+
+        def told(done: float) -> None:
+            nonlocal noted
+            if time.monotonic() - noted >= NOTE_SECONDS:
+                noted = time.monotonic()
+                self.note(1, line, done)
+
+        return told
+
+
+def stage_of(line: str) -> Stage:
+    """The stage that the pipeline announces with this line. Raises ValueError for a line it does not use."""
+    for start, stage in STAGES.items():
+        if line.startswith(start):
+            return stage
+    raise ValueError(f"{line!r} announces no stage that is known here")

@@ -1,0 +1,83 @@
+"""Forgetting: ended jobs whose time is over, or that no longer fit, oldest first, with all they made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from app.config import AssetsConfig
+from app.jobs.assets import Assets
+from app.jobs.records import ENDED
+from app.jobs.store import Store, assets, jobs
+
+AT_ONCE = 100
+ORPHAN_SECONDS = 3_600.0
+"""A folder without a job is an order that is just being stored, or one whose caller never got an answer."""
+
+Forget = Callable[[list[str]], None]
+"""Makes the queue forget jobs."""
+
+
+@dataclass(frozen=True)
+class Retention:
+    store: Store
+    files: Assets
+    settings: AssetsConfig
+    clock: Callable[[], float]
+    forget_queue: Forget
+
+    def sweep(self) -> int:
+        """Forgets what is to be forgotten now, at most a hundred jobs a call. Returns how many it forgot."""
+        ids = self.over_age() or self.over_size()
+        for id in ids:
+            self.files.remove(id)
+        if ids:
+            with self.store.writing() as connection:
+                connection.execute(sa.delete(assets).where(assets.c.job.in_(ids)))
+                connection.execute(sa.delete(jobs).where(jobs.c.id.in_(ids)))
+            self.forget_queue(ids)
+        return len(ids)
+
+    def over_age(self) -> list[str]:
+        """Ended jobs older than assets.keep_days, oldest first."""
+        oldest = self.clock() - self.settings.keep_days * 86_400
+        old = jobs.c.state.in_(ENDED) & (jobs.c.finished < oldest)
+        with self.store.reading() as connection:
+            return list(connection.scalars(sa.select(jobs.c.id).where(old).order_by(jobs.c.id).limit(AT_ONCE)))
+
+    def over_size(self) -> list[str]:
+        """The oldest ended jobs that have to go for the rest to fit in assets.max_gb."""
+        sizes = sa.select(assets.c.job, sa.func.sum(assets.c.size).label("size")).group_by(assets.c.job).subquery()
+        ended = sa.select(jobs.c.id, sizes.c.size).join(sizes, sizes.c.job == jobs.c.id)
+        with self.store.reading() as connection:
+            over = int(connection.scalar(sa.select(sa.func.sum(assets.c.size))) or 0) - self.settings.max_gb * 1e9
+            if over <= 0:
+                return []
+            rows = connection.execute(ended.where(jobs.c.state.in_(ENDED)).order_by(jobs.c.id).limit(AT_ONCE)).all()
+        chosen = []
+        for row in rows:
+            if over <= 0:
+                break
+            chosen.append(row.id)
+            over -= row.size
+        return chosen
+
+    def sweep_orphans(self) -> int:
+        """Removes folders that no job owns and that are older than an hour. Returns how many."""
+        old = [id for id in self.files.jobs() if _made(id) < self.clock() - ORPHAN_SECONDS]
+        with self.store.reading() as connection:
+            known = set(connection.scalars(sa.select(jobs.c.id)))
+        orphans = [id for id in old if id not in known]
+        for id in orphans:
+            self.files.remove(id)
+        return len(orphans)
+
+
+def _made(id: str) -> float:
+    """When a job's id was made, seconds since 1970; now and ever for a folder that is no job's, which is left alone."""
+    try:
+        return int(id[:12], 16) / 1_000 if len(id) == 32 else float("inf")
+    except ValueError:
+        return float("inf")

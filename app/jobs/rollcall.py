@@ -1,0 +1,81 @@
+"""The engines, as they report themselves: state and heartbeat, and who of them has fallen silent."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import sqlalchemy as sa
+
+from app.jobs.records import Engine
+from app.jobs.store import Store, engines
+
+FORGET_SECONDS = 86_400.0
+"""An engine that has been silent for this long is not shown any more."""
+
+
+class Report:
+    """What one engine says of itself. Thread-safe: main thread, job thread and heartbeat all have something to say."""
+
+    def __init__(self, store: Store, engine: Engine, clock: Callable[[], float]) -> None:
+        self.engine = engine
+        self._store = store
+        self._clock = clock
+        self._lock = threading.Lock()
+        with store.noting() as connection:
+            connection.execute(sa.delete(engines).where(engines.c.id == engine.id))
+            connection.execute(sa.insert(engines).values(**vars(engine), beats=0))
+
+    def say(self, **changes: object) -> None:
+        """Changes fields of the report, and beats."""
+        with self._lock:
+            self.engine = replace(self.engine, **changes, heartbeat=self._clock())  # type: ignore[arg-type]
+            with self._store.noting() as connection:
+                mine = engines.c.id == self.engine.id
+                connection.execute(
+                    sa.update(engines).where(mine).values(**vars(self.engine), beats=engines.c.beats + 1)
+                )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    beats: int
+    at: float
+
+
+class Watchman:
+    """Notices engines that have fallen silent, by the own monotonic clock: no other host's clock has to be right."""
+
+    def __init__(
+        self, store: Store, own: str, lost_after: float, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._store = store
+        self._own = own
+        self._lost_after = lost_after
+        self._monotonic = monotonic
+        self._seen: dict[str, _Seen] = {}
+
+    def lost(self) -> list[str]:
+        """The ids of the other engines that have been silent for too long, in every state: a dead one's too."""
+        now = self._monotonic()
+        with self._store.reading() as connection:
+            rows = connection.execute(sa.select(engines.c.id, engines.c.beats).where(engines.c.id != self._own)).all()
+        for row in rows:
+            seen = self._seen.get(row.id)
+            if not seen or seen.beats != row.beats:
+                self._seen[row.id] = _Seen(row.beats, now)
+        return [row.id for row in rows if now - self._seen[row.id].at >= self._lost_after]
+
+    def mark(self, id: str) -> None:
+        """Says of an engine that it is lost, unless it has spoken meanwhile."""
+        silent = (engines.c.id == id) & (engines.c.beats == self._seen[id].beats) & (engines.c.state != "FAILED")
+        with self._store.noting() as connection:
+            gone = {"state": "LOST", "why": f"silent for {self._lost_after:g} s", "job": None}
+            connection.execute(sa.update(engines).where(silent).values(**gone))
+
+    def forget(self, before: float) -> None:
+        """Removes the engines whose last heartbeat was before that time (seconds since 1970)."""
+        with self._store.noting() as connection:
+            connection.execute(sa.delete(engines).where(engines.c.heartbeat < before, engines.c.id != self._own))

@@ -1,0 +1,201 @@
+"""What is done for a job, in steps that each put their files away and give back references and numbers.
+
+A step that is done again, because its engine died before it was recorded, writes the same files to the same places.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from app import certificate, pipeline
+from app.config import Config
+from app.errors import BadFile
+from app.jobs.assets import Assets, Stored, stored
+from app.jobs.ledger import Ending, Ledger
+from app.jobs.progress import Progress
+from app.jobs.records import Job
+from app.pipeline import Brief, Stages
+from app.splat.diagnosis import diagnose
+from app.splat.files import decode_splat, replacing, write_splat
+from app.splat.model import Splat
+from app.stages.picture import Picture
+from app.turntable import write_turntable
+
+GIVEN_PICTURES = ("picture.png", "picture.jpg")
+GIVEN_SPLATS = ("input.ply", "input.spz")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The first half of an attempt. picture: None where the profile needs none; model, seed: what drew it."""
+
+    picture: Stored | None
+    model: str
+    seed: int | None
+
+
+class Steps:
+    """The steps of every kind of job, on loaded stages. Raises what the stages raise."""
+
+    def __init__(self, config: Config, stages: Stages, ledger: Ledger, assets: Assets) -> None:
+        self.config = config
+        self.stages = stages
+        self._ledger = ledger
+        self._assets = assets
+
+    def draw(self, progress: Progress, attempt: int) -> Drawn:
+        """The picture of an attempt."""
+        job = progress.claim.job
+        seed = job.seed + attempt - 1
+        if given := self._ledger.given(job.id, GIVEN_PICTURES):
+            return Drawn(given, "given", None)
+        picture = pipeline.draw(Brief(job.prompt), seed, self.stages, self.config, progress.on_stage(attempt))
+        if not picture:
+            return Drawn(None, "", None)
+        path = f"{job.id}/{attempt}"
+        with self._assets.folder(path) as folder:
+            with replacing(folder / "picture.png") as stream:
+                picture.image.save(stream, "PNG")
+            (file,) = stored(folder, path, ("picture.png",))
+        return Drawn(file, picture.model, picture.seed)
+
+    def build(self, progress: Progress, attempt: int, drawn: Drawn) -> Ending:
+        """The splat of an attempt, judged."""
+        job, path = progress.claim.job, f"{progress.claim.job.id}/{attempt}"
+        picture = Picture(self._image(drawn.picture), drawn.seed, drawn.model) if drawn.picture else None
+        brief = Brief(job.prompt, picture if drawn.model == "given" else None)
+        seed, told = job.seed + attempt - 1, progress.on_stage(attempt)
+        judged = pipeline.build(brief, picture, seed, attempt, self.stages, self.config, told)
+        with self._assets.folder(path) as folder:
+            issued = certificate.write_outputs(judged, folder, self.config, datetime.now(UTC))
+            hashes: dict[str, str] = {asset.name: asset.sha256 for asset in issued.assets}
+            files = stored(folder, path, (*hashes, "views.png", "certificate.json"), hashes)
+        return Ending(
+            "DONE",
+            attempt=attempt,
+            seed=seed,
+            outcome=judged.verdict.outcome,
+            reasons=judged.verdict.reasons,
+            score=judged.score.value if judged.score else None,
+            scores=judged.score.per_view if judged.score else (),
+            gaussians=len(judged.splat),
+            findings=tuple(finding.kind for finding in judged.diagnosis.findings),
+            repairs=tuple(done["field"] for done in judged.repairs.to_dict()["repairs"]),
+            files=(*files, drawn.picture) if drawn.picture and drawn.model != "given" else files,
+        )
+
+    def validate(self, progress: Progress) -> Ending:
+        """A given splat, as it is, held against the prompt: verdict.json and views.png."""
+        job, told = progress.claim.job, progress.on_stage(1)
+        told("[2/4] Diagnosing...")
+        splat = self._given_splat(job)
+        findings = diagnose(splat, self.config.diagnose).to_dict()["findings"]
+        told(f"[3/4] Rendering {len(self.config.render.views)} views...")
+        views = pipeline.look(splat, self.config)
+        told("[4/4] Validating with CLIP...")
+        score, verdict = pipeline.validate(splat, views, job.prompt, self.stages.scorer, self.config)
+        report = {
+            "prompt": job.prompt,
+            "profile": self.config.profile.name,
+            "stand_in": self.config.profile.name == "shapes",
+            "gaussians": len(splat),
+            "outcome": verdict.outcome,
+            "reasons": verdict.reasons,
+            "score": asdict(score) if score else None,
+            "views": [view.name for view in self.config.render.views],
+            "findings": findings,
+        }
+        with self._assets.folder(f"{job.id}/1") as folder:
+            certificate.write_picture(folder / "views.png", views)
+            _write_json(folder / "verdict.json", report)
+            files = stored(folder, f"{job.id}/1", ("views.png", "verdict.json"))
+        return Ending(
+            "DONE",
+            attempt=1,
+            outcome=verdict.outcome,
+            reasons=verdict.reasons,
+            score=score.value if score else None,
+            scores=score.per_view if score else (),
+            gaussians=len(splat),
+            findings=tuple(finding["kind"] for finding in findings),
+            files=files,
+        )
+
+    def repair(self, progress: Progress) -> Ending:
+        """A given splat, healed: asset.ply or asset.spz as wanted, and report.json."""
+        job = progress.claim.job
+        progress.on_stage(1)("[2/4] Diagnosing and repairing...")
+        splat = self._given_splat(job)
+        healed, diagnosis, repairs = pipeline.heal(splat, self.config)
+        left = () if diagnosis.healthy else diagnose(healed, self.config.diagnose).findings
+        report = {
+            "gaussians_in": len(splat),
+            "gaussians_out": len(healed),
+            "changed": healed is not splat,
+            "diagnosis": diagnosis.to_dict(),
+            "repairs": repairs.to_dict(),
+            "findings_left": [finding.kind for finding in left],
+        }
+        fields = tuple(done["field"] for done in repairs.to_dict()["repairs"])
+        asset = f"asset.{job.format}"
+        with self._assets.folder(f"{job.id}/1") as folder:
+            write_splat(folder / asset, healed)
+            _write_json(folder / "report.json", report)
+            files = stored(folder, f"{job.id}/1", (asset, "report.json"))
+        return Ending(
+            "DONE",
+            attempt=1,
+            gaussians=len(healed),
+            findings=tuple(finding.kind for finding in diagnosis.findings),
+            repairs=fields,
+            files=files,
+        )
+
+    def turntable(self, progress: Progress) -> Ending:
+        """turntable.mp4, among the files of the job whose splat it shows."""
+        source, line = progress.claim.job.source or "", "Rendering the turntable..."
+        progress.begin(1, "turntable", line)
+        shown = self._ledger.given(source, ("asset.ply",))
+        if not shown:
+            raise BadFile(f"job {source} has no splat any more: its time is over (assets.keep_days, assets.max_gb)")
+        splat = decode_splat(self._assets.read(shown.path), self.config.limits.max_gaussians, shown.name)
+        path = shown.path.rpartition("/")[0]
+        with self._assets.folder(path) as folder:
+            write_turntable(folder / "turntable.mp4", splat, self.config, on_progress=progress.on_fraction(line))
+            files = stored(folder, path, ("turntable.mp4",))
+        self._ledger.show(source, files)
+        return Ending("DONE", attempt=1, gaussians=len(splat))
+
+    def _given_splat(self, job: Job) -> Splat:
+        file = self._ledger.given(job.id, GIVEN_SPLATS)
+        if not file:
+            raise BadFile(f"job {job.id} came without a splat")
+        return decode_splat(self._assets.read(file.path), self.config.limits.max_gaussians, "the given splat")
+
+    def _image(self, file: Stored) -> Image.Image:
+        """Raises BadFile for what is no picture, or has more pixels than limits.max_picture_pixels."""
+        limit = self.config.limits.max_picture_pixels
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is the one that counts
+                image = Image.open(io.BytesIO(self._assets.read(file.path)), formats=("PNG", "JPEG"))
+            if image.width * image.height > limit:
+                raise BadFile(
+                    f"the picture has {image.width} x {image.height} pixels, limits.max_picture_pixels is {limit:,}"
+                )
+            return image.convert("RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB")
+        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise BadFile(f"the picture cannot be read: {error}; give a PNG or a JPEG") from None
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    with replacing(path) as stream:
+        stream.write(json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")

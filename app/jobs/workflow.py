@@ -1,0 +1,184 @@
+"""A job's way through an engine: durable steps, so that a job whose engine died goes on after its last finished step.
+
+This file does not know processes, GPUs or heartbeats, nor what a step does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+from dbos import DBOS, PortableWorkflowError
+from loguru import logger
+
+from app.errors import DatabaseDown, SplatgateError
+from app.jobs.assets import Assets, Stored
+from app.jobs.ledger import Claim, Ending, Ledger, Void
+from app.jobs.progress import Progress, Stage, Stopped
+from app.jobs.steps import Drawn, Steps
+
+Values = dict[str, Any]
+"""A step's result as JSON has it."""
+
+
+class Worker:
+    """Runs jobs, one at a time.
+
+    guard: runs a heavy call; what the engine does about memory and broken GPUs. arm: told each stage as it begins, and
+    None when none runs. busy: told the id of the job that runs, or None. fatal: ends the process.
+    """
+
+    def __init__(
+        self,
+        steps: Steps,
+        ledger: Ledger,
+        assets: Assets,
+        guard: Callable[[Callable[[], Values]], Values],
+        arm: Callable[[Stage | None], None],
+        busy: Callable[[str | None], None],
+        fatal: Callable[[Exception], NoReturn],
+    ) -> None:
+        self._steps = steps
+        self._ledger = ledger
+        self._assets = assets
+        self._guard = guard
+        self._arm = arm
+        self._busy = busy
+        self._fatal = fatal
+        self._draining = threading.Event()
+        self._quiet = threading.Condition()
+        self._claim: Claim | None = None
+        self._parked = False
+
+    def register(self) -> None:
+        """Makes the workflow known to DBOS; before its launch."""
+        # how often a job may be begun is for our ledger to say, which tells a death from an orderly end
+        DBOS.workflow(name="job", max_recovery_attempts=None)(self.run)
+
+    def drain(self, timeout: float) -> bool:
+        """Takes no further job, waits for the running stage to end, and gives its job back.
+
+        Returns whether the stage ended within `timeout` seconds; its job was given back in either case. The process
+        must end now: a thread of it waits for ever.
+        """
+        self._draining.set()
+        with self._quiet:
+            quiet = self._quiet.wait_for(lambda: self._parked or not self._claim, timeout)
+            if self._claim:
+                self._ledger.release(self._claim)
+        return quiet
+
+    def run(self, id: str) -> None:
+        """The workflow: one job from begin to end."""
+        self._checkpoint()
+        try:
+            if claim := self._ledger.begin(id):
+                self._hold(claim)
+                with logger.contextualize(job=id), suppress(Void):
+                    self._work(claim)
+        except DatabaseDown as error:
+            self._lose_hold(error)
+        finally:
+            self._hold(None)
+
+    def _work(self, claim: Claim) -> None:
+        progress = Progress(self._ledger, claim, self._arm, self._checkpoint)
+        ending = self._ending(progress)
+        self._ledger.end(claim, ending, tuple(progress.times))
+        self._tidy(claim, ending)
+        logger.info(f"job {claim.job.id}: {ending.state} {ending.outcome or ending.error}")
+
+    def _lose_hold(self, error: DatabaseDown) -> NoReturn:
+        """Without the database nothing can be said of a job, so nothing is: the next engine finds it as it was."""
+        if self._claim:
+            with suppress(DatabaseDown):
+                self._ledger.release(self._claim)
+        self._fatal(error)
+
+    def _ending(self, progress: Progress) -> Ending:
+        """What became of the job. A failure of its own ends it; one of the database is for the engine to deal with."""
+        job = progress.claim.job
+        try:
+            if job.kind == "generate":
+                return self._generate(progress)
+            step = {"validate": self._steps.validate, "repair": self._steps.repair, "turntable": self._steps.turntable}
+            return _to_ending(self._durable(job.kind, progress, lambda: asdict(step[job.kind](progress))))
+        except Stopped as stopped:
+            return Ending(stopped.stop.state, stopped.stop.error)
+        except Void:
+            logger.warning(f"job {job.id}: another engine has it, or it is gone; what was done here is dropped")
+            raise
+        except DatabaseDown:
+            raise
+        except (SplatgateError, PortableWorkflowError) as error:  # the latter: a failed step, as it was recorded
+            return Ending("FAILED", str(error))
+        except Exception as error:  # noqa: BLE001  the edge: whatever a stage throws ends its job, not the engine
+            logger.opt(exception=error).error(f"job {job.id}: failed")
+            return Ending("FAILED", f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+
+    def _generate(self, progress: Progress) -> Ending:
+        """Attempts with consecutive seeds; the first that passes, else the best that was refused."""
+        best: Ending | None = None
+        for attempt in range(1, progress.claim.job.attempts + 1):
+            ending = self._attempt(progress, attempt)
+            best = max(best or ending, ending, key=lambda each: (each.outcome == "passed", each.score or 0.0))
+            if ending.outcome != "refused":
+                break
+        assert best
+        return best
+
+    def _attempt(self, progress: Progress, attempt: int) -> Ending:
+        drawn = _to_drawn(
+            self._durable(f"draw {attempt}", progress, lambda: asdict(self._steps.draw(progress, attempt)))
+        )
+        return _to_ending(
+            self._durable(f"build {attempt}", progress, lambda: asdict(self._steps.build(progress, attempt, drawn)))
+        )
+
+    def _durable(self, name: str, progress: Progress, call: Callable[[], Values]) -> Values:
+        """A step: what it returned once it returns for ever. Being stopped is not a result."""
+
+        def step() -> Values:
+            try:
+                return self._guard(call)
+            except DatabaseDown as error:
+                self._lose_hold(error)
+            finally:
+                progress.close()
+
+        return DBOS.run_step({"name": name}, step)
+
+    def _tidy(self, claim: Claim, ending: Ending) -> None:
+        """Removes the files that nobody can ask for: attempts that were not chosen, a failed job's everything."""
+        if ending.state != "DONE":
+            self._assets.remove(claim.job.id)
+            return
+        for attempt in range(1, claim.job.attempts + 1):
+            if attempt != ending.attempt:
+                self._assets.remove(f"{claim.job.id}/{attempt}")
+
+    def _checkpoint(self) -> None:
+        """Between two stages: where the engine drains, this thread does not go on."""
+        if self._draining.is_set():
+            with self._quiet:
+                self._parked = True
+                self._quiet.notify_all()
+            threading.Event().wait()
+
+    def _hold(self, claim: Claim | None) -> None:
+        self._busy(claim.job.id if claim else None)
+        with self._quiet:
+            self._claim = claim
+            self._quiet.notify_all()
+
+
+def _to_ending(values: Values) -> Ending:
+    tuples = {name: tuple(values[name]) for name in ("reasons", "scores", "findings", "repairs")}
+    return Ending(**values | tuples | {"files": tuple(Stored(**file) for file in values["files"])})
+
+
+def _to_drawn(values: Values) -> Drawn:
+    return Drawn(**values | {"picture": Stored(**values["picture"]) if values["picture"] else None})
