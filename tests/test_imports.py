@@ -16,6 +16,8 @@ ORDER = [
     *("gate", "pipeline", "certificate"),
     *("jobs", "jobs.records", "jobs.store", "jobs.assets", "jobs.watch", "jobs.client", "jobs.backup"),
     *("jobs.ledger", "jobs.rollcall", "jobs.retention", "jobs.progress", "jobs.steps", "jobs.workflow"),
+    *("feedback", "feedback.lines", "feedback.statistics", "feedback.advice", "feedback.join", "feedback.book"),
+    *("feedback.report", "feedback.plot"),
     *("engine", "serve"),
     *("web.context", "web.models", "web.problems", "web.auth", "web.limits", "web.headers", "web.access"),
     *("web.assets", "web.events", "web.intake", "web.endings", "web.metrics", "web.pages"),
