@@ -85,7 +85,7 @@ def load_stages(config: Config) -> Stages:
             "Use --profile shapes (the embedded stand-in); inspect, repair, render and validate take any splat"
         )
     scorer = load_scorer(config)
-    return Stages(shapes.load(), scorer)
+    return Stages(shapes.load(shapes.ShapesParams(config.shapes.gaussians)), scorer)
 
 
 def load_scorer(config: Config) -> Scorer | None:
