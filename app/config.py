@@ -173,6 +173,7 @@ class ShapesConfig(Section):
 class ServeConfig(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65_535)] = 10_010
+    published_on: str = ""
     data: str = "data"
     grace_seconds: Annotated[float, Field(ge=0, le=3_600)] = 30.0
 

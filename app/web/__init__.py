@@ -37,7 +37,7 @@ def create_app(config: Config, jobs: Jobs) -> OpenAPI:
     )
     context.attach(app, config, jobs)
     access.log_requests(app)
-    auth.guard(app, config.auth)
+    auth.guard(app, config)
     limits.limit(app, config.limits)
     headers.secure(app)
     problems.answer_errors(app)

@@ -17,12 +17,15 @@ from urllib.parse import urlsplit
 
 from flask import Flask, request
 
-from app.config import AuthConfig
+from app.config import AuthConfig, Config
 from app.errors import ConfigError, Forbidden, Unauthorized
 
 PREFIX = "sg_"
 OPEN = ("/livez", "/readyz")
 WORKER = ("/generate/", "/generate_video/")
+NAMELESS = (*OPEN, "/metrics")
+"""Numbers only; a scraper calls us by the name of our container."""
+
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -67,11 +70,11 @@ def _hash_in(line: str, number: int, config: AuthConfig) -> str:
     return word
 
 
-def guard(app: Flask, config: AuthConfig) -> None:
+def guard(app: Flask, config: Config) -> None:
     """Checks every request before its view. Raises ConfigError where the tokens cannot be read."""
-    hashes = read_hashes(config)
+    hashes = read_hashes(config.auth)
     app.before_request(_same_site)
-    app.before_request(_token_checker(hashes, config) if hashes else _local_only)
+    app.before_request(_token_checker(hashes, config.auth) if hashes else _local_checker(config))
 
 
 def _same_site() -> None:
@@ -105,13 +108,30 @@ def _token() -> str:
     return str((given.token if given.type == "bearer" else given.password) or "")
 
 
-def _local_only() -> None:
-    """Raises Forbidden for another machine, and for a name that another site's DNS may have pointed at us."""
-    if not _is_local(request.remote_addr):
-        raise Forbidden("without auth.tokens_file this machine only is served: make a token with `splatgate token new`")
-    name = urlsplit(f"//{request.host}").hostname
-    if name not in LOCAL_NAMES:
-        raise Forbidden(f"without auth.tokens_file the host is called {' or '.join(LOCAL_NAMES)}, not {name!r}")
+def _local_checker(config: Config) -> Callable[[], None]:
+    """Refuses another machine, and a name that another site's DNS may have pointed at us.
+
+    In a container whose port is published on the host's loopback the callers come from the engine's bridge: there the
+    publishing keeps other machines out, and other containers on that bridge may call by any name for /metrics only.
+    """
+    anyone = is_loopback(config.serve.published_on)
+
+    def check() -> None:
+        if not (anyone or _is_local(request.remote_addr)):
+            raise Forbidden("without auth.tokens_file only this machine is served: `splatgate token new` makes a token")
+        name = urlsplit(f"//{request.host}").hostname
+        if name not in LOCAL_NAMES and request.path not in NAMELESS:
+            raise Forbidden(f"without auth.tokens_file the host is called {' or '.join(LOCAL_NAMES)}, not {name!r}")
+
+    return check
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this host name or address is this machine's own."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _is_local(address: str | None) -> bool:
