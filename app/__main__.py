@@ -23,7 +23,10 @@ from rich.text import Text
 from app import __version__
 from app.cli import FILE, JSON, PROFILE, Group, configured, print_json, progress
 from app.commands.backup import backup
+from app.commands.doctor import doctor
+from app.commands.feedback import feedback
 from app.commands.models import models
+from app.commands.token import token
 from app.commands.turntable import turntable
 from app.config import Config, RenderConfig, ViewConfig
 from app.errors import BadInput
@@ -365,7 +368,10 @@ def _exit_by(outcome: str) -> None:
 
 
 main.add_command(backup)
+main.add_command(doctor)
+main.add_command(feedback)
 main.add_command(models)
+main.add_command(token)
 main.add_command(turntable)
 
 if __name__ == "__main__":

@@ -50,12 +50,13 @@ def list_models(config: Config, as_json: bool) -> None:
     if as_json:
         print_json({"folder": config.models.folder, "models": [_row(state, wanted) for state in states]})
         return
-    table = Table(Column("model", no_wrap=True), "role", "licence", "size", "state", "commit")
+    name, rest = Column("model", no_wrap=True), ("licence", "size", "state", "commit")
+    table = Table(name, "role", *(Column(title, no_wrap=True) for title in rest), box=None, pad_edge=False)
     for state in states:
         star = "*" if state.model in wanted else " "
         size, commit = _size(state), state.locked.commit if state.locked else state.model.revision
         cells = f"{star} {state.model.name}", state.model.role.replace("_", " "), state.model.licence, size
-        table.add_row(*map(Text, cells), Text(state.condition, COLOURS[state.condition]), Text(commit[:8]))
+        table.add_row(*map(Text, cells), Text(state.condition, COLOURS[state.condition]), Text(commit[:7]))
     Console().print(table)
     _print_problems(states)
 

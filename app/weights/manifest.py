@@ -169,12 +169,21 @@ def needed(config: Config) -> tuple[Model, ...]:
 
     Raises BadInput for a name that is not in the manifest.
     """
+    names = [name for name in _named(config) if "/" not in name]
+    if config.profile.name == "full" and config.validation.enabled and scorer_is_ours(config):
+        names.append(SCORER)
+    return tuple(map(find, names))
+
+
+def own_paths(config: Config) -> tuple[str, ...]:
+    """Folders and files that the configuration names in place of models, and that no lock knows."""
+    return tuple(name for name in _named(config) if "/" in name)
+
+
+def _named(config: Config) -> tuple[str, ...]:
     if config.profile.name == "shapes":
         return ()
-    names = [config.image.model, config.cutout.model, config.trellis.model, config.trellis.encoder]
-    if config.validation.enabled and scorer_is_ours(config):
-        names.append(SCORER)
-    return tuple(find(name) for name in names if "/" not in name)
+    return config.image.model, config.cutout.model, config.trellis.model, config.trellis.encoder
 
 
 def scorer_is_ours(config: Config) -> bool:
