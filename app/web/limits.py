@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Self
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from flask import Flask, g, request
@@ -48,28 +49,35 @@ def done_uploading() -> None:
         places.release()
 
 
-@contextmanager
-def hurried(connection: socket.socket | None, seconds: float) -> Iterator[threading.Event]:
-    """Stops reading from `connection` where the block lasts longer than this; the event tells that it did.
+class Hurry:
+    """A block that may take so long: then nothing more is read from the connection, which ends the waiting for it.
 
-    A timeout of the socket would not do: it begins anew with every byte.
+    A timeout of the socket would not do: it begins anew with every byte. Without a connection nothing is stopped.
     """
-    too_slow = threading.Event()
 
-    def stop() -> None:
-        too_slow.set()
+    def __init__(self, connection: socket.socket | None, seconds: float) -> None:
+        self.too_slow = False
+        self._connection = connection
+        self._timer = threading.Timer(seconds, self._stop)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        if self._connection:
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """What comes now may take as long as it likes."""
+        self._timer.cancel()
+
+    def _stop(self) -> None:
+        self.too_slow = True
         with suppress(OSError):  # it has gone
-            assert connection
-            connection.shutdown(socket.SHUT_RD)
-
-    timer = threading.Timer(seconds, stop)
-    timer.daemon = True
-    if connection:
-        timer.start()
-    try:
-        yield too_slow
-    finally:
-        timer.cancel()
+            assert self._connection
+            self._connection.shutdown(socket.SHUT_RD)
 
 
 def _counted(inner: WSGI, most: int) -> WSGI:
@@ -108,11 +116,11 @@ def _read_body(config: LimitsConfig, places: threading.BoundedSemaphore) -> None
         g.upload_place = places
     if length is not None:
         request.environ.pop("wsgi.input_terminated", None)  # with it, half a body would pass for a whole one
-    with hurried(request.environ.get("gunicorn.socket"), config.body_seconds) as too_slow:
+    with Hurry(request.environ.get("gunicorn.socket"), config.body_seconds) as hurry:
         try:
             request.get_data(parse_form_data=True)
         except ClientDisconnected:
-            if not too_slow.is_set():
+            if not hurry.too_slow:
                 raise
-        if too_slow.is_set():
+        if hurry.too_slow:
             raise TooSlow(f"the body did not arrive within {config.body_seconds:g} s (limits.body_seconds)")

@@ -1,0 +1,27 @@
+"""`splatgate token`: tokens for the HTTP side."""
+
+from __future__ import annotations
+
+import click
+
+from app.cli import JSON, print_json
+
+
+@click.group()
+def token() -> None:
+    """Tokens that callers of the service show."""
+
+
+@token.command()
+@JSON
+def new(as_json: bool) -> None:
+    """Make a token: keep it, and put its hash line into the file that auth.tokens_file names."""
+    from app.web.auth import new_token, token_hash
+
+    made = new_token()
+    if as_json:
+        print_json({"token": made, "hash": token_hash(made)})
+        return
+    click.echo(f"token: {made}")
+    click.echo(f"hash:  {token_hash(made)}")
+    click.echo("The token is shown this once. The hash goes on a line of its own in auth.tokens_file.", err=True)
