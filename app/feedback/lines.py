@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import BinaryIO
+from zoneinfo import ZoneInfo
 
 from app.errors import BadInput
 
@@ -96,7 +97,7 @@ def _raw_lines(stream: BinaryIO) -> Iterator[tuple[bytes, bool]]:
 
 def parse(text: str, zone: tzinfo = UTC) -> Line | None:
     """The answer in a line of text; None where the line is none. Raises BadInput where it begins like one only."""
-    text = CONTROL.sub("\N{REPLACEMENT CHARACTER}", COLOUR.sub("", text).rstrip("\r\n"))
+    text = without_controls(COLOUR.sub("", text).rstrip("\r\n"))
     mark = MARK.search(text)
     if not mark:
         return None
@@ -124,6 +125,19 @@ def score_of(token: str) -> float | None:
     if score is None or score < 0:
         raise BadInput(f"Score={token[:40]}: neither a number from 0 up nor the word failed")
     return score
+
+
+def without_controls(text: str) -> str:
+    """The text with a replacement character for each control character but the tab and the line feed."""
+    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def zone_of(name: str) -> tzinfo:
+    """A time zone by its name in the IANA database. Raises BadInput."""
+    try:
+        return ZoneInfo(name)
+    except (KeyError, OSError, ValueError):  # unknown; a folder of the database; a path out of it
+        raise BadInput(f"{name[:40]!r} is no time zone that this host knows: write UTC or Europe/Berlin") from None
 
 
 def moment(text: str) -> float:

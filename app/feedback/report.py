@@ -33,7 +33,7 @@ class Judge:
     answers: int
     failed: int
     acceptance: Share
-    scores: Quartiles
+    scores: Quartiles | None
     observations: int | None
     silent: bool
 
@@ -94,7 +94,7 @@ class Report:
     left_out: int
     failed: int
     acceptance: Share
-    scores: Quartiles
+    scores: Quartiles | None
     cut: float | None
     judges: tuple[Judge, ...]
     judges_left_out: int
@@ -156,7 +156,7 @@ def _refusal(ended: Sequence[Ended]) -> Share:
     return share(sum(not job.delivered for job in ended), len(ended))
 
 
-def _scores(verdicts: Sequence[Answer]) -> Quartiles:
+def _scores(verdicts: Sequence[Answer]) -> Quartiles | None:
     return quartiles(np.array([answer.score for answer in verdicts], np.float64))
 
 

@@ -67,10 +67,10 @@ def difference(before: Share, after: Share) -> Difference:
     return Difference(before, after, change, change - down, change + up)
 
 
-def quartiles(scores: NDArray[np.float64]) -> Quartiles:
+def quartiles(scores: NDArray[np.float64]) -> Quartiles | None:
     """Of verdicts of which 0.0 means "under the cut": a quartile needs to know of those only that they are low."""
     if not len(scores):
-        return Quartiles(None, None, None)
+        return None
     found = np.quantile(scores, (0.25, 0.5, 0.75), method="inverted_cdf")
     low, median, high = (float(value) if value > 0 else None for value in found)
     return Quartiles(low, median, high)

@@ -1,0 +1,232 @@
+"""`splatgate feedback import | report`: what judges downstream said of the results, and what follows for the gate."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, astuple
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from app.cli import FILE, JSON, configured, print_json, progress
+from app.config import Config
+from app.errors import BadFile
+
+if TYPE_CHECKING:
+    from app.feedback.advice import Advice
+    from app.feedback.book import Book, Receipt
+    from app.feedback.report import Judge, Report, Split
+    from app.feedback.statistics import Difference, Quartiles, Share
+
+LOGS = click.Path(path_type=Path, allow_dash=True)
+
+
+@click.group()
+def feedback() -> None:
+    """What judges downstream said of the results, and what follows for the gate."""
+
+
+@feedback.command("import")
+@click.argument("logs", metavar="LOG...", nargs=-1, required=True, type=LOGS)
+@click.option("--zone", default="UTC", show_default=True, help="Time zone of dates that do not name theirs.")
+@JSON
+@configured
+def import_logs(config: Config, logs: tuple[Path, ...], zone: str, as_json: bool) -> None:
+    """Read the judges' lines in each LOG (- is standard input) and join them to the jobs that they speak of.
+
+    Importing a log again adds nothing, so a log that grows can be given again and again.
+    """
+    from app.feedback.lines import read_lines, zone_of
+
+    where = zone_of(zone)
+    with _opened_book(config) as book, progress("Reading") as on_stage:
+        receipts = []
+        for log in logs:
+            on_stage(f"Reading {log}")
+            with _opened(log) as stream:
+                receipts.append(book.take_in(read_lines(stream, where), lambda n: on_stage(f"{n:,} lines read")))
+    if as_json:
+        print_json({"logs": [{"log": str(log), **asdict(got)} for log, got in zip(logs, receipts, strict=True)]})
+        return
+    for log, receipt in zip(logs, receipts, strict=True):
+        _print_receipt(log, receipt)
+
+
+@feedback.command("report")
+@click.option("--since", help="Only what was said since this time, e.g. 2026-01-31 or 2026-01-31T18:00+01:00.")
+@click.option("--split", help="Compare before and after this time, to see what a change did.")
+@click.option("--plot", "picture", type=FILE, help="PNG to draw.")
+@click.option("--theme", type=click.Choice(["light", "dark"]), default="light", show_default=True, help="Of the PNG.")
+@JSON
+@configured
+def show_report(
+    config: Config, since: str | None, split: str | None, picture: Path | None, theme: str, as_json: bool
+) -> None:
+    """Acceptance by judge and by score, what another threshold would mean, and advice where it can be given.
+
+    Intervals are of 95 %. docs/feedback.md explains every number.
+    """
+    import numpy as np
+
+    from app.feedback.lines import moment
+    from app.feedback.report import report
+
+    times = [None if text is None else moment(text) for text in (since, split)]
+    if picture and picture.suffix.lower() != ".png":
+        raise click.UsageError(f"{picture}: a picture is written as .png")
+    with _opened_book(config) as book, progress("Weighing the verdicts"):
+        found = report(book, config, np.random.default_rng(0), *times)
+        if picture:
+            _write_plot(found, picture, theme)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        _print_report(found)
+        if picture:
+            click.echo(f"wrote {picture}")
+
+
+@contextmanager
+def _opened_book(config: Config) -> Iterator[Book]:
+    from app.feedback.book import Book
+    from app.jobs.store import Store
+
+    store = Store(config)
+    try:
+        yield Book(store, config)
+    finally:
+        store.close()
+
+
+@contextmanager
+def _opened(log: Path) -> Iterator[BinaryIO]:
+    """Raises BadFile where the log cannot be read."""
+    if str(log) == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        with log.open("rb") as stream:
+            yield stream
+    except OSError as error:
+        raise BadFile(f"{log}: cannot be read: {error.strerror}; check the path and its permissions") from None
+
+
+def _write_plot(found: Report, path: Path, theme: str) -> None:
+    from app.feedback.plot import plot
+    from app.splat.files import replacing
+
+    png = plot(found, "dark" if theme == "dark" else "light")
+    with replacing(path) as stream:
+        stream.write(png)
+
+
+# ---- what a person sees ----------------------------------------------------------------------------------------------
+
+
+def _print_receipt(log: Path, receipt: Receipt) -> None:
+    click.echo(
+        f"{log}: {receipt.lines:,} lines read, {receipt.new:,} new answers, {receipt.known:,} known already, "
+        f"{receipt.unparsed:,} that could not be read"
+    )
+    for broken in receipt.examples:
+        click.secho(f"  line {broken.number:,}: {broken.reason}", fg="yellow")
+
+
+def _print_report(found: Report) -> None:
+    if not found.answers:
+        click.echo("no answers yet: splatgate feedback import LOG...")
+        return
+    click.echo(
+        f"{found.answers:,} answers, {_day(found.first)} to {_day(found.last)}; {found.failed:,} failed (no verdict)"
+    )
+    if found.left_out:
+        click.secho(f"the newest only: {found.left_out:,} older ones were not read; see --since", fg="yellow")
+    click.echo(f"accepted: {_share(found.acceptance)}; quartiles of the scores: {_quartiles(found.scores)}")
+    joins = found.joins
+    click.echo(
+        f"joined to a job: {joins.by_prompt:,} by prompt, {joins.by_time:,} by time ({joins.doubtful:,} doubtful), "
+        f"{joins.none:,} not; {found.usable:,} verdicts count below"
+    )
+    _print_judges(found.judges)
+    if found.judges_left_out:
+        click.echo(f"and {found.judges_left_out:,} judges with fewer answers")
+    _print_scores(found)
+    click.echo(f"our own gate refused: {_share(found.refusal)} of the jobs still kept")
+    _print_advice(found.threshold)
+    _print_advice(found.min_gaussians)
+    if found.split:
+        _print_split(found.split)
+
+
+def _print_judges(judges: Iterable[Judge]) -> None:
+    table = Table("judge", "answers", "failed", "accepted", "score quartiles", "observations")
+    for judge in judges:
+        seen = "-" if judge.observations is None else f"{judge.observations:,}"
+        numbers = f"{judge.answers:,}", f"{judge.failed:,}"
+        table.add_row(judge.uid, *numbers, _share(judge.acceptance), _quartiles(judge.scores), seen)
+    Console().print(table)
+    for judge in judges:
+        if judge.silent:
+            click.secho(
+                f"judge {judge.uid} never observes: Observations=0 in all of its answers; it processes nothing",
+                fg="yellow",
+            )
+
+
+def _print_scores(found: Report) -> None:
+    if not found.by_score:
+        return
+    table = Table("CLIP score", "accepted")
+    for bucket in found.by_score:
+        table.add_row(f"{bucket.low:.2f} to {bucket.high:.2f}", _share(bucket.acceptance))
+    Console().print(table)
+
+
+def _print_advice(advice: Advice) -> None:
+    if advice.answer == "change" and advice.value is not None:
+        where = f" (the best lies between {advice.low:g} and {advice.high:g})"
+        click.secho(f"advice: {advice.setting} = {advice.value:g}{where}", fg="green", bold=True)
+    else:
+        words = {"too few": "no advice", "no relation": "no advice", "keep": "keep it"}[advice.answer]
+        click.echo(f"{advice.setting} = {advice.present:g}: {words}")
+    click.echo(f"  because: {advice.reason}")
+
+
+def _print_split(split: Split) -> None:
+    table = Table(f"{_day(split.at)}", "before", "after", "difference")
+    table.add_row("accepted", *_differences(split.acceptance))
+    for uid, change in split.judges.items():
+        table.add_row(f"  by {uid}", *_differences(change))
+    table.add_row("refused by our gate", *_differences(split.refusal))
+    Console().print(table)
+
+
+def _differences(change: Difference) -> tuple[str, str, str]:
+    if change.change is None or change.low is None or change.high is None:
+        return _share(change.before), _share(change.after), "-"
+    points = f"{100 * change.change:+.1f} points [{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
+    return _share(change.before), _share(change.after), points
+
+
+def _share(share: Share) -> str:
+    if share.share is None or share.low is None or share.high is None:
+        return "-"
+    percent = f"{100 * share.share:.1f} % [{100 * share.low:.1f}, {100 * share.high:.1f}]"
+    return f"{percent} of {share.total:,}"
+
+
+def _quartiles(found: Quartiles | None) -> str:
+    """A quartile that lies among the rejected is under the judge's cut, wherever that is."""
+    if not found:
+        return "-"
+    return " / ".join("cut" if value is None else f"{value:.2f}" for value in astuple(found))
+
+
+def _day(time: float | None) -> str:
+    return "?" if time is None else datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M UTC")

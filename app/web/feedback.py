@@ -1,0 +1,160 @@
+"""/v1/feedback: the judges' answers taken in, and the report on them."""
+
+from __future__ import annotations
+
+import io
+import threading
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from flask import Response, request
+from flask_openapi3 import APIBlueprint, Tag
+from loguru import logger
+from pydantic import Field, RootModel, TypeAdapter
+
+from app.errors import BadInput
+from app.feedback.book import Book
+from app.feedback.lines import MAX_LINE_BYTES, Broken, Line, parse, read_lines, without_controls, zone_of
+from app.feedback.report import Report, report
+from app.web.context import the_config, the_jobs
+from app.web.models import Query, Wire, json_answer
+from app.web.problems import described
+
+feedback = APIBlueprint(
+    "feedback", __name__, url_prefix="/v1/feedback", abp_tags=[Tag(name="feedback")], abp_responses=described()
+)
+
+MAX_ENTRIES = 10_000
+PICTURE: dict[str, Any] = {
+    "description": "The report as a picture.",
+    "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+}
+
+_drawing = threading.Lock()  # matplotlib's font cache is shared by all figures of a process
+
+
+class TextEntry(Wire):
+    """A line of the caller's log."""
+
+    text: Annotated[str, Field(max_length=MAX_LINE_BYTES)]
+
+
+class AnswerEntry(Wire):
+    """An answer in its parts. `score`: a number, or "failed". `time`: seconds since 1970."""
+
+    uid: Annotated[str, Field(pattern=r"^[0-9A-Za-z_.:@-]{1,64}$")]
+    score: Annotated[float, Field(ge=0)] | Literal["failed"]
+    time: Annotated[float | None, Field(ge=0, le=1e11)] = None
+    prompt: Annotated[str | None, Field(max_length=MAX_LINE_BYTES)] = None
+    average: float | None = None
+    elo: float | None = None
+    reward: float | None = None
+    observations: Annotated[int | None, Field(ge=0, lt=10**18)] = None
+
+
+class Intake(Query):
+    zone: Annotated[str, Field(max_length=64, description="Of dates in lines that do not name theirs.")] = "UTC"
+
+
+class Span(Query):
+    since: Annotated[datetime | None, Field(description="Only what was said since then.")] = None
+    split: Annotated[datetime | None, Field(description="Compare before and after.")] = None
+
+
+class Picture(Span):
+    theme: Literal["light", "dark"] = "light"
+
+
+class BrokenView(Wire):
+    number: int
+    reason: str
+
+
+class ReceiptView(Wire):
+    """`new`, `known`: answers. `unparsed`: lines that only begin like one, some of them in `examples`, by number."""
+
+    lines: int
+    new: int
+    known: int
+    unparsed: int
+    examples: tuple[BrokenView, ...]
+
+
+class ReportView(RootModel[Report]):
+    """docs/feedback.md explains every number. Times: seconds since 1970."""
+
+
+ENTRIES: TypeAdapter[list[TextEntry | AnswerEntry]] = TypeAdapter(
+    Annotated[list[TextEntry | AnswerEntry], Field(max_length=MAX_ENTRIES)]
+)
+EITHER = {"anyOf": [TextEntry.model_json_schema(), AnswerEntry.model_json_schema()]}
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "text/plain": {"schema": {"type": "string", "description": "Lines of the caller's log."}},
+            "application/json": {"schema": {"type": "array", "items": EITHER, "maxItems": MAX_ENTRIES}},
+        },
+    }
+}
+
+
+@feedback.post("", responses={200: ReceiptView}, openapi_extensions=BODY)
+def take_in(query: Intake) -> Response:
+    """Add what judges said, as lines of the caller's log or in parts. What is known already is not added again."""
+    zone = zone_of(query.zone)
+    if request.mimetype == "text/plain":
+        lines = read_lines(io.BytesIO(request.get_data()), zone)
+    else:
+        entries = ENTRIES.validate_python(request.get_json())
+        lines = (_line(number, entry, zone) for number, entry in enumerate(entries, 1))
+    receipt = _book().take_in(lines)
+    logger.info(f"feedback: {receipt.new:,} new answers, {receipt.known:,} known, {receipt.unparsed:,} unreadable")
+    examples = tuple(BrokenView(number=each.number, reason=each.reason) for each in receipt.examples)
+    return json_answer(ReceiptView(**vars(receipt) | {"examples": examples}))
+
+
+@feedback.get("/report", responses={200: ReportView})
+def show(query: Span) -> Response:
+    """What the answers say: acceptance by judge and by score, what a threshold would mean, and advice."""
+    return json_answer(ReportView(_report(query)))
+
+
+@feedback.get("/report.png", responses={200: PICTURE})
+def draw(query: Picture) -> Response:
+    """The same as a picture."""
+    from app.feedback.plot import plot
+
+    found = _report(query)
+    with _drawing:
+        png = plot(found, query.theme)
+    return Response(png, mimetype="image/png")
+
+
+def _book() -> Book:
+    return Book(the_jobs().store, the_config())
+
+
+def _report(query: Span) -> Report:
+    import numpy as np
+
+    return report(_book(), the_config(), np.random.default_rng(0), _seconds(query.since), _seconds(query.split))
+
+
+def _seconds(time: datetime | None) -> float | None:
+    """A time without a zone is UTC."""
+    if time is None:
+        return None
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def _line(number: int, entry: TextEntry | AnswerEntry, zone: Any) -> Line | Broken | None:
+    if isinstance(entry, TextEntry):
+        try:
+            return parse(entry.text, zone)
+        except BadInput as error:
+            return Broken(number, str(error))
+    values = entry.model_dump()
+    values["score"] = None if entry.score == "failed" else entry.score
+    values["prompt"] = None if entry.prompt is None else without_controls(entry.prompt)
+    return Line(**values)
