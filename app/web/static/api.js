@@ -16,12 +16,6 @@ export async function ask(path, options = {}) {
   return answer.json();
 }
 
-export async function readiness() {
-  const answer = await reach("/readyz", {});
-  if (!answer.ok && answer.status !== 503) throw await problem(answer);
-  return answer.json();
-}
-
 export async function file(job, name, progress) {
   const answer = await reach(asset(job, name), {});
   if (!answer.ok) throw await problem(answer);

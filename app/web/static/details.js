@@ -1,7 +1,7 @@
 // One job in full: the splat to turn, its views with their scores, why it was refused, and its files.
 
 import * as api from "./api.js";
-import { bytes, count, element, ended, score, verdict } from "./dom.js";
+import { count, element, score, verdict } from "./dom.js";
 
 const FILES = {
   "asset.ply": "Splat (PLY)",
@@ -41,14 +41,20 @@ export class Details {
 
   show(job) {
     this.stage = element("div", { class: "stage" });
+    this.side = element("div");
     this.dialog.replaceChildren(
       this.head(job.prompt || "(from a picture)"),
       summary(job),
-      element("div", { class: "columns" }, this.stage, element("div", {}, this.views(job), downloads(job))),
+      element("div", { class: "columns" }, this.stage, this.side),
     );
+    this.showSide(job);
     if (!job.assets.includes("asset.ply")) this.stage.remove();
     else if (this.settings.viewer) this.showSplat(job);
     else this.showFilm(job);
+  }
+
+  showSide(job) {
+    this.side.replaceChildren(this.views(job) ?? "", this.files(job) ?? "");
   }
 
   // ---- the splat ------------------------------------------------------------------------------------------------
@@ -81,13 +87,14 @@ export class Details {
   showFilm(job, why = "") {
     this.dropViewer();
     const reason = why && element("p", { class: "problem" }, `The 3D viewer does not work here: ${why}.`);
-    if (job.assets.includes("turntable.mp4")) this.stage.replaceChildren(film(job), reason || "");
-    else this.stage.replaceChildren(element("p", {}, "No turntable was made yet."), reason || "", this.makeFilm(job));
+    const made = job.assets.includes("turntable.mp4");
+    const instead = made ? film(job) : element("p", {}, "There is no turntable film of it yet; it can be made here.");
+    this.stage.replaceChildren(instead, reason || "");
   }
 
   makeFilm(job) {
     const status = element("p", { role: "status", class: "quiet" });
-    const button = element("button", { type: "button" }, "Make a turntable film");
+    const button = element("button", { type: "button", class: "plain" }, "Make a turntable film");
     button.addEventListener("click", async () => {
       button.disabled = true;
       try {
@@ -106,7 +113,10 @@ export class Details {
     if (this.id !== job.id) return;
     const done = order.fraction === null ? "" : ` ${Math.round(order.fraction * 100)} %`;
     status.textContent = order.error || `The film is being made…${done}`;
-    if (ended(order) && order.state === "DONE") this.show(await api.job(job.id));
+    if (order.state !== "DONE") return;
+    const filmed = await api.job(job.id);
+    this.showSide(filmed);
+    if (!this.viewer) this.showFilm(filmed);
   }
 
   // ---- pictures and files ---------------------------------------------------------------------------------------
@@ -121,6 +131,16 @@ export class Details {
       return element("figure", {}, picture, element("figcaption", {}, `${name} ${score(job.scores[index])}`));
     });
     return element("section", {}, element("h3", {}, "What was judged"), element("div", { class: "views" }, figures));
+  }
+
+  files(job) {
+    const there = Object.entries(FILES).filter(([name]) => job.assets.includes(name));
+    if (!there.length) return null;
+    const links = there.map(([name, words]) =>
+      element("li", {}, element("a", { href: api.asset(job, name), download: true }, words)),
+    );
+    const filmable = job.assets.includes("asset.ply") && !job.assets.includes("turntable.mp4");
+    return element("section", {}, element("h3", {}, "Files"), element("ul", {}, links), filmable && this.makeFilm(job));
   }
 
   closed() {
@@ -169,13 +189,4 @@ function summary(job) {
     job.reasons.length > 0 && element("ul", { class: "why" }, job.reasons.map((reason) => element("li", {}, reason))),
     job.error && element("p", { class: "problem" }, job.error),
   );
-}
-
-function downloads(job) {
-  const there = Object.entries(FILES).filter(([name]) => job.assets.includes(name));
-  if (!there.length) return null;
-  const links = there.map(([name, words]) =>
-    element("li", {}, element("a", { href: api.asset(job, name), download: true }, words)),
-  );
-  return element("section", {}, element("h3", {}, "Files"), element("ul", {}, links));
 }

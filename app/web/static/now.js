@@ -1,9 +1,17 @@
 // The job that was ordered here last: where it stands, as it happens.
 
-import { cancel, follow } from "./api.js";
+import { asset, cancel, follow } from "./api.js";
 import { duration, element, ended, say, score, verdict } from "./dom.js";
 
-const STEPS = ["Splat", "Repair", "Views", "Judgement"];
+// The stages of an engine (app/jobs/workflow.py): a short name each, and what is said while it lasts.
+const STAGES = {
+  picture: ["Picture", "Drawing the picture"],
+  splat: ["Splat", "Building the splat"],
+  repair: ["Repair", "Diagnosing and repairing"],
+  render: ["Views", "Rendering the views"],
+  score: ["Judgement", "Judging"],
+};
+const OTHERS = { turntable: "Filming" };
 
 export class Now {
   // panel: where it is shown. finished(job): called once, when the job has ended. open(id): shows a job in full.
@@ -24,15 +32,17 @@ export class Now {
 
   build(job) {
     this.title = element("h2", { id: "now-title" }, `“${job.prompt}”`);
-    const steps = STEPS.map((name) => element("li", {}, name));
+    const steps = Object.values(STAGES).map(([name]) => element("li", {}, name));
     this.steps = element("ol", { class: "steps", "aria-hidden": "true" }, steps);
     this.bar = element("progress", { max: "1", "aria-label": "Progress of the job" });
     this.stage = element("p", { role: "status" });
+    this.picture = element("img", { alt: `“${job.prompt}” from the sides that were judged`, hidden: true });
     this.problem = element("p", { class: "problem" });
-    this.cancelButton = element("button", { type: "button", class: "plain", onclick: () => this.cancel(job) }, "Cancel");
-    this.openButton = element("button", { type: "button", onclick: () => this.open(job.id) }, "Look at it");
+    const cancelling = { type: "button", class: "plain", onclick: () => this.cancel(job) };
+    this.cancelButton = element("button", cancelling, "Cancel");
+    this.openButton = element("button", { type: "button", onclick: () => this.open(job.id) }, "Look at it in 3D");
     const buttons = element("p", { class: "row" }, this.openButton, this.cancelButton);
-    this.panel.replaceChildren(this.title, this.steps, this.bar, this.stage, this.problem, buttons);
+    this.panel.replaceChildren(this.title, this.steps, this.bar, this.stage, this.problem, this.picture, buttons);
   }
 
   update(job) {
@@ -46,7 +56,8 @@ export class Now {
     this.steps.hidden = over;
     mark(this.steps, job);
     this.cancelButton.hidden = over;
-    this.openButton.hidden = !job.assets.includes("views.png");
+    this.openButton.hidden = this.picture.hidden = !job.assets.includes("views.png");
+    if (!this.picture.hidden) this.picture.src = asset(job, "views.png");
   }
 
   async cancel(job) {
@@ -60,11 +71,10 @@ export class Now {
   }
 }
 
-// The stage is worded by the pipeline as "[2/4] Diagnosing and repairing...".
 function mark(steps, job) {
-  const at = Number(/^\[(\d)\/\d\]/.exec(job.stage)?.[1] ?? 0);
+  const at = Object.keys(STAGES).indexOf(job.stage);
   [...steps.children].forEach((step, index) => {
-    step.dataset.state = index + 1 < at ? "done" : index + 1 === at ? "now" : "later";
+    step.dataset.state = index < at ? "done" : index === at ? "now" : "later";
   });
 }
 
@@ -74,7 +84,7 @@ export function describe(job) {
   }
   if (job.state === "RUNNING") {
     const attempt = job.attempts > 1 && job.attempt ? `Attempt ${job.attempt} of ${job.attempts}: ` : "";
-    return `${attempt}${job.stage.replace(/^\[\d\/\d\]\s*/, "") || "Starting…"}${expected(job)}`;
+    return `${attempt}${STAGES[job.stage]?.[1] ?? OTHERS[job.stage] ?? "Starting"}${expected(job)}`;
   }
   const { word } = verdict(job);
   const details = [job.score !== null && `score ${score(job.score)}`, ...job.reasons].filter(Boolean);

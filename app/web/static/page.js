@@ -1,8 +1,9 @@
 // The page begins here: joins form, progress, results and details, and asks the server how things stand.
 
-import { Problem, readiness, submit, ask } from "./api.js";
+import { ask, Problem, submit } from "./api.js";
 import { Details } from "./details.js";
 import { duration, element, say } from "./dom.js";
+import { showJudges } from "./judges.js";
 import { Now } from "./now.js";
 import { Results } from "./results.js";
 
@@ -27,6 +28,7 @@ form.addEventListener("submit", async (event) => {
   try {
     const job = await submit({ prompt, ...numbers("seed"), ...numbers("attempts") });
     now.show(job);
+    results.followed = job.id;
     results.put(job);
   } catch (problem) {
     refuse(problem.message);
@@ -53,11 +55,11 @@ const banner = document.getElementById("engines");
 
 async function look() {
   try {
-    showReadiness(await readiness());
-    await results.load();
     const stats = await ask("/v1/stats");
-    results.total(stats.queued, stats.running);
+    showEngines(stats.engines);
     showTally(stats);
+    results.total(stats.queued, stats.running);
+    await results.load();
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
     pill.dataset.state = "away";
@@ -65,12 +67,14 @@ async function look() {
   }
 }
 
-function showReadiness({ ready, why, engines }) {
-  pill.dataset.state = ready ? "ready" : "waiting";
+// Ready means what it means for /readyz: at least one engine serves.
+function showEngines(engines) {
   const serving = engines.filter((engine) => ["READY", "BUSY"].includes(engine.state)).length;
-  say(pill, ready ? (serving > 1 ? `Ready, ${serving} engines` : "Ready") : "Not ready yet");
-  const lines = engines.filter((engine) => !["READY", "BUSY"].includes(engine.state)).map(engineLine);
-  if (why && !engines.length) lines.push(`Jobs wait: ${why}.`);
+  pill.dataset.state = serving ? "ready" : "waiting";
+  say(pill, serving > 1 ? `Ready, ${serving} engines` : serving ? "Ready" : "Not ready yet");
+  const silent = serving ? ["READY", "BUSY", "LOST"] : []; // one that was lost has its successor
+  const lines = engines.filter((engine) => !silent.includes(engine.state)).map(engineLine);
+  if (!engines.length) lines.push("No engine has reported yet. What is ordered now waits until one is ready.");
   banner.hidden = !lines.length;
   if (banner.innerText !== lines.join("\n")) banner.replaceChildren(...lines.map((line) => element("p", {}, line)));
 }
@@ -109,3 +113,4 @@ function openFromAddress() {
 addEventListener("hashchange", openFromAddress);
 openFromAddress();
 keepLooking();
+showJudges(document.getElementById("feedback")).catch((problem) => console.warn(problem.message));

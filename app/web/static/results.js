@@ -15,6 +15,7 @@ export class Results {
     this.cards = new Map(); // by id: { version, element }
     this.next = null; // the page after the oldest one loaded
     this.filter = "all";
+    this.followed = null; // the id of the job that is shown above the list
     this.list = document.getElementById("cards");
     this.queue = document.getElementById("queue");
     this.empty = document.getElementById("empty");
@@ -55,7 +56,7 @@ export class Results {
   draw() {
     const all = [...this.jobs.values()].sort((a, b) => (a.id < b.id ? 1 : -1));
     const waiting = all.filter((job) => !ended(job)).sort(byTurn);
-    this.queue.hidden = !waiting.length;
+    this.queue.hidden = waiting.every((job) => job.id === this.followed); // that one is shown above already
     this.queue.querySelector("ol").replaceChildren(...waiting.map(inQueue));
     const shown = all.filter((job) => job.kind === "generate" && ended(job) && this.fits(job));
     this.empty.hidden = shown.length > 0;
