@@ -116,7 +116,7 @@ def fetch(plan: Plan, config: Config, on_bytes: OnBytes) -> LockedModel:
         _fetch_file(plan, file, folder, config, _Bar(on_bytes, stop))
 
     with _explained(plan.model.repository, config), _alone(config):
-        (folder / PARTS).mkdir(parents=True, exist_ok=True)
+        _clear_parts(folder / PARTS, {file.oid for file in plan.todo})
         with ThreadPoolExecutor(config.models.connections) as pool:
             jobs = [pool.submit(one, file) for file in plan.todo]
             try:
@@ -127,6 +127,14 @@ def fetch(plan: Plan, config: Config, on_bytes: OnBytes) -> LockedModel:
                 pool.shutdown(cancel_futures=True)
                 raise
         return _lock(plan, config)
+
+
+def _clear_parts(parts: Path, wanted: set[str]) -> None:
+    """Keeps what this fetch can go on with; what an earlier one wanted only takes up room."""
+    parts.mkdir(parents=True, exist_ok=True)
+    for part in parts.iterdir():
+        if part.name not in wanted:
+            part.unlink()
 
 
 def _lock(plan: Plan, config: Config) -> LockedModel:
