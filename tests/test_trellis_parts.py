@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from app.errors import BadWeights
 from app.trellis import loading
 from app.trellis.attention import CrossAttention, Windows, attend
+from app.trellis.graphs import Recorder
 from app.trellis.latent import LatentFlow
 from app.trellis.layers import position_embedding
 from app.trellis.samplers import SamplerParams, plan, read_sampler, times, trajectory
@@ -190,7 +191,8 @@ def test_attention_runs_within_each_window_and_only_there(seed, window):
     width, shift = window
     coords = voxels(seed, 9, 0.05)
     qkv = torch.randn(len(coords), 3, 2, 4, generator=generator(seed))
-    found = Windows(coords, width, shift).attend(qkv)
+    windows = Windows(coords, width, shift)
+    found = windows.attend(qkv[windows.order])
     cubes = (coords + shift) // width
     for row in range(len(coords)):
         mates = (cubes == cubes[row]).all(1)
@@ -315,6 +317,29 @@ def test_gpu_kernels_agree_with_the_operations_that_define_them():
     assert "all agree" in done.stdout
 
 
+@torch.inference_mode()
+def test_held_inputs_share_one_memory_and_keep_their_values():
+    recorder, place = Recorder(), (0,)
+    first = torch.arange(6.0)
+    held, buffers = recorder._hold((first,))  # the buffers live as long as a recording has them
+    assert held[0].data_ptr() == first.data_ptr(), "the first tensor is not copied"
+    assert recorder.room(place, (6,), first).data_ptr() != first.data_ptr(), "while it lives, its memory is not given"
+    second = torch.arange(6.0) + 10
+    recorder._hold((second,))
+    assert torch.equal(held[0], second)
+    assert torch.equal(first, torch.arange(6.0)), "it has moved out"
+    recorder._hold((first,))
+    assert torch.equal(held[0], first)
+    assert torch.equal(second, torch.arange(6.0) + 10)
+    del first
+    room = recorder.room(place, (6,), second)
+    room.copy_(torch.arange(6.0) + 20)
+    assert recorder._hold((room,))[0][0].data_ptr() == room.data_ptr() == buffers[0].tensor.data_ptr()
+    recorder._hold((second,))
+    assert torch.equal(held[0], second)
+    assert torch.equal(room, torch.arange(6.0) + 20)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_recorded_steps_on_a_gpu_agree_with_float32_and_with_themselves():
@@ -340,3 +365,7 @@ def test_recorded_steps_on_a_gpu_agree_with_float32_and_with_themselves():
                 found, wanted = replayed(start, step, chosen), plain(start, step, chosen)
                 assert float((found - wanted).norm() / wanted.norm()) < 3e-3
                 assert torch.equal(found, replayed(start, step, chosen))
+            if seed == 2:  # two runs in turn
+                other = half.bind(coords, [conditions[0] + 1, conditions[1]], [600.0, 200.0])
+                assert not torch.equal(other(start, 0, (0, 1)), replayed(start, 0, (0, 1)))
+                assert torch.equal(replayed(start, 0, (0, 1)), found)

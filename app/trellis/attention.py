@@ -102,6 +102,7 @@ class Windows:
     """A partition of voxels into cubes of `width` voxels, the grid of cubes moved by `shift`.
 
     coords: (N, 3) integers. Attention runs among the voxels of one cube, of which there are 1 to width^3.
+    order: (N,) the voxels cube by cube.
     """
 
     def __init__(self, coords: Tensor, width: int, shift: int) -> None:
@@ -114,8 +115,8 @@ class Windows:
         self.bounds = ends.to(torch.int32)
 
     def attend(self, qkv: Tensor) -> Tensor:
-        """(N, 3, H, d) -> (N, H*d), rows in the voxels' own order."""
-        q, k, v = (x.contiguous() for x in qkv[self.order].unbind(1))
+        """(N, 3, H, d), rows in `order` -> (N, H*d), rows in the voxels' own order."""
+        q, k, v = qkv.unbind(1)
         if qkv.is_cuda and qkv.dtype != torch.float32:
             most = max(self.counts)
             inside = varlen_attn(q, k, v, self.bounds, self.bounds, most, most)

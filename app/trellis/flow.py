@@ -28,6 +28,10 @@ class Branches(NamedTuple):
     constants: Tensor | None
 
 
+PLACE = 0, 0
+"""Of the keys and values among the held inputs of a recorded step: `Branches` come first there."""
+
+
 class Context(NamedTuple):
     """All conditions of a run as the blocks see them.
 
@@ -110,8 +114,13 @@ class Transformer(nn.Module):
         stacked = torch.stack(rows) if rows else conditions[0].new_empty(0, *conditions[0].shape, dtype=self.torso)
         numbers = iter(range(len(rows)))
         attentions = [block.cross_attn for block in self.blocks]
+        heads, width = attentions[0].heads, attentions[0].to_q.out_features // attentions[0].heads
+        shape = (len(attentions), *stacked.shape[:2], 2, heads, width)
+        keys_values = self.recorder.room(PLACE, shape, stacked)
+        for row, attention in zip(keys_values, attentions, strict=True):
+            row.copy_(attention.keys_values(stacked))
         return Context(
-            torch.stack([attention.keys_values(stacked) for attention in attentions]),
+            keys_values,
             torch.stack([attention.of_zeros() for attention in attentions]),
             [None if zero else next(numbers) for zero in zeros],
         )

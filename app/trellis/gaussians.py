@@ -30,7 +30,7 @@ class WindowBlock(nn.Module):
     def forward(self, x: Tensor, windows: Windows) -> Tensor:
         """(N, C) -> (N, C); x is used up."""
         h = fused.norm(x, None, None, EPS)
-        seen = self.attn.to_out(windows.attend(self.attn.qkv(h)))
+        seen = self.attn.to_out(windows.attend(self.attn.qkv(h[windows.order])))
         fused.add_norm_(x, seen, None, None, None, None, EPS, h)
         fused.add_(x, self.mlp(h), None)
         return x

@@ -21,10 +21,18 @@ KEPT = 32
 
 @dataclass(eq=False)
 class Buffer:
-    """Where recordings read an input that stays the same over a run, and which tensor was last copied there."""
+    """Where recordings read an input that stays the same over a run, and which tensor is there: copied, or in place."""
 
     tensor: Tensor
-    source: ReferenceType[Tensor] | None = None
+    source: ReferenceType[Tensor]
+
+    def give_to(self, tensor: Tensor) -> None:
+        """Puts other values there; the tensor that lives in this memory, if any does, moves out first."""
+        last = self.source()
+        if last is not None and last.data_ptr() == self.tensor.data_ptr():
+            last.data = last.clone()
+        self.tensor.copy_(tensor)
+        self.source = ref(tensor)
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,8 @@ class Recorder:
 
     `fresh` is copied into the recording's own buffers at every call. `held` is for inputs that stay the same over a
     run: a tensor there is copied only where it is another object than the last one in its place, and recordings share
-    the buffer. The result is overwritten by the next call.
+    the buffer. The first tensor in a place is the buffer itself, and a later one may be made in it (`room`), for they
+    can be large; so whoever made a held tensor must not write to it. The result is overwritten by the next call.
     """
 
     def __init__(self) -> None:
@@ -59,16 +68,24 @@ class Recorder:
         recording.graph.replay()
         return recording.result
 
+    def room(self, place: tuple[int, ...], shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Memory to make a held tensor in, of `like`'s type: that of its place, unless a living one is there."""
+        buffer = self.buffers.get((place, torch.Size(shape), like.dtype))
+        if buffer is None or buffer.source() is not None:
+            return like.new_empty(shape)
+        room = buffer.tensor.view(shape)
+        buffer.source = ref(room)
+        return room
+
     def _hold(self, held: tuple[Any, ...]) -> tuple[Any, list[Buffer]]:
         used = []
 
         def buffered(tensor: Tensor, place: object) -> Tensor:
             key = place, tensor.shape, tensor.dtype
-            buffer = self.buffers.get(key) or Buffer(torch.empty_like(tensor))
+            buffer = self.buffers.get(key) or Buffer(tensor.view_as(tensor), ref(tensor))
             self.buffers[key] = buffer
-            if buffer.source is None or buffer.source() is not tensor:
-                buffer.tensor.copy_(tensor)
-                buffer.source = ref(tensor)
+            if buffer.source() is not tensor:
+                buffer.give_to(tensor)
             used.append(buffer)
             return buffer.tensor
 

@@ -74,15 +74,17 @@ class Trellis:
         steps = plan(structure or self.structure_sampler, images, mode)
         velocity = self.structure_flow.bind(branches, model_times(steps))
         noise = torch.randn(samples, *self.structure_flow.shape, generator=generator).to(device)
-        voxels = [self.occupied(sample(velocity, start, steps)) for start in noise]
+        latents = [sample(velocity, start, steps) for start in noise]
+        del velocity  # and with it the context's keys and values: the next ones take their memory
+        voxels = [self.occupied(z) for z in latents]
 
         steps = plan(latent or self.latent_sampler, images, mode)
         counts = [len(coords) for coords in voxels]
         noise = torch.randn(sum(counts), self.latent_flow.params.in_channels, generator=generator).to(device)
         splats = []
         for coords, start in zip(voxels, torch.split(noise, counts), strict=True):
-            velocity = self.latent_flow.bind(coords, branches, model_times(steps))
-            splats.append(self.decode(coords, sample(velocity, start, steps)))
+            sampled = sample(self.latent_flow.bind(coords, branches, model_times(steps)), start, steps)
+            splats.append(self.decode(coords, sampled))
         return splats
 
     def occupied(self, z: Tensor) -> Tensor:
