@@ -56,9 +56,10 @@ class Watchman:
         self._lost_after = lost_after
         self._monotonic = monotonic
         self._seen: dict[str, _Seen] = {}
+        self._settled: dict[str, int] = {}
 
     def lost(self) -> list[str]:
-        """The ids of the other engines that have been silent for too long, in every state: a dead one's too."""
+        """The ids of the other engines that have been silent for too long, and are not settled."""
         now = self._monotonic()
         with self._store.reading() as connection:
             rows = connection.execute(sa.select(engines.c.id, engines.c.beats).where(engines.c.id != self._own)).all()
@@ -66,7 +67,12 @@ class Watchman:
             seen = self._seen.get(row.id)
             if not seen or seen.beats != row.beats:
                 self._seen[row.id] = _Seen(row.beats, now)
-        return [row.id for row in rows if now - self._seen[row.id].at >= self._lost_after]
+        silent = [row for row in rows if now - self._seen[row.id].at >= self._lost_after]
+        return [row.id for row in silent if self._settled.get(row.id) != row.beats]
+
+    def settled(self, id: str) -> None:
+        """What that engine left is taken care of, until it speaks again."""
+        self._settled[id] = self._seen[id].beats
 
     def mark(self, id: str) -> None:
         """Says of an engine that it is lost, unless it has spoken meanwhile."""

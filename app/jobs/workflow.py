@@ -55,8 +55,12 @@ class Worker:
 
     def register(self) -> None:
         """Makes the workflow known to DBOS; before its launch."""
+
+        def job(id: str) -> None:
+            self.run(id)
+
         # how often a job may be begun is for our ledger to say, which tells a death from an orderly end
-        DBOS.workflow(name="job", max_recovery_attempts=None)(self.run)
+        DBOS.workflow(name="job", max_recovery_attempts=None)(job)
 
     def drain(self, timeout: float) -> bool:
         """Takes no further job, waits for the running stage to end, and gives its job back.

@@ -1,0 +1,328 @@
+"""The engine: one process for each GPU, `python -m app.engine --device cpu`. It loads, tests itself, and takes jobs.
+
+It dies rather than go on in doubt: on a GPU error that poisons the process, on a stage that hangs, on a database that
+is gone. The supervisor starts it again, and its job goes on after the last finished step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from dbos import DBOS, DBOSPortableJSONSerializer
+from loguru import logger
+
+from app.config import Config, load_config
+from app.errors import DatabaseDown, SplatgateError, Unavailable
+from app.hardware import GpuGone, gpu
+from app.identity import Taken, Trace, node_id, take_lock
+from app.jobs.assets import Assets
+from app.jobs.ledger import Ledger
+from app.jobs.progress import Stage
+from app.jobs.records import Engine as EngineRow
+from app.jobs.retention import Retention
+from app.jobs.rollcall import FORGET_SECONDS, Report, Watchman
+from app.jobs.steps import Steps
+from app.jobs.store import APPLICATION, QUEUE, Store
+from app.jobs.workflow import Worker
+from app.log import ToLoguru, start_logging
+from app.pipeline import Stages, load_stages
+from app.selftest import self_test
+
+BROKEN_GPU, NO_DATABASE, NOT_READY, TAKEN = 70, 71, 72, 73
+"""Exit codes; app.serve has their meaning in words."""
+
+STICKY = (
+    "illegal memory access",
+    "launch failure",
+    "device-side assert",
+    "misaligned address",
+    "illegal instruction",
+    "invalid program counter",
+    "hardware stack error",
+    "uncorrectable ECC",
+    "GPU is lost",
+    "fallen off the bus",
+    "no CUDA-capable device",
+    "CUDA error: unknown error",
+)
+"""CUDA errors after which nothing in the process works on the GPU any more, as CUDA words them."""
+
+LOOK_SECONDS, CLEAN_SECONDS, ORPHANS_SECONDS = 1.0, 30.0, 3_600.0
+
+Values = dict[str, Any]
+
+
+class Engine:
+    """One device, its models, and the loop around them. gpu: the card's uuid; empty for the CPU."""
+
+    def __init__(self, config: Config, device: str, gpu_uuid: str) -> None:
+        data = Path(config.serve.data)
+        folder = data / "engines"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config = config
+        self.gpu_uuid = gpu_uuid
+        self.id = f"{node_id(data)}-{device}"
+        self._lock = take_lock(folder / f"{device}.lock")
+        self._trace = Trace(folder / f"{device}.trace")
+        self.store = Store(config)
+        self.assets = Assets(config)
+        self.report = Report(self.store, self._row(), time.time)
+        self.ledger = Ledger(self.store, self.id, config.jobs.max_deaths, time.time, self._obituary)
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        """Load, test, serve until SIGTERM, drain. Ends the process with a code of its own where it cannot go on."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.stopping.set())
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        try:
+            stages = self._warm_up()
+            worker = self._launch(stages)
+        except DatabaseDown as error:
+            self.fatal(error)
+        except Exception as error:  # noqa: BLE001  the edge: whatever it is, the state says so and the process ends
+            self._fail(error)
+        self.say(state="READY", why="", progress=None, eta=None)
+        logger.info(f"engine {self.id}: READY on {self.report.engine.device}")
+        self._look_after()
+        self._drain(worker)
+
+    # ---- before the first job ----------------------------------------------------------------------------------------
+
+    def _warm_up(self) -> Stages:
+        """Loaded stages that have passed the self-test."""
+        self.ledger.requeue(self.id)  # whoever had this id is dead: we hold its lock
+        faulthandler.dump_traceback_later(self.config.deadlines.load, exit=True, file=self._trace.stream)
+        stages = load_stages(self.config)
+        self.say(state="WARMING", why="self-test")
+        record = Path(self.config.serve.data) / "selftest.json"
+        self_test(stages, self.config, self.report.engine.device, record, lambda line: self.say(why=line))
+        self.arm(None)
+        return stages
+
+    def _launch(self, stages: Stages) -> Worker:
+        """Takes jobs from now on, the ones that a predecessor left among them."""
+        self.steps = Steps(self.config, stages, self.ledger, self.assets)
+        worker = Worker(self.steps, self.ledger, self.assets, self.guard, self.arm, self._busy, self.fatal)
+        logging.getLogger("dbos").handlers = [ToLoguru()]
+        logging.getLogger("dbos").propagate = False
+        DBOS(
+            config={
+                "name": APPLICATION,
+                "application_version": APPLICATION,
+                "executor_id": self.id,
+                "system_database_url": self.store.url.render_as_string(hide_password=False),
+                "system_database_engine": self.store.engine,
+                "serializer": DBOSPortableJSONSerializer(),
+                "log_level": "WARNING",
+                "enable_otlp": False,
+                "notification_listener_polling_interval_sec": 30.0,  # we send none
+                "scheduler_polling_interval_sec": 3_600.0,  # nor have we schedules
+            }
+        )
+        worker.register()
+        DBOS.launch()
+        poll = self.config.jobs.poll_seconds
+        DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=poll, on_conflict="always_update")
+        return worker
+
+    def _row(self) -> EngineRow:
+        now, card = time.time(), gpu(self.gpu_uuid) if self.gpu_uuid else None
+        return EngineRow(
+            id=self.id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            device=card.name if card else f"CPU, {os.cpu_count()} cores",
+            state="STARTING",
+            why="loading the models",
+            heartbeat=now,
+            progress=None,
+            eta=None,
+            job=None,
+            started=now,
+            memory_used=card.used if card else None,
+            memory_total=card.total if card else None,
+        )
+
+    # ---- while it serves ---------------------------------------------------------------------------------------------
+
+    def _look_after(self) -> None:
+        """What is due every second, half-minute and hour, until the engine is told to stop."""
+        watchman = Watchman(self.store, self.id, self.config.jobs.lost_after_seconds)
+        retention = Retention(self.store, self.assets, self.config.assets, time.time, DBOS.delete_workflows)
+        chores: list[tuple[float, Callable[[], object]]] = [
+            (LOOK_SECONDS, self.ledger.expire),
+            (LOOK_SECONDS, lambda: self._recover(watchman)),
+            (CLEAN_SECONDS, retention.sweep),
+            (CLEAN_SECONDS, lambda: watchman.forget(time.time() - FORGET_SECONDS)),
+            (ORPHANS_SECONDS, retention.sweep_orphans),
+        ]
+        due = [0.0] * len(chores)
+        while not self.stopping.wait(LOOK_SECONDS):
+            for index, (every, chore) in enumerate(chores):
+                if time.monotonic() >= due[index]:
+                    due[index] = time.monotonic() + every
+                    _try(chore)
+
+    def _recover(self, watchman: Watchman) -> None:
+        """Takes over the jobs of engines that have fallen silent."""
+        for id in watchman.lost():
+            logger.warning(f"engine {id} is lost; its jobs are taken over")
+            watchman.mark(id)
+            self.ledger.requeue(id)
+            take_over(id)
+            watchman.settled(id)
+
+    def _drain(self, worker: Worker) -> None:
+        self.say(state="DRAINING", why="stopping")
+        if not worker.drain(self.config.serve.grace_seconds):
+            logger.warning("the running stage did not end within serve.grace_seconds; its job was given back")
+        _try(lambda: take_over(self.id))
+        self.say(state="LOST", why="stopped", job=None)
+        logger.info(f"engine {self.id}: stopped")
+        _exit(0)
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(self.config.jobs.heartbeat_seconds)
+            if not self.gpu_uuid:
+                self.say()
+                continue
+            try:
+                card = gpu(self.gpu_uuid)
+                self.say(memory_used=card.used, memory_total=card.total)
+            except GpuGone as error:
+                self.fatal(error)
+            except Unavailable as error:
+                logger.warning(str(error))
+
+    # ---- what the worker asks of its engine --------------------------------------------------------------------------
+
+    def guard(self, call: Callable[[], Values]) -> Values:
+        """Runs a step. A poisoned GPU ends the process; out of memory it frees what it can, and tries once more with
+        the models waiting in the host's memory."""
+        try:
+            return self._watched(call)
+        except torch.OutOfMemoryError as error:
+            if self.steps.config.gpu.memory == "offload":
+                raise
+            logger.warning(f"out of GPU memory: {error}; once more with gpu.memory = offload")
+        self._offload()  # after the except block: the exception keeps the failed stage's tensors alive
+        return self._watched(call)
+
+    def arm(self, stage: Stage | None) -> None:
+        """A stage that takes longer than its deadline is taken to hang: the process writes where, and ends."""
+        faulthandler.cancel_dump_traceback_later()
+        if stage:
+            seconds = getattr(self.config.deadlines, stage)
+            faulthandler.dump_traceback_later(seconds, exit=True, file=self._trace.stream)
+
+    def say(self, **changes: object) -> None:
+        """Reports to the database; where that is down the next heartbeat says it."""
+        _try(lambda: self.report.say(**changes))
+
+    def fatal(self, error: Exception) -> NoReturn:
+        """Ends the process now: no handler, no thread and no library is to be trusted."""
+        logger.critical(f"engine {self.id}: {error}")
+        if not isinstance(error, DatabaseDown):
+            self.say(state="FAILED", why=_line(error))
+        _exit(NO_DATABASE if isinstance(error, DatabaseDown) else BROKEN_GPU)
+
+    def _watched(self, call: Callable[[], Values]) -> Values:
+        try:
+            return call()
+        except RuntimeError as error:
+            if is_sticky(error):
+                self.fatal(error)
+            raise
+
+    def _offload(self) -> None:
+        tree = self.config.model_dump(by_alias=True)
+        tree["gpu"]["memory"], tree["score"]["offload"] = "offload", True
+        del self.steps.stages  # lets go of the loaded models before the others come
+        gc.collect()
+        torch.cuda.empty_cache()
+        self.steps.config = Config.model_validate(tree)
+        self.steps.stages = load_stages(self.steps.config)
+        self.say(why="out of GPU memory: until the next start the models wait in the host's memory, which is slower")
+
+    def _busy(self, job: str | None) -> None:
+        state = "DRAINING" if self.stopping.is_set() else "BUSY" if job else "READY"
+        self.say(job=job, state=state)
+
+    def _fail(self, error: Exception) -> NoReturn:
+        known = isinstance(error, SplatgateError)
+        logger.opt(exception=None if known else error).critical(f"engine {self.id}: not ready: {error}")
+        self.say(state="FAILED", why=_line(error))
+        _exit(NOT_READY)
+
+    def _obituary(self, engine: str) -> str:
+        return self._trace.last_words if engine == self.id else ""
+
+
+def is_sticky(error: BaseException) -> bool:
+    """Whether a CUDA error has poisoned the process."""
+    text = str(error)
+    return any(words in text for words in STICKY)
+
+
+def take_over(engine: str) -> None:
+    """Has DBOS hand out again what that engine was running when it ended."""
+    DBOS._recover_pending_workflows([engine])  # DBOS's own console does the same; it has no public name for it
+
+
+def _try(chore: Callable[[], object]) -> None:
+    """A chore that fails for want of the database is done again when it is next due."""
+    try:
+        chore()
+    except (SplatgateError, OSError) as error:
+        logger.warning(str(error))
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return text if isinstance(error, SplatgateError) else f"{type(error).__name__}: {text}"
+
+
+def _exit(code: int) -> NoReturn:
+    """At once: waiting threads and a broken driver would only hold the process up."""
+    with suppress(OSError):
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def main() -> None:
+    """Command line: --device cpu, or --device gpu0 --gpu GPU-uuid with CUDA_VISIBLE_DEVICES set to that card."""
+    parser = argparse.ArgumentParser(prog="python -m app.engine", description="One engine of splatgate serve.")
+    parser.add_argument("--device", default="cpu", help="its name on this host: cpu, gpu0, gpu1, ...")
+    parser.add_argument("--gpu", default="", help="the card's uuid; empty: no GPU")
+    asked = parser.parse_args()
+    try:
+        config = load_config()
+        start_logging(config.log.level, validation=config.validation.enabled, as_json=config.log.as_json)
+        engine = Engine(config, asked.device, asked.gpu)
+    except Taken as error:
+        logger.critical(str(error))
+        sys.exit(TAKEN)
+    except SplatgateError as error:
+        logger.critical(str(error))
+        sys.exit(NO_DATABASE if isinstance(error, DatabaseDown) else NOT_READY)
+    engine.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Who an engine is on this host: its name, which outlives it, its lock, and the last words of the one before it."""
+
+from __future__ import annotations
+
+import faulthandler
+import fcntl
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import TextIO
+
+from app.errors import Unavailable
+
+MAX_WORDS = 100_000
+"""Bytes of a traceback that are read back."""
+
+
+class Taken(Unavailable):
+    """Another process has this device."""
+
+
+def node_id(data: Path) -> str:
+    """The name of the host that owns this data folder, made at the first start: host names repeat, this does not."""
+    path = data / "node"
+    if not path.exists():
+        made = data / f".node-{os.getpid()}"
+        try:
+            made.write_text(secrets.token_hex(4))
+            with suppress(FileExistsError):
+                os.link(made, path)  # whole or not at all, and the first one wins
+            made.unlink()
+        except OSError as error:
+            raise Unavailable(f"{path}: cannot be written: {error.strerror}; make the data folder writable") from None
+    name = path.read_text().strip()
+    if not name.isalnum():
+        raise Unavailable(f"{path}: holds {name!r}, no name: remove it, and the next start writes it anew")
+    return name
+
+
+def take_lock(path: Path) -> TextIO:
+    """The device, as long as the file stays open: the kernel lets go of it whatever kills the process."""
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise Taken(f"{path}: another engine has this device; stop the other splatgate serve first") from None
+    return file
+
+
+class Trace:
+    """The file that takes the traceback of a process that hangs or crashes.
+
+    last_words: what the process before this one wrote there when it died, in one line; empty where it wrote nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.last_words = _in_one_line(path.read_text(errors="replace")[:MAX_WORDS]) if path.exists() else ""
+        if self.last_words:
+            path.replace(path.with_suffix(".last-trace"))
+        self.stream = path.open("w")
+        faulthandler.enable(self.stream)
+
+
+def _in_one_line(trace: str) -> str:
+    """What happened, and the innermost place in our code or, without one, the innermost of all."""
+    lines = [line.strip() for line in trace.splitlines() if line.strip()]
+    places = [line for line in lines if line.startswith("File ")]
+    ours = [line for line in places if "/app/" in line]
+    where = next(iter(ours or places), "")
+    return " at ".join(part for part in (lines[0].rstrip("!:") if lines else "", _short(where)) if part)
+
+
+def _short(place: str) -> str:
+    """A faulthandler line, `File "/long/path/x.py", line 3 in f`, without the folders."""
+    file, _, rest = place.removeprefix('File "').partition('"')
+    return f"{Path(file).name}{rest}" if place else ""

@@ -1,0 +1,86 @@
+"""What an engine does before it takes a job: makes a splat of fixed words, looks at it, scores it, and compares.
+
+The same weights, versions, settings and device must give the score they gave before. A card that computes wrong, or
+weights that are not what they were, show here, and not in a customer's asset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from loguru import logger
+
+from app.certificate import SAME_SCORE, versions
+from app.config import Config, RenderConfig, ShapesConfig
+from app.errors import StageFailed
+from app.pipeline import Brief, Judged, OnStage, Stages, generate
+from app.splat.files import replacing
+
+PROMPT, SEED = "a blue rocket", 0
+
+SHAPES_SCORE = 0.3294
+"""What profile shapes scores for the prompt with its default settings, on any machine."""
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """score: None where validation is off. expected: what it was held against; None at the first time."""
+
+    score: float | None
+    expected: float | None
+
+
+def self_test(stages: Stages, config: Config, device: str, record: Path, on_stage: OnStage) -> SelfTest:
+    """Runs the test, and at the first time writes its score into the JSON file `record`.
+
+    device: what the models run on, in words. Raises StageFailed where the score is another than it was, or none.
+    """
+    judged = generate(Brief(PROMPT), SEED, 1, stages, config, on_stage)
+    if not judged.score:
+        return SelfTest(None, None)
+    key, score, known = _key(judged, config, device), judged.score.value, _read(record)
+    expected = SHAPES_SCORE if _is_plain(config) else known.get(key)
+    if expected is not None and not abs(score - expected) <= SAME_SCORE["asset.ply"]:
+        raise StageFailed(
+            f"self-test: {PROMPT!r} scored {score:.4f}, with these weights and settings it was {expected:.4f}:"
+            f" the weights or the device are broken (where neither is, remove {record})"
+        )
+    if key not in known:
+        with replacing(record) as stream:
+            stream.write(json.dumps(known | {key: score}, indent=2).encode() + b"\n")
+    logger.info(f"self-test: {PROMPT!r} scored {score:.4f}" + (" (first time)" if expected is None else ""))
+    return SelfTest(score, expected)
+
+
+def _key(judged: Judged, config: Config, device: str) -> str:
+    """Equal keys mean that equal scores are due."""
+    assert judged.score
+    parts = (
+        config.profile.name,
+        judged.generator,
+        judged.score.weights_sha256,
+        judged.views.backend,
+        device,
+        json.dumps(versions(), sort_keys=True),
+        *(section.model_dump_json() for section in (config.render, config.score, config.shapes, config.repair)),
+    )
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _is_plain(config: Config) -> bool:
+    """Whether nothing that the score hangs on was changed from profile shapes as it is delivered."""
+    plain = config.render.model_copy(update={"device": "auto"}) == RenderConfig() and config.shapes == ShapesConfig()
+    return config.profile.name == "shapes" and config.score.aggregate == "mean" and plain
+
+
+def _read(record: Path) -> dict[str, float]:
+    try:
+        known = json.loads(record.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise StageFailed(f"{record}: cannot be read: {error}; remove it, and the next start writes it anew") from None
+    return known if isinstance(known, dict) else {}
