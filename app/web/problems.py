@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from http import HTTPStatus
 from typing import Any
@@ -42,6 +41,7 @@ def described() -> dict[str | int | HTTPStatus, Any]:
 def answer_errors(app: Flask) -> None:
     """Registers one handler for each kind of exception that can reach Flask."""
     app.register_error_handler(SplatgateError, _ours)
+    app.register_error_handler(ValidationError, wrong_fields)
     app.register_error_handler(HTTPException, _of_flask)
     app.register_error_handler(Exception, _unexpected)
 
@@ -68,8 +68,8 @@ def wrong_fields(error: ValidationError) -> Response:
 
 def _ours(error: SplatgateError) -> Response:
     if error.status >= 500 and not error.retryable:
-        error_id = _logged(error)
-        return problem(error.status, type(error).__name__, str(error), error_id=error_id)
+        logged = _logged(error, trace=False)
+        return problem(error.status, type(error).__name__, str(error), error_id=logged)
     answer = problem(error.status, type(error).__name__, str(error), retryable=error.retryable)
     if isinstance(error, QueueFull):
         answer.headers["Retry-After"] = str(error.retry_after)
@@ -93,14 +93,15 @@ def _of_flask(error: HTTPException) -> Response:
 
 
 def _unexpected(error: Exception) -> Response:
-    return problem(500, "ServerError", "the server failed; its log has the reason", error_id=_logged(error))
+    return problem(500, "ServerError", "the server failed; its log has the reason", error_id=_logged(error, trace=True))
 
 
 def _kind(status: int) -> str:
     return HTTPStatus(status).phrase.replace(" ", "").replace("-", "")
 
 
-def _logged(error: Exception) -> str:
+def _logged(error: Exception, *, trace: bool) -> str:
     error_id = secrets.token_hex(4)
-    logger.opt(exception=error).error(f"{request.method} {json.dumps(request.path)} failed, id {error_id}: {error}")
+    log = logger.opt(exception=error) if trace else logger
+    log.error("{} {!r} failed, id {}: {}", request.method, request.path, error_id, error)
     return error_id

@@ -80,8 +80,8 @@ def generate_video() -> Response:
     job = _generated()
     if job.outcome == "refused":
         return _refusal(job)
-    film = _ended(Order(kind="turntable", source=job.id))
-    return _with_headers(assets.answer(the_jobs().open_asset(film.id, "turntable.mp4"), film.id), job)
+    _ended(Order(kind="turntable", source=job.id))
+    return _with_headers(assets.answer(the_jobs().open_asset(job.id, "turntable.mp4"), job.id), job)
 
 
 def _generated() -> Job:

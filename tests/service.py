@@ -1,0 +1,92 @@
+"""A real web process, and a real engine behind it, for tests: processes of their own, on a free port, in a folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+PATIENCE = 120
+"""Seconds; how long a test waits for a process, at most."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running web process. log: what it wrote to standard error."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log_file: Path
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+
+@contextmanager
+def web(folder: Path, **settings: object) -> Iterator[Service]:
+    """`python -m app.web.server` on a free port, answering. settings: SECTION__KEY=value."""
+    port = free_port()
+    log = folder / f"web-{port}.log"
+    with _process("app.web.server", log, {"SERVE__DATA": folder, "SERVE__PORT": port} | settings) as process:
+        service = Service(f"http://127.0.0.1:{port}", process, log)
+        wait_until(lambda: _answers(service), f"the web process answers; its log: {log.read_text()}")
+        yield service
+
+
+@contextmanager
+def engine(folder: Path, **settings: object) -> Iterator[subprocess.Popen[bytes]]:
+    """`python -m app.engine` on the same folder, started but perhaps not ready yet."""
+    with _process("app.engine", folder / "engine.log", {"SERVE__DATA": folder} | settings) as process:
+        yield process
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"not within {PATIENCE} s: {what}"
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _process(module: str, log: Path, settings: dict[str, object]) -> Iterator[subprocess.Popen[bytes]]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SPLATGATE")}
+    environment |= {f"SPLATGATE__{name}": str(value) for name, value in settings.items()}
+    with log.open("wb") as stream:
+        process = subprocess.Popen([sys.executable, "-m", module], env=environment, stderr=stream, stdout=stream)
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _answers(service: Service) -> bool:
+    assert service.process.poll() is None, service.log
+    try:
+        return requests.get(f"{service.url}/livez", timeout=5).ok
+    except requests.ConnectionError:
+        return False

@@ -1,0 +1,169 @@
+"""Who is let in: with tokens, without, from a page of another site, by another name."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from flask.testing import FlaskClient
+
+from app.__main__ import main
+from app.config import Config
+from app.errors import ConfigError
+from app.jobs.client import Jobs
+from app.web import create_app
+from app.web.auth import new_token, read_hashes, token_hash
+from app.web.server import listen_address
+
+TOKEN = new_token()
+
+
+@contextmanager
+def client(folder: Path, **auth: Any) -> Iterator[FlaskClient]:
+    (folder / "tokens").write_text(f"# of the fleet\n\n{'0' * 64} lost\n{token_hash(TOKEN)} alice\n")
+    config = Config.model_validate({"serve": {"data": str(folder)}, "auth": auth})
+    jobs = Jobs(config)
+    yield create_app(config, jobs).test_client()
+    jobs.close()
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[FlaskClient]:
+    with client(tmp_path, tokens_file=str(tmp_path / "tokens")) as made:
+        yield made
+
+
+@pytest.fixture
+def unguarded(tmp_path: Path) -> Iterator[FlaskClient]:
+    with client(tmp_path) as made:
+        yield made
+
+
+@pytest.mark.parametrize("header", [f"Bearer {TOKEN}", f"bearer {TOKEN}"])
+def test_a_token_lets_in_from_anywhere(guarded: FlaskClient, header: str) -> None:
+    answer = guarded.get(
+        "/v1/jobs", headers={"Authorization": header, "Host": "gpu7.example"}, environ_base={"REMOTE_ADDR": "10.0.0.9"}
+    )
+    assert answer.status_code == 200
+
+
+def test_a_browser_sends_the_token_as_a_password(guarded: FlaskClient) -> None:
+    credentials = base64.b64encode(f"anyone:{TOKEN}".encode()).decode()
+    assert guarded.get("/", headers={"Authorization": f"Basic {credentials}"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "header", [None, "", "Bearer", "Bearer ", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Basic !", "Bearer \udcff"]
+)
+@pytest.mark.parametrize("path", ["/", "/v1/jobs", "/metrics", "/docs", "/openapi.json", "/static/page.css"])
+def test_without_a_known_token_nothing_is_shown(guarded: FlaskClient, path: str, header: str | None) -> None:
+    headers = {} if header is None else {"Authorization": header.encode("latin-1", "replace").decode("latin-1")}
+    answer = guarded.get(path, headers=headers)
+    assert (answer.status_code, answer.content_type) == (401, "application/problem+json")
+    assert "Bearer" in answer.headers["WWW-Authenticate"]
+    assert "Basic" in answer.headers["WWW-Authenticate"]
+
+
+def test_the_hash_of_a_token_is_no_token(guarded: FlaskClient) -> None:
+    answer = guarded.get("/v1/jobs", headers={"Authorization": f"Bearer {token_hash(TOKEN)}"})
+    assert answer.status_code == 401
+
+
+def test_health_needs_no_token(guarded: FlaskClient) -> None:
+    assert guarded.get("/livez").status_code == 200
+    assert guarded.get("/readyz").status_code == 503
+
+
+def test_the_worker_protocol_needs_a_token_unless_it_is_opened(guarded: FlaskClient, tmp_path: Path) -> None:
+    assert guarded.post("/generate/", data={"prompt": ""}).status_code == 401
+    with client(tmp_path, tokens_file=str(tmp_path / "tokens"), open_worker=True) as opened:
+        assert opened.post("/generate/", data={"prompt": ""}).status_code == 422
+        assert opened.get("/v1/jobs").status_code == 401
+
+
+def test_a_strangers_body_is_not_read(guarded: FlaskClient) -> None:
+    assert guarded.post("/v1/jobs", data=b"x" * 10, content_length=10**12).status_code == 401
+
+
+@pytest.mark.parametrize("address", ["10.0.0.9", "192.168.1.2", "2001:db8::1", None])
+def test_without_tokens_other_machines_are_refused(unguarded: FlaskClient, address: str | None) -> None:
+    answer = unguarded.get("/v1/jobs", environ_base={"REMOTE_ADDR": address} if address else {"REMOTE_ADDR": ""})
+    assert (answer.status_code, answer.json["type"]) == (403, "/docs#Forbidden")
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1:10010", "[::1]:10010", "LOCALHOST"])
+def test_without_tokens_this_machine_is_served(unguarded: FlaskClient, name: str) -> None:
+    assert unguarded.get("/v1/jobs", headers={"Host": name}).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.9", "@"])
+def test_without_tokens_a_name_that_is_not_ours_is_refused(unguarded: FlaskClient, name: str) -> None:
+    assert unguarded.get("/v1/jobs", headers={"Host": name}).status_code in (400, 403)
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost:1", "null"])
+@pytest.mark.parametrize("guard", ["guarded", "unguarded"])
+def test_a_page_of_another_site_can_order_nothing(request: pytest.FixtureRequest, guard: str, origin: str) -> None:
+    made: FlaskClient = request.getfixturevalue(guard)
+    headers = {"Origin": origin, "Authorization": f"Bearer {TOKEN}"}
+    for path in ("/generate/", "/v1/validate", "/v1/jobs"):
+        assert made.post(path, data={"prompt": "a blue rocket"}, headers=headers).status_code == 403
+
+
+def test_our_own_page_can(unguarded: FlaskClient) -> None:
+    headers = {"Origin": "http://localhost"}
+    assert unguarded.post("/v1/jobs", json={"prompt": "a blue rocket"}, headers=headers).status_code == 202
+
+
+def test_the_schema_says_what_needs_a_token(guarded: FlaskClient, unguarded: FlaskClient) -> None:
+    schema = guarded.get("/openapi.json", headers={"Authorization": f"Bearer {TOKEN}"}).json
+    assert schema["paths"]["/v1/jobs"]["get"]["security"] == [{"token": []}]
+    assert schema["paths"]["/livez"]["get"]["security"] == []
+    assert "security" not in unguarded.get("/openapi.json").json["paths"]["/v1/jobs"]["get"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [("", "no token"), ("# nothing\n", "no token"), (f"{TOKEN}\n", "line 1"), (f"{'0' * 64}\n{'0' * 63}\n", "line 2")],
+)
+def test_a_tokens_file_that_cannot_be_meant_stops_the_start(tmp_path: Path, content: str, expected: str) -> None:
+    (tmp_path / "tokens").write_text(content)
+    config = Config.model_validate({"auth": {"tokens_file": str(tmp_path / "tokens")}})
+    with pytest.raises(ConfigError, match=expected) as error:
+        read_hashes(config.auth)
+    assert TOKEN not in str(error.value)
+
+
+def test_a_missing_tokens_file_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_hashes(Config.model_validate({"auth": {"tokens_file": str(tmp_path / "nowhere")}}).auth)
+
+
+def test_the_command_makes_a_token_and_the_hash_of_it() -> None:
+    made = json.loads(CliRunner().invoke(main, ["token", "new", "--json"]).output)
+    assert made["hash"] == token_hash(made["token"])
+    assert len(made["token"]) > 40
+    again = json.loads(CliRunner().invoke(main, ["token", "new", "--json"]).output)
+    assert again["token"] != made["token"]
+
+
+@pytest.mark.parametrize(
+    ("serve", "tokens", "expected"),
+    [
+        ({"host": "0.0.0.0"}, "", "127.0.0.1:10010"),  # the tests do not bind it
+        ({"host": "gpu7.example"}, "", "127.0.0.1:10010"),
+        ({"host": "::1"}, "", "[::1]:10010"),
+        ({"host": "0.0.0.0", "published_on": "127.0.0.1"}, "", "0.0.0.0:10010"),
+        ({"host": "0.0.0.0", "published_on": "0.0.0.0"}, "", "127.0.0.1:10010"),
+        ({"host": "0.0.0.0", "port": 80}, "tokens", "0.0.0.0:80"),
+    ],
+)
+def test_without_tokens_it_listens_on_this_machine_only(serve: dict[str, Any], tokens: str, expected: str) -> None:
+    config = Config.model_validate({"serve": serve, "auth": {"tokens_file": tokens}})
+    assert listen_address(config) == expected
