@@ -1,0 +1,233 @@
+"""The supervisor: starts the web process and an engine for each GPU, and starts again what dies. PID 1 of a container.
+
+It holds no GPU, loads no model and never imports torch, so there is little in it that could die.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import sqlalchemy as sa
+from loguru import logger
+
+from app.config import Config
+from app.errors import DatabaseDown, Unavailable
+from app.hardware import gpus
+from app.identity import node_id
+from app.jobs.store import Store, engines
+
+MAX_DEATHS, WITHIN_SECONDS = 5, 60.0
+"""A child that dies this often in this time is not mended by starting it again: the supervisor gives up."""
+
+FIRST_PAUSE, LONGEST_PAUSE, LIVED_SECONDS = 0.25, 8.0, 60.0
+"""Seconds before a dead child is started again: doubled each time, the first anew once it has lived for a minute."""
+
+EXTRA_GRACE = 5.0
+"""Beyond serve.grace_seconds, for the children to say goodbye before they are killed."""
+
+CODES = {70: "broken GPU", 71: "database down", 72: "not ready", 73: "device taken"}
+"""Exit codes of app.engine, in words."""
+
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+@dataclass
+class Child:
+    """A process that has to run. name: for the log; engine: its device, empty for the web process."""
+
+    name: str
+    command: list[str]
+    environ: dict[str, str]
+    engine: str = ""
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    due: float = 0.0
+    pause: float = FIRST_PAUSE
+    deaths: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_DEATHS))
+
+
+class Supervisor:
+    """The children and what becomes of them. One thread; signals are taken one by one where it waits."""
+
+    def __init__(self, config: Config, children: list[Child]) -> None:
+        self._config = config
+        self._children = children
+        self._gave_up = False
+        self._store: Store | None = None
+
+    def run(self) -> int:
+        """Until SIGTERM or SIGINT, or until a child keeps dying. Returns the exit code: 0, or 1 where it gave up."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        _prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans of our children come to us, whether we are PID 1 or not
+        while not self._gave_up:
+            self._start_due()
+            caught = signal.sigtimedwait(SIGNALS, self._until_next())
+            if caught and caught.si_signo in (signal.SIGTERM, signal.SIGINT):
+                logger.info(f"{signal.Signals(caught.si_signo).name}: stopping")
+                break
+            self._reap()
+        self._stop()
+        return 1 if self._gave_up else 0
+
+    def _start_due(self) -> None:
+        for child in self._children:
+            if not child.process and child.due <= time.monotonic():
+                child.started = time.monotonic()
+                child.process = subprocess.Popen(
+                    child.command, env=child.environ, stdin=subprocess.DEVNULL, preexec_fn=_before_child
+                )
+                logger.info(f"{child.name}: started as process {child.process.pid}")
+
+    def _until_next(self) -> float:
+        due = [child.due - time.monotonic() for child in self._children if not child.process]
+        return max(0.01, min([*due, 1.0]))
+
+    def _reap(self) -> None:
+        """Collects every process that has ended, ours and the orphans that came to us."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            for child in self._children:
+                if child.process and child.process.pid == pid:
+                    self._bury(child, os.waitstatus_to_exitcode(status))
+
+    def _bury(self, child: Child, code: int) -> None:
+        assert child.process
+        child.process.returncode = code  # it was reaped here, not by Popen
+        child.process = None
+        now = time.monotonic()
+        child.deaths.append(now)
+        if now - child.started > LIVED_SECONDS:
+            child.pause = FIRST_PAUSE
+        child.due, pause = now + child.pause, child.pause
+        child.pause = min(2 * child.pause, LONGEST_PAUSE)
+        reason = cause_of_death(code)
+        logger.warning(f"{child.name}: ended: {reason}; started again in {pause:g} s")
+        self._record(child, reason)
+        if len(child.deaths) == MAX_DEATHS and now - child.deaths[0] < WITHIN_SECONDS:
+            logger.critical(f"{child.name}: died {MAX_DEATHS} times in {now - child.deaths[0]:.0f} s: giving up")
+            self._gave_up = True
+
+    def _record(self, child: Child, reason: str) -> None:
+        """Counts the death, and says that an engine is gone at once, not when its heartbeat is missed."""
+        try:
+            self._store = self._store or Store(self._config)
+            with self._store.noting() as connection:
+                self._store.tally(connection, "death", f"{child.engine and 'engine' or child.name}: {reason}")
+                if child.engine:
+                    row = engines.c.id == f"{node_id(Path(self._config.serve.data))}-{child.engine}"
+                    alive = row & (engines.c.state != "FAILED")  # who failed has said why
+                    gone = {"state": "LOST", "why": f"ended: {reason}; it is being started again"}
+                    connection.execute(sa.update(engines).where(alive).values(**gone))
+        except (DatabaseDown, Unavailable) as error:
+            logger.warning(str(error))
+
+    def _stop(self) -> None:
+        """SIGTERM to all, and SIGKILL to whoever is left when the grace is over."""
+        for child in self._children:
+            if child.process:
+                os.kill(child.process.pid, signal.SIGTERM)
+        if not self._wait_for_all(self._config.serve.grace_seconds + EXTRA_GRACE):
+            for child in self._children:
+                if child.process:
+                    logger.warning(f"{child.name}: did not end in time and is killed")
+                    os.kill(child.process.pid, signal.SIGKILL)
+            self._wait_for_all(EXTRA_GRACE)
+        if self._store:
+            self._store.close()
+        logger.info("stopped")
+
+    def _wait_for_all(self, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while any(child.process for child in self._children):
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return True
+            for child in self._children:
+                if pid and child.process and child.process.pid == pid:
+                    child.process.returncode = os.waitstatus_to_exitcode(status)
+                    child.process = None
+            if not pid:
+                if time.monotonic() > end:
+                    return False
+                signal.sigtimedwait({signal.SIGCHLD}, 0.1)
+        return True
+
+
+def plan(config: Config, environ: Mapping[str, str]) -> list[Child]:
+    """The web process and the engines that this host is to run.
+
+    Raises Unavailable where profile full has no GPU.
+    """
+    web = Child("web", [sys.executable, "-m", "app.web.server"], dict(environ))
+    cards = gpus() if config.profile.name == "full" else ()
+    if cards:
+        return [web, *(_engine(environ, f"gpu{index}", card.uuid) for index, card in enumerate(cards))]
+    if config.profile.name == "full":
+        raise Unavailable(
+            "profile 'full' needs an NVIDIA GPU, and the driver shows none here: run nvidia-smi, give the container its "
+            "GPUs (--gpus all), or try --profile shapes, which needs none"
+        )
+    return [web, _engine(environ, "cpu", "")]
+
+
+def environment(config: Config, environ: Mapping[str, str]) -> dict[str, str]:
+    """What the children are told: what was given on our command line goes over file and variables for them too."""
+    ours = {
+        "SPLATGATE__PROFILE__NAME": config.profile.name,
+        "SPLATGATE__SERVE__HOST": config.serve.host,
+        "SPLATGATE__SERVE__PORT": str(config.serve.port),
+        "SPLATGATE__SERVE__DATA": str(Path(config.serve.data).absolute()),
+        "SPLATGATE__LOG__LEVEL": config.log.level,
+    }
+    return {**environ, **ours}
+
+
+def cause_of_death(code: int) -> str:
+    """An exit code in words, few enough to be counted by."""
+    if code < 0:
+        return signal.Signals(-code).name
+    return CODES.get(code, f"exit code {code}")
+
+
+def check_data(folder: Path) -> None:
+    """Raises Unavailable where the data folder cannot be written, before anything is started."""
+    probe = folder / f".splatgate-{os.getpid()}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        raise Unavailable(
+            f"{folder}: the data folder cannot be written: {error.strerror}; set serve.data or --data, or its permissions"
+        ) from None
+
+
+def _engine(environ: Mapping[str, str], device: str, uuid: str) -> Child:
+    command = [sys.executable, "-m", "app.engine", "--device", device, "--gpu", uuid]
+    return Child(f"engine {device}", command, {**environ, "CUDA_VISIBLE_DEVICES": uuid}, device)
+
+
+def _before_child() -> None:
+    """In the child, before it becomes its program: it shall not outlive us, and gets its signals back."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
