@@ -26,6 +26,7 @@ from app.commands.backup import backup
 from app.commands.doctor import doctor
 from app.commands.feedback import feedback
 from app.commands.models import models
+from app.commands.serve import health, serve
 from app.commands.token import token
 from app.commands.turntable import turntable
 from app.config import Config, RenderConfig, ViewConfig
@@ -370,7 +371,9 @@ def _exit_by(outcome: str) -> None:
 main.add_command(backup)
 main.add_command(doctor)
 main.add_command(feedback)
+main.add_command(health)
 main.add_command(models)
+main.add_command(serve)
 main.add_command(token)
 main.add_command(turntable)
 
