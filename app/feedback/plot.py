@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from app.feedback.report import Report
+from app.feedback.report import Judge, Report
 from app.feedback.statistics import Share
 
 if TYPE_CHECKING:
@@ -77,14 +77,16 @@ def _draw_judges(axes: Axes, report: Report, palette: Palette) -> None:
     places = range(len(judges))
     for place, judge in zip(places, judges, strict=True):
         _interval(axes, judge.acceptance, place, palette, horizontal=True)
-    names = [
-        f"{j.uid[:12]}{' (observes nothing)' if j.silent else ''}\n{j.acceptance.total:,} verdicts" for j in judges
-    ]
-    axes.set_yticks(list(places), names)
+    axes.set_yticks(list(places), [_name(judge) for judge in judges])
     axes.set_ylim(-0.6, len(judges) - 0.4)
-    axes.set_xlim(0, 1)
+    axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel("share accepted, with 95 % interval")
     return None
+
+
+def _name(judge: Judge) -> str:
+    below = "observes nothing" if judge.silent else f"verdicts: {judge.acceptance.total:,}"
+    return f"judge {judge.uid[:12]}\n{below}"
 
 
 def _draw_scores(axes: Axes, report: Report, palette: Palette) -> None:
