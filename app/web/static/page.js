@@ -30,6 +30,7 @@ form.addEventListener("submit", async (event) => {
     now.show(job);
     results.followed = job.id;
     results.put(job);
+    keepLooking();
   } catch (problem) {
     refuse(problem.message);
   } finally {
@@ -96,12 +97,16 @@ function showTally({ tallies, medians }) {
   say(tally, `${passed} passed and ${refused} refused since the beginning.${time}`);
 }
 
+let next;
+
 async function keepLooking() {
+  clearTimeout(next);
   if (!document.hidden) await look();
-  setTimeout(keepLooking, results.busy ? BUSY_MS : IDLE_MS);
+  clearTimeout(next); // of another call, which came meanwhile
+  next = setTimeout(keepLooking, results.busy ? BUSY_MS : IDLE_MS);
 }
 
-document.addEventListener("visibilitychange", () => document.hidden || look());
+document.addEventListener("visibilitychange", () => document.hidden || keepLooking());
 
 // ---- a job in full has an address ----------------------------------------------------------------------------------
 
