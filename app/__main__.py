@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +31,7 @@ from app.commands.serve import health, serve
 from app.commands.token import token
 from app.commands.turntable import turntable
 from app.config import Config, RenderConfig, ViewConfig
-from app.errors import BadInput
+from app.errors import BadInput, NothingMade
 from app.prompt import check_prompt
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def main(ctx: click.Context, config_path: Path | None, log_level: str | None) ->
 
 
 @main.command()
-@click.argument("prompt")
+@click.argument("prompt", default="")
+@click.option("--image", type=FILE, help="Start from this picture (PNG, JPEG, WebP) instead of drawing one.")
 @PROFILE
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="The same seed gives the same splat. Default: config.")
 @click.option("--attempts", type=click.IntRange(1, 100), help="Try again, with the next seed, what the gate refuses.")
@@ -66,20 +68,35 @@ def main(ctx: click.Context, config_path: Path | None, log_level: str | None) ->
 @JSON
 @configured
 def generate(
-    config: Config, prompt: str, seed: int | None, attempts: int | None, output: Path | None, as_json: bool
+    config: Config,
+    prompt: str,
+    image: Path | None,
+    seed: int | None,
+    attempts: int | None,
+    output: Path | None,
+    as_json: bool,
 ) -> None:
-    """Turn PROMPT into a splat, judge it, and write asset.ply, asset.spz, views.png and certificate.json."""
+    """Turn PROMPT into a splat, judge it, and write asset.ply, asset.spz, views.png and certificate.json.
+
+    With --image the splat is made from that picture. It is judged against PROMPT, or without one against the picture.
+    """
     from app import certificate, pipeline
+    from app.stages.picture import read_picture
 
     seed = config.generate.seed if seed is None else seed
-    check_prompt(prompt, config.limits)
-    folder = output or Path("out") / f"{_slug(prompt)}-{seed}"
+    brief = pipeline.Brief(prompt, read_picture(image, config.limits) if image else None)
+    brief.check(config)
+    folder = output or Path("out") / f"{_slug(prompt or (image.stem if image else ''))}-{seed}"
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{folder}: is a file; -o takes a folder")
     with progress("Loading") as on_stage:
         stages = pipeline.load_stages(config)
         attempts = attempts or config.generate.attempts
-        judged = pipeline.generate(pipeline.Brief(prompt), seed, attempts, stages, config, on_stage)
+        try:
+            judged = pipeline.generate(brief, seed, attempts, stages, config, on_stage, _steps(on_stage))
+        except NothingMade as reason:
+            _print_nothing_made(reason, as_json)
+            sys.exit(REFUSED)
         on_stage("Writing the files")
         issued = certificate.write_outputs(judged, folder, config, datetime.now(UTC))
     if as_json:
@@ -87,6 +104,10 @@ def generate(
     else:
         _print_judgement(issued, folder)
     _exit_by(judged.verdict.outcome)
+
+
+def _steps(on_stage: Callable[[str], None]) -> Callable[[int, int], None]:
+    return lambda done, of: on_stage(f"[1/4] Drawing the picture: step {done} of {of}")
 
 
 @main.command()
@@ -312,18 +333,30 @@ def _print_judgement(issued: Certificate, folder: Path) -> None:
     _print_repairs(issued.repairs["repairs"])
     value = issued.score.value if issued.score else None
     _print_verdict(issued.verdict.outcome, issued.verdict.reasons, value, scores)
+    if issued.score and issued.score.against == "picture":
+        click.echo("  scored against the given picture, because there was no prompt")
     if issued.stand_in:
         click.secho("made by profile 'shapes', the embedded stand-in, and judged by its own scorer", fg="yellow")
     for name, what in (
         ("asset.ply", f"the splat, {issued.gaussians:,} gaussians"),
         ("asset.spz", "the same, compressed"),
         ("views.png", "the four judging views"),
+        ("picture.png", "the picture it was made from"),
         (
             "certificate.json",
             f"what was measured; recheck: splatgate check {folder}/certificate.json {folder}/asset.ply",
         ),
     ):
-        click.echo(f"  {folder / name}  {what}")
+        if name != "picture.png" or any(asset.name == name for asset in issued.assets):
+            click.echo(f"  {folder / name}  {what}")
+
+
+def _print_nothing_made(reason: NothingMade, as_json: bool) -> None:
+    """There is no splat and there are no files; the verdict says why."""
+    if as_json:
+        print_json({"folder": None, "certificate": None, "verdict": {"outcome": "refused", "reasons": [str(reason)]}})
+    else:
+        _print_verdict("refused", (str(reason),), None, {})
 
 
 def _print_verdict(outcome: str, reasons: tuple[str, ...], value: float | None, views: dict[str, float]) -> None:

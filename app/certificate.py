@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -25,9 +25,10 @@ from app.splat.diagnosis import diagnose
 from app.splat.files import read_splat, replacing, write_splat
 from app.splat.model import Splat
 from app.splat.raster import Views, side_by_side
+from app.stages.picture import Picture, encode_png, read_picture
 
 MAX_BYTES = 1 << 20
-AssetName = Literal["asset.ply", "asset.spz"]
+AssetName = Literal["asset.ply", "asset.spz", "picture.png"]
 
 SAME_SCORE: dict[AssetName, float] = {"asset.ply": 0.005, "asset.spz": 0.02}
 """How far a recomputed score may lie from the certified one: another backend, another device; SPZ is quantised."""
@@ -48,7 +49,7 @@ class AssetRecord(Record):
 class ModelRecord(Record):
     """A model that took part. weights_sha256 is None where it has none (the built-in generator)."""
 
-    role: Literal["generator", "text_to_image", "image_to_splat", "scorer"]
+    role: Literal["generator", "text_to_image", "cutout", "image_features", "image_to_splat", "scorer"]
     model: str
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
 
@@ -75,9 +76,12 @@ class RenderRecord(Record):
 
 
 class ScoreRecord(Record):
+    """against: what the views were held against, the words, or picture.png where there were none."""
+
     value: float
     aggregate: Literal["mean", "max"]
     prompt_truncated: bool
+    against: Literal["prompt", "picture"] = "prompt"
 
 
 class GateRecord(Record):
@@ -147,19 +151,21 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def write_outputs(judged: Judged, folder: Path, config: Config, now: datetime) -> Certificate:
-    """Writes asset.ply, asset.spz, views.png and certificate.json into `folder`, each whole or not at all.
+    """Writes asset.ply, asset.spz, views.png, certificate.json and, where there is one, picture.png into `folder`.
 
-    The certificate is written last: where it stands, everything it speaks of stands too.
+    Each is written whole or not at all, the certificate last: where it stands, everything it speaks of stands too.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "certificate.json").unlink(missing_ok=True)
     except OSError as error:
         raise BadFile(f"{folder}: cannot hold the results: {error.strerror}; choose another folder with -o") from None
-    assets = _write_asset(folder, "asset.ply", judged.splat), _write_asset(folder, "asset.spz", judged.splat)
+    assets = [_write_asset(folder, name, judged.splat) for name in SAME_SCORE]
+    if judged.picture:
+        assets.append(_write_source_picture(folder, judged.picture))
     write_picture(folder / "views.png", judged.views)
     logger.info(f"Final stats: {len(judged.splat):,} gaussians, {assets[0].bytes / 2**20:.1f}MB")
-    certificate = certify(judged, assets, config, now)
+    certificate = certify(judged, tuple(assets), config, now)
     with replacing(folder / "certificate.json") as stream:
         stream.write(certificate.to_json().encode())
     return certificate
@@ -178,7 +184,7 @@ def certify(judged: Judged, assets: tuple[AssetRecord, ...], config: Config, now
     judgement, settings = judged.score, config.render
     scores = judgement.per_view if judgement else (None,) * len(settings.views)
     shapes_profile = config.profile.name == "shapes"
-    models = [ModelRecord(role="generator", model=judged.generator, weights_sha256=None)]
+    models = [ModelRecord(**asdict(maker)) for maker in judged.makers]
     if judgement:
         models.append(ModelRecord(role="scorer", model=judgement.model, weights_sha256=judgement.weights_sha256))
     return Certificate(
@@ -203,7 +209,10 @@ def certify(judged: Judged, assets: tuple[AssetRecord, ...], config: Config, now
             backend=judged.views.backend,
         ),
         score=ScoreRecord(
-            value=judgement.value, aggregate=judgement.aggregate, prompt_truncated=judgement.prompt_truncated
+            value=judgement.value,
+            aggregate=judgement.aggregate,
+            prompt_truncated=judgement.prompt_truncated,
+            against=judgement.against,
         )
         if judgement
         else None,
@@ -216,7 +225,18 @@ def certify(judged: Judged, assets: tuple[AssetRecord, ...], config: Config, now
 
 def versions() -> dict[str, str]:
     """Of the packages that decide a certificate's numbers."""
-    names = ("torch", "open_clip_torch", "numpy", "numba", "scipy", "gsply", "gsplat")
+    names = (
+        "torch",
+        "open_clip_torch",
+        "numpy",
+        "numba",
+        "scipy",
+        "gsply",
+        "gsplat",
+        "diffusers",
+        "transformers",
+        "rembg",
+    )
     found = {name: _version(name) for name in names}
     return {"splatgate": __version__, "python": platform.python_version(), **{k: v for k, v in found.items() if v}}
 
@@ -246,12 +266,14 @@ def check(certificate: Certificate, path: Path, config: Config) -> tuple[Check, 
     seen from the file and is not checked. Raises BadFile where the file is no splat or the certificate out of range,
     BadPrompt, BadWeights where the scorer is missing.
     """
-    check_prompt(certificate.prompt, config.limits)
+    if not (certificate.score and certificate.score.against == "picture"):
+        check_prompt(certificate.prompt, config.limits)
     settings = certified_config(certificate, config)
     digest = sha256_of(path)
-    asset = next((asset for asset in certificate.assets if asset.sha256 == digest), None)
+    splats = [asset for asset in certificate.assets if asset.name != "picture.png"]
+    asset = next((asset for asset in splats if asset.sha256 == digest), None)
     if asset is None:
-        claimed = " or ".join(asset.sha256[:12] for asset in certificate.assets)
+        claimed = " or ".join(asset.sha256[:12] for asset in splats)
         return (Check("sha256", claimed, digest[:12], False),)
     splat = read_splat(path, config.limits.max_gaussians)
     left = tuple(finding.kind for finding in diagnose(splat, config.diagnose).findings)
@@ -262,7 +284,7 @@ def check(certificate: Certificate, path: Path, config: Config) -> tuple[Check, 
         _equal("findings left", ", ".join(certificate.findings_left) or "none", ", ".join(left) or "none"),
         _equal("stand-in", str(certificate.stand_in), str(certificate.profile == "shapes")),
         _check_gate(certificate.gate, config.validation),
-        *_check_judgement(certificate, splat, settings, SAME_SCORE[asset.name]),
+        *_check_judgement(certificate, splat, settings, SAME_SCORE[asset.name], path.parent),
     )
 
 
@@ -274,9 +296,13 @@ def _check_gate(gate: GateRecord, here: ValidateConfig) -> Check:
     return Check("gate, as strict as here", claimed, found, strict)
 
 
-def _check_judgement(certificate: Certificate, splat: Splat, settings: Config, same: float) -> tuple[Check, ...]:
+def _check_judgement(
+    certificate: Certificate, splat: Splat, settings: Config, same: float, folder: Path
+) -> tuple[Check, ...]:
+    against_picture = certificate.score is not None and certificate.score.against == "picture"
+    picture = _certified_picture(certificate, folder, settings) if against_picture else None
     scorer = load_scorer(settings)
-    score, _ = validate(splat, look(splat, settings), certificate.prompt, scorer, settings)
+    score, _ = validate(splat, look(splat, settings), certificate.prompt, scorer, settings, picture)
     if not certificate.score or not score:
         claimed, found = ("present" if each else "none" for each in (certificate.score, score))
         verdict = judge(len(splat), score.value if score else None, settings.validation)
@@ -284,8 +310,10 @@ def _check_judgement(certificate: Certificate, splat: Splat, settings: Config, s
     model = next((model.weights_sha256 for model in certificate.models if model.role == "scorer"), None) or "none"
     near = abs(score.value - certificate.score.value) <= same
     # within the tolerance the certified score decides: a verdict does not flip because another device rounds
-    verdict = judge(len(splat), certificate.score.value if near else score.value, settings.validation)
+    value = certificate.score.value if near else score.value
+    verdict = judge(len(splat), value, settings.validation, against_picture=against_picture)
     return (
+        _equal("scored against", certificate.score.against, score.against),
         _equal("scorer weights", model[:12], score.weights_sha256[:12]),
         *(
             Check(f"score, {view.name}", _number(view.score), _number(each), abs((view.score or 9) - each) <= 2 * same)
@@ -294,6 +322,15 @@ def _check_judgement(certificate: Certificate, splat: Splat, settings: Config, s
         Check("score", _number(certificate.score.value), _number(score.value), near),
         _check_verdict(certificate.verdict, verdict),
     )
+
+
+def _certified_picture(certificate: Certificate, folder: Path, config: Config) -> Picture:
+    """The picture beside the asset, which the views were held against. Raises BadFile for none, or another."""
+    path = folder / "picture.png"
+    digest = sha256_of(path)
+    if digest not in {asset.sha256 for asset in certificate.assets if asset.name == "picture.png"}:
+        raise BadFile(f"{path}: is not the picture of the certificate; put that one beside the splat")
+    return read_picture(path, config.limits)
 
 
 def _check_verdict(claimed: VerdictRecord, found: Verdict) -> Check:
@@ -326,4 +363,15 @@ def certified_config(certificate: Certificate, config: Config) -> Config:
 def _write_asset(folder: Path, name: AssetName, splat: Splat) -> AssetRecord:
     path = folder / name
     write_splat(path, splat)
+    return _record(name, path)
+
+
+def _write_source_picture(folder: Path, picture: Picture) -> AssetRecord:
+    path = folder / "picture.png"
+    with replacing(path) as stream:
+        stream.write(encode_png(picture))
+    return _record("picture.png", path)
+
+
+def _record(name: AssetName, path: Path) -> AssetRecord:
     return AssetRecord(name=name, sha256=sha256_of(path), bytes=path.stat().st_size)

@@ -156,7 +156,6 @@ class ScoreConfig(Section):
     weights: str = ""
     aggregate: Literal["mean", "max"] = "mean"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    offload: bool = False
 
 
 class ValidateConfig(Section):

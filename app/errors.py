@@ -65,6 +65,10 @@ class StageFailed(SplatgateError):
     retryable = True
 
 
+class NothingMade(StageFailed):
+    """Every attempt ended without a splat: as refused as one that the gate refused, and the message is the reason."""
+
+
 class NotFound(BadInput):
     """No such job, or a job without such a file."""
 

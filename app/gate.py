@@ -25,9 +25,10 @@ class Verdict:
         return self.outcome == "passed"
 
 
-def judge(gaussians: int, score: float | None, config: ValidateConfig) -> Verdict:
+def judge(gaussians: int, score: float | None, config: ValidateConfig, *, against_picture: bool = False) -> Verdict:
     """The verdict on a splat of that many Gaussians whose views scored `score` (None: it was not scored).
 
+    against_picture: the score is the likeness to a picture, and has a threshold of its own.
     Validation that is switched off never says "passed".
     """
     if not config.enabled:
@@ -37,6 +38,7 @@ def judge(gaussians: int, score: float | None, config: ValidateConfig) -> Verdic
         reasons.append(f"{gaussians:,} gaussians, fewer than {config.min_gaussians:,}")
     if score is None:
         reasons.append("no score")
-    elif not score >= config.threshold:  # NaN is refused too
-        reasons.append(f"CLIP={score:.3f}, under the threshold {config.threshold:g}")
+    elif not score >= (threshold := config.image_threshold if against_picture else config.threshold):  # NaN too
+        kind = "image threshold" if against_picture else "threshold"
+        reasons.append(f"CLIP={score:.3f}, under the {kind} {threshold:g}")
     return Verdict("refused" if reasons else "passed", tuple(reasons))

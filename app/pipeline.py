@@ -12,7 +12,7 @@ from typing import Protocol
 from loguru import logger
 
 from app.config import Config
-from app.errors import Unavailable
+from app.errors import NotFetched, NothingMade, StageFailed
 from app.gate import Verdict, judge
 from app.prompt import check_prompt
 from app.splat.cameras import IDENTITY, Placement, judge_placement, judging_views
@@ -21,8 +21,10 @@ from app.splat.model import Splat
 from app.splat.raster import Views, render
 from app.splat.repair import RepairReport, repair
 from app.stages import score, shapes
-from app.stages.picture import Picture
+from app.stages.picture import Maker, OnStep, Picture
 from app.stages.score import Score, Scorer, ScorerParams, shapes_scorer_params
+from app.weights.manifest import SCORER, scorer_is_ours
+from app.weights.store import locate_file, require
 
 STAND_IN = (
     "profile 'shapes' is the embedded stand-in: a small built-in world and its own small scorer, not FLUX + TRELLIS"
@@ -32,11 +34,15 @@ STAND_IN = (
 class Generator(Protocol):
     """What turns words into a splat, by way of a picture or, like the stand-in, without one."""
 
-    model_id: str
+    @property
+    def model_id(self) -> str: ...
 
-    def draw(self, prompt: str, seed: int) -> Picture | None: ...
+    @property
+    def makers(self) -> tuple[Maker, ...]: ...
 
-    def build(self, prompt: str, picture: Picture | None, seed: int) -> Splat: ...
+    def draw(self, prompt: str, seed: int, on_step: OnStep, /) -> Picture | None: ...
+
+    def build(self, prompt: str, picture: Picture | None, seed: int, /) -> Splat: ...
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,16 @@ class Stages:
 
 @dataclass(frozen=True)
 class Brief:
-    """What is asked for: words, and a picture where the caller brings one."""
+    """What is asked for: words, and a picture where the caller brings one. Without words (an empty prompt) the picture
+    is also what the views are held against."""
 
     prompt: str
     picture: Picture | None = None
+
+    def check(self, config: Config) -> None:
+        """Raises BadPrompt for words that no profile takes, or for none where there is no picture either."""
+        if self.prompt or not self.picture:
+            check_prompt(self.prompt, config.limits)
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,7 @@ class Judged:
     seed: int
     attempt: int
     generator: str
+    makers: tuple[Maker, ...]
     picture: Picture | None
     splat: Splat
     diagnosis: Diagnosis
@@ -80,12 +93,21 @@ OnStage = Callable[[str], None]
 def load_stages(config: Config) -> Stages:
     """Loads what the configured profile needs. Raises Unavailable or BadWeights, naming what is missing."""
     if config.profile.name == "full":
-        raise Unavailable(
-            "profile 'full' (FLUX + TRELLIS) cannot generate yet: its two generators are not part of this release. "
-            "Use --profile shapes (the embedded stand-in); inspect, repair, render and validate take any splat"
-        )
+        return _load_full(config)
     scorer = load_scorer(config)
     return Stages(shapes.load(shapes.ShapesParams(config.shapes.gaussians)), scorer)
+
+
+def _load_full(config: Config) -> Stages:
+    try:
+        require(config)  # all that is missing is told at once, before anything heavy begins
+    except NotFetched as error:
+        raise NotFetched(f"{error}\nor begin with the embedded stand-in, which needs none: --profile shapes") from None
+    from app.stages import full  # diffusers takes seconds to import, and the stand-in needs none of it
+
+    generator, scorer = full.load(config), load_scorer(config)
+    full.settle(generator, scorer, config)
+    return Stages(generator, scorer)
 
 
 def load_scorer(config: Config) -> Scorer | None:
@@ -98,43 +120,75 @@ def load_scorer(config: Config) -> Scorer | None:
     if config.profile.name == "shapes":
         params = shapes_scorer_params(config.score.aggregate)
     else:
-        params = ScorerParams(**config.score.model_dump())
+        weights = config.score.weights
+        if scorer_is_ours(config):
+            weights = str(locate_file(SCORER, config))
+        params = ScorerParams(**config.score.model_dump() | {"weights": weights})
     scorer = score.load(params)
     logger.info(f"CLIP validator ready (threshold={config.validation.threshold:g})")
     logger.info("Validation: ON")
     return scorer
 
 
-def generate(brief: Brief, seed: int, attempts: int, stages: Stages, config: Config, on_stage: OnStage) -> Judged:
-    """Up to `attempts` attempts with consecutive seeds; the first that passes, else the best that was refused."""
+def generate(
+    brief: Brief,
+    seed: int,
+    attempts: int,
+    stages: Stages,
+    config: Config,
+    on_stage: OnStage,
+    on_step: OnStep = lambda _done, _of: None,
+) -> Judged:
+    """Up to `attempts` attempts with consecutive seeds; the first that passes, else the best that was refused.
+
+    A stage that produced nothing usable ends an attempt, not the job: it counts as refused, for that reason.
+    Raises NothingMade where every attempt ended so.
+    """
     best: Judged | None = None
+    failure: StageFailed | None = None
     for attempt in range(1, attempts + 1):
-        picture = draw(brief, seed + attempt - 1, stages, config, on_stage)
-        judged = build(brief, picture, seed + attempt - 1, attempt, stages, config, on_stage)
-        best = max(best or judged, judged, key=_rank)
-        if judged.verdict.outcome != "refused":
-            break
+        try:
+            picture = draw(brief, seed + attempt - 1, stages, config, on_stage, on_step)
+            judged = build(brief, picture, seed + attempt - 1, attempt, stages, config, on_stage)
+        except StageFailed as error:
+            failure = error
+            logger.warning(f"VALIDATION FAILED: {error}")
+        else:
+            best = max(best or judged, judged, key=_rank)
+            if judged.verdict.outcome != "refused":
+                break
         if attempt < attempts:
             logger.info(f"attempt {attempt} of {attempts} refused; trying seed {seed + attempt}")
-    assert best is not None
+    if best is None:
+        raise NothingMade(str(failure))
     return best
 
 
-def draw(brief: Brief, seed: int, stages: Stages, config: Config, on_stage: OnStage) -> Picture | None:
-    """The first half of an attempt: the picture, the caller's own or a drawn one; None where the profile needs none."""
-    check_prompt(brief.prompt, config.limits)
+def draw(
+    brief: Brief,
+    seed: int,
+    stages: Stages,
+    config: Config,
+    on_stage: OnStage,
+    on_step: OnStep = lambda _done, _of: None,
+) -> Picture | None:
+    """The first half of an attempt: the picture, the caller's own or a drawn one; None where the profile needs none.
+
+    Raises BadPrompt, and StageFailed where nothing usable was drawn.
+    """
+    brief.check(config)
     if brief.picture:
         return brief.picture
     _announce(
         f"[1/4] Generating a splat for {brief.prompt!r} (profile {config.profile.name}, seed {seed})...", on_stage
     )
-    return stages.generator.draw(brief.prompt, seed)
+    return stages.generator.draw(brief.prompt, seed, on_step)
 
 
 def build(
     brief: Brief, picture: Picture | None, seed: int, attempt: int, stages: Stages, config: Config, on_stage: OnStage
 ) -> Judged:
-    """The second half: the splat, healed, looked at and judged."""
+    """The second half: the splat, healed, looked at and judged. Raises StageFailed where there is nothing to judge."""
     _announce("[1/4] Building the splat...", on_stage)
     raw = stages.generator.build(brief.prompt, picture, seed)
     _announce("[2/4] Diagnosing and repairing...", on_stage)
@@ -143,11 +197,28 @@ def build(
     _announce(f"[3/4] Rendering {len(config.render.views)} views...", on_stage)
     views = look(splat, config)
     _announce("[4/4] Validating with CLIP...", on_stage)
-    judgement, verdict = validate(splat, views, brief.prompt, stages.scorer, config)
-    made_by = stages.generator.model_id
+    judgement, verdict = validate(splat, views, brief.prompt, stages.scorer, config, picture)
     return Judged(
-        brief.prompt, seed, attempt, made_by, picture, splat, diagnosis, repairs, left, views, judgement, verdict
+        prompt=brief.prompt,
+        seed=seed,
+        attempt=attempt,
+        generator=stages.generator.model_id,
+        makers=_makers(stages.generator, picture),
+        picture=picture,
+        splat=splat,
+        diagnosis=diagnosis,
+        repairs=repairs,
+        findings_left=left,
+        views=views,
+        score=judgement,
+        verdict=verdict,
     )
+
+
+def _makers(generator: Generator, picture: Picture | None) -> tuple[Maker, ...]:
+    """Without what draws pictures where the caller gave one."""
+    given = picture is not None and picture.seed is None
+    return tuple(maker for maker in generator.makers if not (given and maker.role == "text_to_image"))
 
 
 def heal(splat: Splat, config: Config) -> tuple[Splat, Diagnosis, RepairReport]:
@@ -177,20 +248,34 @@ def place(splat: Splat, placement: str, extent: float) -> Placement:
 
 
 def validate(
-    splat: Splat, views: Views, prompt: str, scorer: Scorer | None, config: Config
+    splat: Splat, views: Views, prompt: str, scorer: Scorer | None, config: Config, picture: Picture | None = None
 ) -> tuple[Score | None, Verdict]:
-    """Scores the views against the prompt and asks the gate; the log says it in the words operators look for."""
-    judgement = scorer.run(views.images, prompt) if scorer else None
-    verdict = judge(len(splat), judgement.value if judgement else None, config.validation)
+    """Scores the views against the prompt, or where that is empty against the picture, and asks the gate.
+
+    The log says it in the words operators look for.
+    """
+    judgement = _score(views, prompt, scorer, config, picture)
+    against_picture = judgement is not None and judgement.against == "picture"
+    value = judgement.value if judgement else None
+    verdict = judge(len(splat), value, config.validation, against_picture=against_picture)
+    how = " (against the given picture: there was no prompt)" if against_picture else ""
     if judgement:
-        logger.info(f"DIAGNOSTIC - 3D Render CLIP score: {judgement.value:.3f}")
+        logger.info(f"DIAGNOSTIC - 3D Render CLIP score: {judgement.value:.3f}{how}")
     if verdict.outcome == "passed" and judgement:
-        logger.info(f"VALIDATION PASSED: CLIP={judgement.value:.3f}")
+        logger.info(f"VALIDATION PASSED: CLIP={judgement.value:.3f}{how}")
     elif verdict.outcome == "refused":
-        logger.warning(f"VALIDATION FAILED: {'; '.join(verdict.reasons)}")
+        logger.warning(f"VALIDATION FAILED: {'; '.join(verdict.reasons)}{how}")
     else:
         logger.warning(f"NOT VALIDATED: {verdict.reasons[0]}")
     return judgement, verdict
+
+
+def _score(views: Views, prompt: str, scorer: Scorer | None, config: Config, picture: Picture | None) -> Score | None:
+    if scorer is None:
+        return None
+    if prompt or picture is None:
+        return scorer.run(views.images, prompt)
+    return scorer.run_against(views.images, picture.image, config.render.background)
 
 
 def _announce(line: str, on_stage: OnStage) -> None:

@@ -150,7 +150,8 @@ def test_unknown_prompt_is_refused_with_what_is_known(tmp_path: Path) -> None:
 def test_profile_full_says_plainly_what_is_missing(tmp_path: Path) -> None:
     result = run("generate", "--profile", "full", "a red dragon", "-o", tmp_path / "out")
     assert result.exit_code == 1
-    assert "profile 'full'" in result.stderr
+    assert "splatgate models fetch FLUX.1-schnell u2net TRELLIS-image-large" in result.stderr
+    assert "FLUX.1-schnell: the picture, by default, 33.7 GB, licence apache-2.0" in result.stderr
     assert "--profile shapes" in result.stderr
 
 

@@ -13,6 +13,7 @@ ORDER = [
     *("weights.manifest", "weights.lock", "weights.store", "weights.hub", "weights"),
     "trellis",
     *("stages.solids", "stages.kinds", "stages.scene", "stages.picture", "stages.shapes", "stages.score"),
+    *("stages.memory", "stages.text_to_image", "stages.cutout", "stages.image_to_splat", "stages.full"),
     *("gate", "pipeline", "certificate"),
     *("jobs", "jobs.records", "jobs.store", "jobs.assets", "jobs.watch", "jobs.client", "jobs.backup"),
     *("jobs.ledger", "jobs.rollcall", "jobs.retention", "jobs.progress", "jobs.steps", "jobs.workflow"),

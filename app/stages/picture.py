@@ -6,19 +6,33 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from app.config import LimitsConfig
 from app.errors import BadFile
+
+OnStep = Callable[[int, int], None]
+"""Told, while a picture is drawn, how many of how many steps are done."""
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 SMALLEST = 32
 """Pixels a side: less holds nothing that a splat could be made of."""
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 """What Pillow raises, by format, for a file that ends early or lies about itself."""
+
+
+@dataclass(frozen=True)
+class Maker:
+    """A model that took part in making a splat. weights_sha256: of all its files; None where it has none."""
+
+    role: Literal["generator", "text_to_image", "cutout", "image_features", "image_to_splat"]
+    model: str
+    weights_sha256: str | None
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,7 @@ def read_picture(source: Path | bytes, limits: LimitsConfig) -> Picture:
             return Picture(upright.convert("RGBA" if see_through else "RGB"), None, "given")
     except BadFile:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise BadFile(f"{name}: is not a picture that can be read; give a PNG, JPEG or WebP file") from None
     except Image.DecompressionBombError:
         raise BadFile(f"{name}: has over {limits.max_picture_pixels:,} pixels; make it smaller") from None

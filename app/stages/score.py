@@ -1,4 +1,4 @@
-"""Judges pictures against words: open_clip image and text towers, one cosine a view.
+"""Judges pictures against words, or against a picture: open_clip image and text towers, one cosine a view.
 
 Which model is a parameter: a name with a pretrained tag, a name with a local file, or a folder of our own with its
 open_clip_config.json. Weights are safetensors only. This file does not know splats, cameras or thresholds.
@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import open_clip
 import torch
 from loguru import logger
+from PIL import Image
 from safetensors import SafetensorError
 from torch.nn import functional
 
@@ -32,8 +34,6 @@ class ScorerParams:
     """model: an open_clip name ("ViT-L-14") or "local-dir:FOLDER". pretrained: a tag or a .safetensors file.
 
     weights: the tag's weights as a local .safetensors file; empty takes them from the Hugging Face cache.
-
-    offload: the weights wait in CPU memory and visit the GPU for the length of a call.
     """
 
     model: str = "ViT-L-14"
@@ -41,12 +41,11 @@ class ScorerParams:
     weights: str = ""
     aggregate: Literal["mean", "max"] = "mean"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    offload: bool = False
 
 
 @dataclass(frozen=True)
 class Score:
-    """Cosine similarity of each view with the prompt, in [-1, 1], and their aggregate."""
+    """Cosine similarity of each view with the prompt or the picture, in [-1, 1], and their aggregate."""
 
     per_view: tuple[float, ...]
     value: float
@@ -54,6 +53,7 @@ class Score:
     model: str
     weights_sha256: str
     prompt_truncated: bool
+    against: Literal["prompt", "picture"] = "prompt"
 
 
 class Scorer:
@@ -63,7 +63,7 @@ class Scorer:
         self.params = params
         self.weights_sha256 = weights_sha256
         self.device = _device(params.device)
-        self._model = model if params.offload else model.to(self.device)
+        self.model = model.to(self.device)
         self._tokenizer = tokenizer
         self._texts: OrderedDict[str, tuple[torch.Tensor, bool]] = OrderedDict()
 
@@ -73,25 +73,42 @@ class Scorer:
 
         Raises StageFailed where the model answers with a non-finite number.
         """
-        if self.params.offload:
-            self._model.to(self.device)
-        try:
-            text, truncated = self._text(prompt)
-            pictures = self._model.encode_image(
-                to_pixels(torch.from_numpy(images).to(self.device), self._model), normalize=True
-            )
-            cosines = (pictures.float() @ text).cpu()
-        finally:
-            if self.params.offload:
-                self._model.to("cpu")
+        text, truncated = self._text(prompt)
+        return self._score(images, text, truncated, "prompt")
+
+    @torch.inference_mode()
+    def run_against(self, images: Float32, picture: Image.Image, background: tuple[float, float, float]) -> Score:
+        """Scores images (V, H, W, 3), float32 RGB in [0, 1], against a picture on that background.
+
+        Raises StageFailed where the model answers with a non-finite number.
+        """
+        return self._score(images, self._features(on_square(picture, background))[0], False, "picture")
+
+    def _score(
+        self, images: Float32, wanted: torch.Tensor, truncated: bool, against: Literal["prompt", "picture"]
+    ) -> Score:
+        """wanted: (D,), unit length."""
+        cosines = (self._features(images) @ wanted).cpu()
         if not bool(torch.isfinite(cosines).all()):
             raise StageFailed(
                 f"score: {self.params.model} answered {cosines.tolist()}: its weights or the views are broken"
             )
         value = cosines.max() if self.params.aggregate == "max" else cosines.mean()
         return Score(
-            tuple(cosines.tolist()), float(value), self.params.aggregate, self.model_id, self.weights_sha256, truncated
+            tuple(cosines.tolist()),
+            float(value),
+            self.params.aggregate,
+            self.model_id,
+            self.weights_sha256,
+            truncated,
+            against,
         )
+
+    def _features(self, images: Float32) -> torch.Tensor:
+        """(V, H, W, 3) in [0, 1] -> (V, D) float32, unit length."""
+        pixels = to_pixels(torch.from_numpy(images).to(self.device), self.model)
+        features: torch.Tensor = self.model.encode_image(pixels, normalize=True)
+        return features.float()
 
     @property
     def model_id(self) -> str:
@@ -110,7 +127,7 @@ class Scorer:
                     f"prompt has {wanted} tokens, {self.model_id} reads {length}: the score ignores the rest"
                 )
             tokens = self._tokenizer([prompt]).to(self.device)
-            self._texts[prompt] = self._model.encode_text(tokens, normalize=True)[0].float(), wanted > length
+            self._texts[prompt] = self.model.encode_text(tokens, normalize=True)[0].float(), wanted > length
             if len(self._texts) > TEXT_CACHE_SIZE:
                 self._texts.popitem(last=False)
         self._texts.move_to_end(prompt)
@@ -150,6 +167,15 @@ def to_pixels(images: torch.Tensor, model: Any) -> torch.Tensor:
     )
     mean, std = (torch.tensor(wanted[key], device=images.device).view(3, 1, 1) for key in ("mean", "std"))
     return (pictures - mean) / std
+
+
+def on_square(picture: Image.Image, background: tuple[float, float, float]) -> Float32:
+    """(1, S, S, 3) in [0, 1]: the picture in the middle of a square of that colour, which also shows through it."""
+    side, colour = max(picture.size), tuple(round(255 * share) for share in background)
+    square = Image.new("RGB", (side, side), colour)
+    corner = (side - picture.width) // 2, (side - picture.height) // 2
+    square.paste(picture.convert("RGB"), corner, picture.getchannel("A") if picture.mode == "RGBA" else None)
+    return np.asarray(square, np.float32)[None] / np.float32(255)
 
 
 def overrides(model: str, tag: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from app.errors import BadInput
 from app.splat.model import SH_C0, Splat
 from app.stages.kinds import BUILDERS, OWN_COLOUR, RGB, Part
-from app.stages.picture import Picture
+from app.stages.picture import Maker, OnStep, Picture
 from app.stages.scene import Scene, Thing, parse
 from app.stages.solids import Moved, Surface, plastic_sequence
 
@@ -36,11 +36,12 @@ class Shapes:
     """The generator stage: `load()` once, `build(prompt, None, seed)` often."""
 
     model_id = "shapes (built-in stand-in)"
+    makers: tuple[Maker, ...] = (Maker("generator", model_id, None),)
 
     def __init__(self, params: ShapesParams) -> None:
         self.params = params
 
-    def draw(self, prompt: str, seed: int) -> None:
+    def draw(self, prompt: str, seed: int, on_step: OnStep) -> None:
         """This world is built from words; there is no picture on the way."""
 
     def build(self, prompt: str, picture: Picture | None, seed: int) -> Splat:

@@ -1,0 +1,121 @@
+"""The generator of profile `full`: a picture drawn of the words, the object cut out of it, a splat made of that.
+
+Where a model is named by the manifest its files are held against the lock; a path is taken as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from loguru import logger
+
+from app.config import Config
+from app.digest import sha256_of
+from app.errors import BadInput, BadWeights
+from app.splat.model import Splat
+from app.stages import cutout, image_to_splat, memory, text_to_image
+from app.stages.cutout import Cutout, CutoutParams, Kind
+from app.stages.memory import Part
+from app.stages.picture import Maker, OnStep, Picture
+from app.stages.score import Scorer
+from app.stages.text_to_image import ImageParams, TextToImage
+from app.trellis.pipeline import Trellis
+from app.weights.store import files_in, fingerprint, locate, locate_file
+
+DENOISERS = ("transformer", "unet")
+"""What a pipeline calls the network that it runs once a step; it runs the others once a picture."""
+
+
+@dataclass(frozen=True)
+class Full:
+    """The loaded chain: `load()` once, `draw` and `build` often."""
+
+    image: TextToImage
+    cutout: Cutout
+    trellis: Trellis
+    makers: tuple[Maker, ...]  # in the order of their work
+
+    @property
+    def model_id(self) -> str:
+        return f"{self.makers[0].model} + {self.makers[-1].model}"
+
+    def draw(self, prompt: str, seed: int, on_step: OnStep) -> Picture:
+        """Raises StageFailed where the model answers with a value that is not finite."""
+        return self.image.run(prompt, seed, on_step)
+
+    def build(self, _prompt: str, picture: Picture | None, seed: int) -> Splat:
+        """The splat of a picture; the words have done their work. Raises StageFailed where nothing usable came out."""
+        if picture is None:
+            raise BadInput("profile 'full' builds from a picture: draw one first, or give one")
+        return self.trellis.run([self.cutout.run(picture.image)], seed)
+
+
+def load(config: Config) -> Full:
+    """Every model of the chain, the picture's in CPU memory until `settle`.
+
+    Raises NotFetched or WrongWeights, naming the command that helps, and BadWeights for a path without such a model.
+    """
+    device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
+    picture, splat, encoder = (
+        _found(name, config) for name in (config.image.model, config.trellis.model, config.trellis.encoder)
+    )
+    cut = _found(config.cutout.model, config, one_file=True)
+    return Full(
+        text_to_image.load(_image_params(config, picture.name, device), picture.path),
+        cutout.load(_cutout_params(config), cut.path),
+        image_to_splat.load(splat.path, encoder.path, device),
+        (
+            Maker("text_to_image", picture.name, picture.sha256),
+            Maker("cutout", cut.name, cut.sha256),
+            Maker("image_features", encoder.name, encoder.sha256),
+            Maker("image_to_splat", splat.name, splat.sha256),
+        ),
+    )
+
+
+def settle(full: Full, scorer: Scorer | None, config: Config) -> None:
+    """Puts the weights that may travel where [gpu] says: those of the picture and of the scorer. TRELLIS stays."""
+    if not torch.cuda.is_available():
+        return
+    steps = config.image.steps
+    parts = [Part(name, part, steps if name in DENOISERS else 1) for name, part in full.image.models.items()]
+    if scorer:
+        parts.append(Part("scorer", scorer.model))
+    memory.settle(parts, config.gpu, torch.device("cuda"))
+
+
+def _image_params(config: Config, name: str, device: Literal["cpu", "cuda"]) -> ImageParams:
+    if device == "cpu":
+        logger.warning("no GPU is visible: profile 'full' computes on the CPU, in float32, for hours a splat")
+    dtype = {"dtype": "float32"} if device == "cpu" else {}
+    return ImageParams(**config.image.model_dump() | {"model": name} | dtype)
+
+
+def _cutout_params(config: Config) -> CutoutParams:
+    kind: Kind = "birefnet-general" if "birefnet" in Path(config.cutout.model).stem.lower() else "u2net"
+    return CutoutParams(kind, config.cutout.min_share, config.cutout.max_share)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A model's name, where it is (a folder, or its one file), and one digest (hex) for all of its files."""
+
+    name: str
+    path: Path
+    sha256: str
+
+
+def _found(name: str, config: Config, *, one_file: bool = False) -> _Found:
+    if "/" not in name:
+        path = locate_file(name, config) if one_file else locate(name, config)
+        return _Found(name, path, fingerprint(name, config))
+    path = Path(name)
+    files = [path] if path.is_file() else [path / file for file in files_in(path)]
+    if not files:
+        raise BadWeights(f"{path}: there is nothing there; correct the path, or use a name of `splatgate models list`")
+    lines = "".join(f"{sha256_of(file)}  {file.relative_to(path.parent)}\n" for file in files)
+    return _Found(path.stem if one_file else path.name, path, hashlib.sha256(lines.encode()).hexdigest())

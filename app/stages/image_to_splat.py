@@ -1,0 +1,50 @@
+"""A cut-out picture to a splat: TRELLIS, from the folders its weights are published in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from loguru import logger
+
+from app.errors import BadWeights
+from app.trellis.dino import DinoParams
+from app.trellis.loading import read_json
+from app.trellis.pipeline import Trellis
+from app.trellis.pipeline import load as load_trellis
+
+NAMES = {
+    "img_size": "image_size",
+    "patch_size": "patch_size",
+    "embed_dim": "hidden_size",
+    "depth": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "mlp_ratio": "mlp_ratio",
+    "num_register_tokens": "num_register_tokens",
+}
+"""Our name for each of the encoder's sizes -> the one in the config.json beside its weights."""
+
+
+def load(folder: Path, encoder: Path, device: Literal["cpu", "cuda"]) -> Trellis:
+    """folder: TRELLIS as published. encoder: DINOv2 with registers as published for transformers.
+
+    Raises BadWeights, naming the file and what is wrong with it.
+    """
+    trellis = load_trellis(folder, encoder / "model.safetensors", device, encoder_params=encoder_params(encoder))
+    logger.info(f"image to splat: {folder.name} on {device}")
+    return trellis
+
+
+def encoder_params(folder: Path) -> DinoParams:
+    """The encoder's sizes, from its config.json. Raises BadWeights, naming the key that is missing."""
+    config = read_json(folder / "config.json")
+    if missing := [name for name in NAMES.values() if not isinstance(config.get(name), int | float)]:
+        raise BadWeights(f"{folder / 'config.json'}: has no number {missing[0]!r}: it must be a DINOv2 with registers")
+    return DinoParams(**{ours: config[theirs] for ours, theirs in NAMES.items()})
+
+
+def weight_bytes(trellis: Trellis) -> int:
+    """What its models hold, in bytes."""
+    models = (value for value in vars(trellis).values() if isinstance(value, torch.nn.Module))
+    return sum(tensor.nbytes for model in models for tensor in model.state_dict().values())

@@ -1,0 +1,238 @@
+"""Where weights live: all on the GPU, or as many as there is room for, while the others visit it in turn.
+
+A visit is of one block (a layer of a transformer): its weights wait in pinned CPU memory as one piece, and are copied
+into one of two places on the GPU while the block before it computes. Places and order are fixed, so that nothing is
+allocated on the way, recorded and compiled code keeps its addresses, and the host may run ahead of the GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from loguru import logger
+from torch import Tensor, nn
+
+from app.config import GpuConfig
+from app.errors import Unavailable
+
+RESERVE = 4_000_000_000
+"""Bytes for all that is no weight: activations, recordings, the CUDA libraries' own (docs/full-profile.md)."""
+PLACES = 2
+ALIGNED = 256
+
+Mode = Literal["resident", "offload"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A loaded network. calls: how often a job runs through it; what runs most often gains most by staying."""
+
+    name: str
+    module: nn.Module
+    calls: int = 1
+
+    @property
+    def bytes(self) -> int:
+        return sum(leaf.value.nbytes for leaf in leaves(self.module))
+
+
+def settle(parts: Sequence[Part], config: GpuConfig, device: torch.device) -> Mode:
+    """Puts every part where it will work, from wherever it is; returns how, and logs why.
+
+    Raises Unavailable where not even the smallest share fits.
+    """
+    room = room_for(parts, config, device)
+    mode = choose(config, sum(part.bytes for part in parts), room)
+    if mode == "resident":
+        for part in parts:
+            part.module.to(device)
+        return mode
+    stay_longest_first = sorted(parts, key=lambda part: -part.calls)
+    fixed = sum(_fixed_bytes(part.module) for part in parts)
+    left = room - RESERVE - fixed
+    if left < 0:
+        raise Unavailable(
+            f"gpu.memory = 'offload' needs {gigabytes(fixed + RESERVE)} of GPU memory, {gigabytes(room)} may be used: "
+            "raise gpu.limit_gb, free the card, or set gpu.quantize"
+        )
+    for part in stay_longest_first:
+        left -= _share_out(part, left, device)
+    torch.cuda.empty_cache()
+    return mode
+
+
+def choose(config: GpuConfig, weights: int, room: int) -> Mode:
+    """weights: bytes of all parts. room: bytes of GPU memory for them and for what they compute."""
+    enough = weights + RESERVE <= room
+    mode: Mode = config.memory if config.memory != "auto" else "resident" if enough else "offload"
+    logger.info(
+        f"GPU memory: {mode} (gpu.memory = {config.memory!r}): weights {gigabytes(weights)}, "
+        f"{gigabytes(RESERVE)} for computing, {gigabytes(room)} may be used"
+    )
+    if mode == "resident" and not enough:
+        logger.warning("GPU memory: 'resident' was asked for, and may not fit; gpu.memory = 'auto' would offload")
+    return mode
+
+
+def room_for(parts: Sequence[Part], config: GpuConfig, device: torch.device) -> int:
+    """Bytes that these parts and their computing may take: what is free, or what gpu.limit_gb leaves; enforces it."""
+    free, total = torch.cuda.mem_get_info(device)
+    room = free
+    if config.limit_gb:
+        limit = min(int(config.limit_gb * 1e9), total)
+        torch.cuda.set_per_process_memory_fraction(limit / total, device)
+        room = min(free, limit - torch.cuda.memory_allocated(device))
+    return room + sum(leaf.value.nbytes for part in parts for leaf in leaves(part.module) if leaf.value.is_cuda)
+
+
+def gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"
+
+
+# ---- blocks, and where their tensors hang ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A plain tensor of a module: a parameter, a buffer, or a piece of a quantised parameter."""
+
+    owner: Any
+    name: str
+
+    @property
+    def value(self) -> Tensor:
+        found: Tensor = getattr(self.owner, self.name)
+        return found
+
+    def point_at(self, tensor: Tensor) -> None:
+        setattr(self.owner, self.name, tensor)
+
+
+def leaves(module: nn.Module) -> Iterator[Leaf]:
+    """Every plain tensor below a module; one that hangs in two places comes once."""
+    seen = set()
+    for child in module.modules():
+        for parameter in child._parameters.values():
+            if parameter is not None and id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield from _pieces(parameter)
+        for name, buffer in child._buffers.items():
+            if buffer is not None:
+                yield Leaf(child, name)
+
+
+def _pieces(parameter: Tensor) -> Iterator[Leaf]:
+    if not hasattr(parameter, "__tensor_flatten__"):
+        yield Leaf(parameter, "data")
+        return
+    names, _ = parameter.__tensor_flatten__()
+    for name in names:
+        yield Leaf(parameter, name)
+
+
+def blocks(module: nn.Module) -> list[nn.Module]:
+    """The elements of the outermost ModuleLists: the layers of a transformer, in their order."""
+    if isinstance(module, nn.ModuleList):
+        return list(module)
+    return [block for child in module.children() for block in blocks(child)]
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(leaf.value.nbytes for leaf in leaves(module))
+
+
+def _fixed_bytes(module: nn.Module) -> int:
+    """What must be there whatever the room: all outside the blocks, and two places for visitors."""
+    sizes = [_bytes(block) for block in blocks(module)]
+    return _bytes(module) - sum(sizes) + PLACES * max(sizes, default=0)
+
+
+def _share_out(part: Part, room: int, device: torch.device) -> int:
+    """Lets as many blocks stay as fit into `room` bytes, evenly spread; the others visit. Returns the bytes taken."""
+    everything = blocks(part.module)
+    size = max((_bytes(block) for block in everything), default=0)
+    staying = min(len(everything), room // size) if size else 0
+    if visiting := spread(everything, len(everything) - staying):
+        Visitors(visiting, device)
+    part.module.to(device)
+    logger.info(f"GPU memory: {part.name}: {staying} of {len(everything)} blocks stay, the others visit")
+    return staying * size
+
+
+def spread(items: list[nn.Module], count: int) -> list[nn.Module]:
+    """`count` of them, evenly spread, so that each copy has others' computing to hide behind."""
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+class Visitors:
+    """Blocks that are on the GPU only around their own forward, in the order of the list.
+
+    Their tensors point at the places for good; what the places hold changes under them.
+    """
+
+    def __init__(self, visiting: Sequence[nn.Module], device: torch.device) -> None:
+        self.homes = [pack(block) for block in visiting]
+        largest = max(len(home) for home in self.homes)
+        self.places = [torch.empty(largest, dtype=torch.uint8, device=device) for _ in visiting[:PLACES]]
+        self.inside: list[int | None] = [None for _ in self.places]
+        self.arrived, self.left = (_events(len(self.places)) for _ in range(2))
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        for index, block in enumerate(visiting):
+            unpack(block, self.places[index % len(self.places)])
+            block.register_forward_pre_hook(lambda _block, _args, index=index: self.enter(index))
+            block.register_forward_hook(lambda _block, _args, _result, index=index: self.leave(index))
+
+    def enter(self, index: int) -> None:
+        """The block's weights are there when the GPU comes to it; the next one's set out."""
+        self._fetch(index)
+        torch.cuda.current_stream().wait_event(self.arrived[index % len(self.places)])
+        self._fetch((index + 1) % len(self.homes))
+
+    def leave(self, index: int) -> None:
+        self.left[index % len(self.places)].record(torch.cuda.current_stream())
+
+    def _fetch(self, index: int) -> None:
+        place = index % len(self.places)
+        if self.inside[place] == index:
+            return
+        with torch.cuda.stream(self.stream):
+            self.stream.wait_event(self.left[place])  # of whoever is inside; it has been called, if not yet computed
+            self.places[place][: len(self.homes[index])].copy_(self.homes[index], non_blocking=True)
+            self.arrived[place].record(self.stream)
+        self.inside[place] = index
+
+
+def _events(count: int) -> list[torch.cuda.Event]:
+    return [torch.cuda.Event() for _ in range(count)]  # type: ignore[no-untyped-call]
+
+
+def pack(block: nn.Module) -> Tensor:
+    """All tensors of a block as one piece of pinned CPU memory, each at a multiple of ALIGNED bytes."""
+    spans, size = _spans(block)
+    home = torch.empty(size, dtype=torch.uint8)
+    if torch.cuda.is_available():  # exactly this memory: torch's own pinned allocator rounds up to a power of two
+        runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+        torch.cuda.check_error(int(runtime.cudaHostRegister(home.data_ptr(), size, 0)))
+    for leaf, start in spans:
+        value = leaf.value.contiguous()
+        home[start : start + value.nbytes] = value.view(-1).view(torch.uint8).cpu()
+    return home
+
+
+def unpack(block: nn.Module, place: Tensor) -> None:
+    """Points the tensors of a block into a place that holds, or will hold, what `pack` made of it."""
+    for leaf, start in _spans(block)[0]:
+        value = leaf.value
+        leaf.point_at(place[start : start + value.nbytes].view(value.dtype).view(value.shape))
+
+
+def _spans(block: nn.Module) -> tuple[list[tuple[Leaf, int]], int]:
+    """Where each tensor begins, in bytes, and how many there are in all."""
+    spans, end = [], 0
+    for leaf in leaves(block):
+        spans.append((leaf, end))
+        end += -(-leaf.value.nbytes // ALIGNED) * ALIGNED
+    return spans, end

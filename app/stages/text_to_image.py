@@ -1,0 +1,125 @@
+"""Words to a picture: any diffusers text-to-image pipeline, from a folder, under one set of settings.
+
+This file does not know where the folder comes from, nor what becomes of the picture.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from loguru import logger
+from PIL import Image
+from torch import Tensor, nn
+
+from app.errors import BadWeights, StageFailed
+from app.stages.picture import OnStep, Picture
+
+NEEDED = ("prompt", "num_inference_steps", "generator", "output_type")
+"""Arguments without which a pipeline is none that turns words into pictures step by step."""
+
+
+@dataclass(frozen=True)
+class ImageParams:
+    """model: what the picture will say it was drawn by. size: pixels a side. The rest as in ImageConfig."""
+
+    model: str
+    template: str = "{prompt}"
+    steps: int = 4
+    guidance: float = 0.0
+    size: int = 512
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    max_tokens: int = 256
+
+
+class TextToImage:
+    """A loaded pipeline: `load()` once, `run(prompt, seed)` often."""
+
+    def __init__(self, params: ImageParams, pipeline: Any) -> None:
+        self.params = params
+        self.pipeline = pipeline
+        pipeline.set_progress_bar_config(disable=True)
+
+    @torch.inference_mode()
+    def run(self, prompt: str, seed: int, on_step: OnStep = lambda _done, _of: None) -> Picture:
+        """The picture of the template with the prompt in it. Same prompt, seed, device and versions: same picture.
+
+        Raises StageFailed where the model answers with a value that is not finite.
+        """
+        images = self.pipeline(**self.arguments(prompt, seed, on_step)).images
+        return Picture(_to_image(images[0], self.params.model), seed, self.params.model)
+
+    def arguments(self, prompt: str, seed: int, on_step: OnStep) -> dict[str, Any]:
+        """What this pipeline's call takes of what we can say; pipelines differ in what they know."""
+        params = self.params
+
+        def after_step(_pipeline: Any, step: int, _time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            on_step(step + 1, params.steps)
+            return tensors
+
+        ours = {
+            "prompt": params.template.replace("{prompt}", prompt),
+            "height": params.size,
+            "width": params.size,
+            "num_inference_steps": params.steps,
+            "guidance_scale": params.guidance,
+            "max_sequence_length": params.max_tokens,
+            "generator": torch.Generator().manual_seed(seed),  # on the CPU: a seed means the same noise everywhere
+            "output_type": "pt",
+            "callback_on_step_end": after_step,
+        }
+        return {name: value for name, value in ours.items() if name in _known(self.pipeline)}
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """The networks by their names in the pipeline."""
+        parts = self.pipeline.components.items()
+        return {name: part for name, part in parts if isinstance(part, nn.Module)}
+
+
+def load(params: ImageParams, folder: Path) -> TextToImage:
+    """From a folder in diffusers' layout, into CPU memory; `memory.settle` puts it where it works.
+
+    Only safetensors are read, no code of the folder is run and the network is never touched.
+    Raises BadWeights where the folder holds no such pipeline.
+    """
+    _check_index(folder)
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(  # type: ignore[no-untyped-call]
+            folder, torch_dtype=getattr(torch, params.dtype), use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError, AttributeError, KeyError, TypeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise BadWeights(f"{folder}: cannot be loaded as a diffusers pipeline: {reason}") from None
+    if lacking := [name for name in NEEDED if name not in _known(pipeline)]:
+        raise BadWeights(f"{folder}: {type(pipeline).__name__} takes no {lacking[0]!r}: it does not draw from words")
+    logger.info(f"text to image: {params.model} ({type(pipeline).__name__}, {params.dtype})")
+    return TextToImage(params, pipeline)
+
+
+def _known(pipeline: Any) -> set[str]:
+    return set(inspect.signature(pipeline.__call__).parameters)
+
+
+def _check_index(folder: Path) -> None:
+    path = folder / "model_index.json"
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadWeights(f"{path}: cannot be read: {error}; a diffusers pipeline has one") from None
+    if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
+        raise BadWeights(f"{path}: names no class of diffusers; pipelines that bring their own code are not run")
+
+
+def _to_image(pixels: Tensor, model: str) -> Image.Image:
+    """(3, H, W) in [0, 1] -> RGB."""
+    values = pixels.float().cpu().numpy()
+    if not np.isfinite(values).all():
+        raise StageFailed(f"text to image: {model} drew values that are not finite: try another seed or image.dtype")
+    return Image.fromarray(np.rint(values.clip(0, 1).transpose(1, 2, 0) * 255).astype(np.uint8))

@@ -1,0 +1,117 @@
+"""Where weights live: what is chosen, what stays, and that a block's weights come back as they were."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from app.config import GpuConfig
+from app.errors import Unavailable
+from app.stages import memory
+from app.stages.memory import RESERVE, Part, Visitors, blocks, choose, pack, settle, spread, unpack
+
+
+class Tower(nn.Module):
+    """A transformer in miniature: something before the blocks, blocks of two kinds, something after."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.first = nn.Linear(width, width)
+        self.wide = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, 3 * width), nn.Linear(3 * width, width)) for _ in "123"
+        )
+        self.narrow = nn.ModuleList(nn.Linear(width, width) for _ in "12345")
+        self.register_buffer("shift", torch.ones(3))
+
+    def forward(self, x):
+        x = self.first(x)
+        for block in (*self.wide, *self.narrow):
+            x = torch.tanh(block(x)) + x
+        return x + self.shift.sum()
+
+
+@pytest.mark.parametrize(
+    ("asked", "room", "chosen"),
+    [
+        ("auto", RESERVE + 100, "resident"),
+        ("auto", RESERVE + 99, "offload"),
+        ("resident", 0, "resident"),
+        ("offload", RESERVE + 100, "offload"),
+    ],
+)
+def test_auto_chooses_by_what_fits_and_words_are_obeyed(asked, room, chosen):
+    assert choose(GpuConfig(memory=asked), 100, room) == chosen
+
+
+def test_blocks_are_the_layers_in_order():
+    tower = Tower()
+    assert blocks(tower) == [*tower.wide, *tower.narrow]
+
+
+@given(st.integers(1, 60), st.data())
+def test_visitors_are_evenly_spread(count, data):
+    chosen = spread(list(range(count)), data.draw(st.integers(0, count)))
+    gaps = {b - a for a, b in pairwise(chosen)}
+    assert len(set(chosen)) == len(chosen)
+    assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+def test_a_block_packed_and_unpacked_is_the_same_block(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    block = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, 3, dtype=torch.bfloat16))
+    before = {key: value.clone() for key, value in block.state_dict().items()}
+    place = pack(block).clone()
+    unpack(block, place)
+    assert all(torch.equal(value, before[key]) for key, value in block.state_dict().items())
+    place.zero_()
+    assert all(not value.any() for value in block.state_dict().values())
+
+
+# ---- on a GPU --------------------------------------------------------------------------------------------------------
+
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture
+def tower():
+    torch.manual_seed(0)
+    return Tower().requires_grad_(False)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("staying", [0, 1, 5, 8])
+def test_the_same_numbers_whatever_stays(tower, staying):
+    x = torch.randn(4, 32, device=CUDA)
+    with torch.inference_mode():
+        expected = tower.to(CUDA)(x)
+        tower.to("cpu")
+        if visiting := spread(blocks(tower), 8 - staying):
+            Visitors(visiting, CUDA)
+        tower.to(CUDA)
+        for _ in range(50):  # far ahead of the GPU
+            found = tower(x)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.gpu
+def test_blocks_may_run_out_of_order(tower):
+    x = torch.randn(4, 32, device=CUDA)
+    order = [7, 0, 3, 3, 6, 1, 7]
+    with torch.inference_mode():
+        everything = blocks(tower.to(CUDA))
+        expected = [everything[index](x) for index in order]
+        Visitors(everything, CUDA)
+        assert all(torch.equal(everything[index](x), want) for index, want in zip(order, expected, strict=True))
+
+
+@pytest.mark.gpu
+def test_offloading_obeys_the_limit_and_says_when_nothing_fits(tower, monkeypatch):
+    monkeypatch.setattr(memory, "RESERVE", 0)
+    assert settle([Part("tower", tower)], GpuConfig(memory="offload"), CUDA) == "offload"
+    assert all(value.is_cuda for value in tower.state_dict().values())
+    monkeypatch.setattr(memory, "RESERVE", 1 << 50)
+    with pytest.raises(Unavailable, match=r"needs .* GB of GPU memory"):
+        settle([Part("tower", Tower())], GpuConfig(memory="offload"), CUDA)
