@@ -133,7 +133,7 @@ def test_a_killed_fetch_is_resumed_by_the_next_process(config: Config, server: F
     path = grow(server, 2 * CHUNK)
     server.stall_after = CHUNK + 500_000
     with subprocess.Popen([sys.executable, "-c", FETCH, DINO.name], env=environment(config), stdout=-1) as process:
-        part = store.folder_of(DINO, config) / hub.PARTS / sha256_of(path)
+        part = store.folder_of(DINO, config) / hub.PARTS / f"model.safetensors.{sha256_of(path)[:16]}"
         wait_for(lambda: part.is_file() and part.stat().st_size == CHUNK)
         process.send_signal(signal.SIGKILL)
     server.stall_after = None
@@ -148,6 +148,28 @@ def test_a_killed_fetch_is_resumed_by_the_next_process(config: Config, server: F
     ranges = [request.range for request in server.requests[before:] if "/storage/" in request.path]
     assert f"bytes={CHUNK}-" in ranges
     assert sha256_of(store.locate(DINO.name, config) / "model.safetensors") == sha256_of(path)
+
+
+@pytest.mark.parametrize("size", [100_000, 200_000, 200_001])
+def test_a_part_that_does_not_fit_is_thrown_away(config: Config, size: int) -> None:
+    plan = hub.plan(DINO, config)
+    assert plan is not None
+    part = store.folder_of(DINO, config) / hub.PARTS / plan.files[1].part
+    part.parent.mkdir(parents=True)
+    part.write_bytes(bytes(size))
+    if size <= plan.files[1].bytes:
+        with pytest.raises(FetchFailed, match=r"model\.safetensors arrived broken and was thrown away"):
+            fetch(config)
+    fetch(config)
+    store.locate(DINO.name, config)
+
+
+def test_files_of_one_content_do_not_get_in_each_others_way(config: Config, server: FakeHub) -> None:
+    folder = server.root / DINO.repository
+    (folder / "copy.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    model = replace(DINO, files=("*.safetensors",))
+    fetch(config, model)
+    assert store.files_in(store.folder_of(model, config)) == ["copy.safetensors", "model.safetensors"]
 
 
 def test_only_what_is_broken_is_fetched_again(config: Config, server: FakeHub) -> None:

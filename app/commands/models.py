@@ -209,7 +209,9 @@ class _Lines:
         return self.done / max(self.total, 1)
 
     def _line(self, seconds: float) -> str:
+        from app.weights.manifest import gigabytes
+
         rate = (self.done - self.before) / max(seconds, 1e-3)
         left = max(self.total - self.done, 0) / max(rate, 1.0)
-        size = f"{self.done / 1e9:.2f} of {self.total / 1e9:.2f} GB ({self._share():.0%})"
-        return f"{self.title}: {size}, {rate / 1e6:.0f} MB/s, {left // 60:.0f} min {left % 60:.0f} s left"
+        size = f"{gigabytes(self.done)} of {gigabytes(self.total)} ({self._share():.0%})"
+        return f"{self.title}: {size}, {rate / 1e6:.1f} MB/s, {left // 60:.0f} min {left % 60:.0f} s left"

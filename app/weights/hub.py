@@ -2,7 +2,7 @@
 
 The requests are huggingface_hub's own. Its whole-file download keeps nothing of a file that was not finished (2.4
 gives each attempt a new temporary file), which after 9 of 10 GB is too dear; so the part that has arrived is kept here,
-named by its content, and `http_get` goes on where it ends, in this process or in the next.
+named by file and content, and `http_get` goes on where it ends, in this process or in the next.
 """
 
 from __future__ import annotations
@@ -46,6 +46,11 @@ class RemoteFile:
     bytes: int
     oid: str
 
+    @property
+    def part(self) -> str:
+        """Under which name it arrives. Two files may have one content, and one file may have another tomorrow."""
+        return f"{self.path.replace('/', '--')}.{self.oid[:16]}"
+
     def is_at(self, path: Path) -> bool:
         """Whether the file at `path` has this content."""
         if not path.is_file() or path.stat().st_size != self.bytes:
@@ -87,7 +92,7 @@ def plan(model: Model, config: Config, on_bytes: OnBytes = lambda _count: None) 
     commit, files = _listing(model, config)
     folder = store.folder_of(model, config)
     todo = tuple(file for file in files if not file.is_at(folder / file.path))
-    arrived = sum(part.stat().st_size for file in todo if (part := folder / PARTS / file.oid).is_file())
+    arrived = sum(part.stat().st_size for file in todo if (part := folder / PARTS / file.part).is_file())
     return Plan(model, commit, files, todo, arrived)
 
 
@@ -116,7 +121,7 @@ def fetch(plan: Plan, config: Config, on_bytes: OnBytes) -> LockedModel:
         _fetch_file(plan, file, folder, config, _Bar(on_bytes, stop))
 
     with _explained(plan.model.repository, config), _alone(config):
-        _clear_parts(folder / PARTS, {file.oid for file in plan.todo})
+        _clear_parts(folder / PARTS, {file.part for file in plan.todo})
         with ThreadPoolExecutor(config.models.connections) as pool:
             jobs = [pool.submit(one, file) for file in plan.todo]
             try:
@@ -182,13 +187,14 @@ def _fetch_file(plan: Plan, file: RemoteFile, folder: Path, config: Config, bar:
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils._headers import build_hf_headers
 
-    part, target = folder / PARTS / file.oid, folder / file.path
+    part, target = folder / PARTS / file.part, folder / file.path
     progress: Any = bar.as_tqdm
     url = hf_hub_url(plan.model.repository, file.path, revision=plan.commit, endpoint=_endpoint(config))
     headers = build_hf_headers(library_name="splatgate", library_version=__version__)
     with part.open("ab") as stream:
         if stream.tell() > file.bytes:
-            stream.truncate(0)
+            stream.seek(0)
+            stream.truncate()
         http_get(url, stream, resume_size=stream.tell(), headers=headers, expected_size=file.bytes, tqdm_class=progress)
         stream.flush()
         os.fsync(stream.fileno())

@@ -193,5 +193,6 @@ def scorer_is_ours(config: Config) -> bool:
 
 
 def gigabytes(count: int) -> str:
-    """A count of bytes as people read it, in GB of 10^9 bytes."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+    """A count of bytes as people read it: GB of 10^9 bytes, or a smaller unit."""
+    unit, size = next(((unit, size) for unit, size in (("GB", 1e9), ("MB", 1e6)) if count >= size), ("kB", 1e3))
+    return f"{count / size:.{1 if unit == 'GB' else 0}f} {unit}"

@@ -1,7 +1,7 @@
 """The models on this host's disk, held against models.lock.json.
 
 Every load goes through `locate`: the files are there, no others are, and each has the size and the sha256 of the lock.
-A sha256 of 40 GB at every start would cost half a minute of a core, so a digest once computed is remembered in
+A sha256 of 40 GB at every start costs half a minute of a core, so a digest once computed is remembered in
 models.verified.json together with the file's size, inode and times of last change: as long as none of these has moved
 the file is what it was. The kernel sets the time of change (ctime) and no program can set it back, so a file that was
 written, replaced or copied is hashed again. What only a full look finds, a disk that has lost bits, is found by
@@ -31,7 +31,7 @@ from app.weights.manifest import Model, find, gigabytes, needed
 
 VERIFIED = "models.verified.json"
 HASHERS = 4
-"""Files hashed at once: a core gives about 1.3 GB/s, and a disk rarely more than four of them."""
+"""Files hashed at once: one core was measured at 1.4 GB/s, and few disks give more than four of them could take."""
 
 OnBytes = Callable[[int], None]
 """Told how many more bytes have been dealt with."""
