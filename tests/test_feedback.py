@@ -238,6 +238,10 @@ def test_the_curve_falls_and_rises_as_it_must(town_book: Book) -> None:
     assert all(first.refusal <= second.refusal for first, second in pairwise(curve))
     assert all(first.lost <= second.lost for first, second in pairwise(curve))
     assert all(first.acceptance.total >= second.acceptance.total for first, second in pairwise(curve))
+    found = weigh(town_book)
+    assert [point.threshold for point in found.now_and_then] == [0.2, found.threshold.value]
+    assert found.now_and_then[0].refusal == found.refusal.share
+    assert found.now_and_then[0].lost == 0
     assert sum(bucket.acceptance.total for bucket in weigh(town_book).by_score) == curve[0].acceptance.total
 
 
@@ -326,7 +330,7 @@ def test_report_prints_names_and_draws(town: tuple[Config, str], tmp_path: Path)
     result = run(town[0], "report", "--split", "2026-03-02", "--plot", str(picture), "--theme", "dark")
     assert result.exit_code == 0, result.output
     assert "judge 99 never observes" in result.stdout
-    assert "advice: validate.threshold = 0.2" in result.stdout
+    assert "validate.threshold = 0.2: set it to 0.2" in result.stdout
     assert "2026-03-02" in result.stdout
     with Image.open(picture) as image:
         assert image.format == "PNG"

@@ -159,6 +159,9 @@ def _print_report(found: Report) -> None:
     _print_scores(found)
     click.echo(f"our own gate refused: {_share(found.refusal)} of the jobs still kept")
     _print_advice(found.threshold)
+    for point in found.now_and_then if found.usable else ():
+        refusal = f"{100 * point.refusal:.1f} % of all jobs, {100 * point.lost:.1f} % of the accepted results"
+        click.echo(f"  {point.threshold:g}: accepted {_share(point.acceptance)} delivered; refuses {refusal}")
     _print_advice(found.min_gaussians)
     if found.split:
         _print_split(found.split)
@@ -191,7 +194,7 @@ def _print_scores(found: Report) -> None:
 def _print_advice(advice: Advice) -> None:
     if advice.answer == "change" and advice.value is not None:
         where = f" (the best lies between {advice.low:g} and {advice.high:g})"
-        click.secho(f"advice: {advice.setting} = {advice.value:g}{where}", fg="green", bold=True)
+        click.secho(f"{advice.setting} = {advice.present:g}: set it to {advice.value:g}{where}", fg="green", bold=True)
     else:
         words = {"too few": "no advice", "no relation": "no advice", "keep": "keep it"}[advice.answer]
         click.echo(f"{advice.setting} = {advice.present:g}: {words}")
@@ -225,7 +228,7 @@ def _quartiles(found: Quartiles | None) -> str:
     """A quartile that lies among the rejected is under the judge's cut, wherever that is."""
     if not found:
         return "-"
-    return " / ".join("cut" if value is None else f"{value:.2f}" for value in astuple(found))
+    return " / ".join("<cut" if value is None else f"{value:.2f}" for value in astuple(found))
 
 
 def _day(time: float | None) -> str:

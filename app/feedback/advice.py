@@ -87,17 +87,11 @@ def advise(
         return Advice(setting, present, "too few", reason, verdicts, needed=needed)
     order, luck = _order(evidence)
     if luck >= LEVEL:
-        needed = max(_needed_for_order(accepted / verdicts), verdicts + 1)
-        reason = (
-            f"accepted results do not have higher values than rejected ones so far as {verdicts:,} verdicts tell "
-            f"(p = {luck:.2f}), so no value of this setting separates them; about {needed:,} verdicts would show even "
-            "a weak relation (an accepted result above a rejected one in 60 of 100 pairs)"
-        )
-        return Advice(setting, present, "no relation", reason, verdicts, order=order, needed=needed)
+        return _unrelated(setting, present, accepted, verdicts, order, luck)
     gains = weigh(evidence, present, step, cost)
     if not len(gains.candidates):
         reason = f"no other value moves at least {MOVED} results and leaves {FEWEST}: the values lie too close together"
-        return Advice(setting, present, "keep", reason, verdicts, order=order)
+        return Advice(setting, present, "keep", reason + _untried(gains, present), verdicts, order=order)
     return _choose(setting, present, gains, len(evidence.values), verdicts, order, rng)
 
 
@@ -127,7 +121,8 @@ def _choose(
     hundred = 100 * jobs / verdicts
     keep = Advice(setting, present, "keep", "", verdicts, order=order, gain=gain * hundred, gain_low=bound * hundred)
     if gain <= 0:
-        return replace(keep, reason="no other value would have done better than the present one on these verdicts")
+        reason = "no other value would have done better than the present one on these verdicts"
+        return replace(keep, reason=reason + _untried(gains, present))
     value = float(gains.candidates[best])
     if bound <= 0:
         needed = max(math.ceil(verdicts * (critical * spread[best] / gain) ** 2), verdicts + 1)
@@ -135,7 +130,7 @@ def _choose(
             f"{value:g} would have done best, but that may be luck; "
             f"if it is as good as it looks, about {needed:,} verdicts would show it"
         )
-        return replace(keep, reason=reason, needed=needed)
+        return replace(keep, reason=reason + _untried(gains, present), needed=needed)
     places = gains.candidates[(gains.mean + noise).argmax(axis=1)]
     low, high = (float(place) for place in np.quantile(places, (0.025, 0.975), method="inverted_cdf"))
     reason = (
@@ -143,6 +138,27 @@ def _choose(
         f"(at least {keep.gain_low:.1f}, with all candidates allowed for)"
     )
     return replace(keep, answer="change", reason=reason, value=value, low=low, high=high)
+
+
+def _unrelated(setting: str, present: float, accepted: int, verdicts: int, order: float, luck: float) -> Advice:
+    needed = _needed_for_order(accepted / verdicts)
+    weak = "even a weak relation (an accepted result above a rejected one in 60 of 100 pairs)"
+    if needed > verdicts:
+        outlook = f"about {needed:,} verdicts would show {weak}"
+    else:
+        outlook = f"so many would most likely have shown {weak}"
+    reason = (
+        f"accepted results do not have higher values than rejected ones so far as {verdicts:,} verdicts tell "
+        f"(p = {luck:.2f}), so no value of this setting separates them; {outlook}"
+    )
+    wait = needed if needed > verdicts else None
+    return Advice(setting, present, "no relation", reason, verdicts, order=order, needed=wait)
+
+
+def _untried(gains: Gains, present: float) -> str:
+    if (gains.candidates < present).any():
+        return ""
+    return "; of lower ones nothing is known, as too little was delivered under them"
 
 
 def _candidates(values: Floats, present: float, step: float) -> Floats:

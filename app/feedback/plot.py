@@ -97,8 +97,8 @@ def _draw_scores(axes: Axes, report: Report, palette: Palette) -> None:
         middle = (bucket.low + bucket.high) / 2
         _interval(axes, bucket.acceptance, middle, palette, horizontal=False)
         note: dict[str, Any] = {"ha": "center", "fontsize": 7.5, "color": palette.lost}
-        axes.annotate(f"{bucket.acceptance.total:,}", (middle, 0), xytext=(0, 3), textcoords="offset points", **note)
-    axes.set_ylim(0, 1.02)
+        axes.text(middle, -0.09, f"{bucket.acceptance.total:,}", **note)
+    axes.set_ylim(-0.11, 1.04)
     axes.set_xlabel("CLIP score of the job (verdicts below)")
     axes.set_ylabel("share accepted, with 95 % interval")
     return None
@@ -120,7 +120,7 @@ def _draw_curve(axes: Axes, report: Report, palette: Palette) -> None:
     if advice.answer == "change" and advice.value is not None:
         axes.axvline(advice.value, color=palette.mark, linewidth=1.6, label=f"advised: {advice.value:g}")
         axes.axvspan(advice.low or 0, advice.high or 0, color=palette.mark, alpha=0.12, linewidth=0)
-    axes.set_ylim(0, 1.02)
+    axes.set_ylim(-0.02, 1.04)
     axes.set_xlabel("validate.threshold")
     axes.legend(fontsize=8, facecolor=palette.paper, edgecolor=palette.faint, labelcolor=palette.ink)
     return None

@@ -83,6 +83,7 @@ class Report:
     """The whole of it. Times: seconds since 1970. cut: the lowest score but 0.0; a judge's cut is at most that.
 
     usable: verdicts that count for the scores: surely joined, to a job of the configured profile that had words.
+    now_and_then: what the present threshold means, and the advised one where there is one.
     left_out: answers that are older than the newest MOST_ANSWERS and were not read.
     """
 
@@ -104,6 +105,7 @@ class Report:
     refusal: Share
     curve: tuple[Point, ...]
     threshold: Advice
+    now_and_then: tuple[Point, ...]
     min_gaussians: Advice
     split: Split | None
 
@@ -120,6 +122,8 @@ def report(
     judges = _judges(answers)
     gate, cost = config.validation, config.feedback.rejection_cost
     by_score, by_count = _evidence(worded, "job_score"), _evidence(usable, "job_gaussians")
+    threshold = advise("validate.threshold", by_score, gate.threshold, SCORE_STEP, cost, rng)
+    settings = [gate.threshold] if threshold.value is None else [gate.threshold, threshold.value]
     return Report(
         profile=config.profile.name,
         since=since,
@@ -137,8 +141,9 @@ def report(
         usable=len(worded),
         by_score=_buckets(worded),
         refusal=_refusal(ended),
-        curve=_curve(worded, ended, gate.min_gaussians),
-        threshold=advise("validate.threshold", by_score, gate.threshold, SCORE_STEP, cost, rng),
+        curve=_points(_thresholds(worded), worded, ended, gate.min_gaussians),
+        threshold=threshold,
+        now_and_then=_points(settings, worded, ended, gate.min_gaussians),
         min_gaussians=advise("validate.min_gaussians", by_count, gate.min_gaussians, COUNT_STEP, cost, rng),
         split=None if split is None else _split(verdicts, ended, split),
     )
@@ -207,33 +212,32 @@ def _buckets(verdicts: Sequence[Answer]) -> tuple[Bucket, ...]:
     return tuple(Bucket(*edges[number], _acceptance(found[number])) for number in edges)
 
 
-def _curve(verdicts: Sequence[Answer], ended: Sequence[Ended], min_gaussians: int) -> tuple[Point, ...]:
-    """At round thresholds over the scores that were judged: outside of them nothing is known."""
-    if not verdicts:
-        return ()
+def _points(
+    thresholds: Sequence[float], verdicts: Sequence[Answer], ended: Sequence[Ended], min_gaussians: int
+) -> tuple[Point, ...]:
+    """What each threshold would have meant."""
     order = sorted((answer.job_score or 0.0, _accepted(answer)) for answer in verdicts)
     scores = np.array([score for score, _ in order])
     accepted_below = np.concatenate([[0], np.cumsum([accepted for _, accepted in order])])
-    enough = np.sort([job.score for job in ended if job.score is not None and (job.gaussians or 0) >= min_gaussians])
-    few = sum(job.score is not None and (job.gaussians or 0) < min_gaussians for job in ended)
+    scored = [job for job in ended if job.score is not None]
+    enough = np.sort([job.score or 0.0 for job in scored if (job.gaussians or 0) >= min_gaussians])
+    few = len(scored) - len(enough)
     points = []
-    for threshold in _thresholds(scores):
+    for threshold in thresholds:
         below = int(np.searchsorted(scores, threshold))
         accepted, lost = int(accepted_below[-1] - accepted_below[below]), int(accepted_below[below])
         refused = few + int(np.searchsorted(enough, threshold))
-        points.append(
-            Point(
-                threshold=threshold,
-                acceptance=share(accepted, len(scores) - below),
-                lost=lost / max(1, lost + accepted),
-                refusal=refused / max(1, few + len(enough)),
-            )
-        )
+        acceptance = share(accepted, len(scores) - below)
+        points.append(Point(threshold, acceptance, lost / max(1, lost + accepted), refused / max(1, len(scored))))
     return tuple(points)
 
 
-def _thresholds(scores: np.ndarray) -> list[float]:
-    first, last = math.floor(scores[0] / SCORE_STEP), math.floor(scores[-1] / SCORE_STEP)
+def _thresholds(verdicts: Sequence[Answer]) -> list[float]:
+    """Round ones over the scores that were judged: outside of them nothing is known."""
+    scores = [answer.job_score or 0.0 for answer in verdicts]
+    if not scores:
+        return []
+    first, last = math.floor(min(scores) / SCORE_STEP), math.floor(max(scores) / SCORE_STEP)
     stride = max(1, math.ceil((last - first + 1) / MOST_POINTS))
     return [round(number * SCORE_STEP, 6) for number in range(first, last + 1, stride)]
 
