@@ -127,7 +127,7 @@ class Supervisor:
         try:
             self._store = self._store or Store(self._config)
             with self._store.noting() as connection:
-                self._store.tally(connection, "death", f"{child.engine and 'engine' or child.name}: {reason}")
+                self._store.tally(connection, "death", f"{'engine' if child.engine else child.name}: {reason}")
                 if child.engine:
                     row = engines.c.id == f"{node_id(Path(self._config.serve.data))}-{child.engine}"
                     alive = row & (engines.c.state != "FAILED")  # who failed has said why
@@ -174,14 +174,15 @@ def plan(config: Config, environ: Mapping[str, str]) -> list[Child]:
 
     Raises Unavailable where profile full has no GPU.
     """
-    web = Child("web", [sys.executable, "-m", "app.web.server"], dict(environ))
+    # by its id the web process answers whether we live (/livez)
+    web = Child("web", [sys.executable, "-m", "app.web.server"], {**environ, "SPLATGATE_SUPERVISOR": str(os.getpid())})
     cards = gpus() if config.profile.name == "full" else ()
     if cards:
         return [web, *(_engine(environ, f"gpu{index}", card.uuid) for index, card in enumerate(cards))]
     if config.profile.name == "full":
         raise Unavailable(
-            "profile 'full' needs an NVIDIA GPU, and the driver shows none here: run nvidia-smi, give the container its "
-            "GPUs (--gpus all), or try --profile shapes, which needs none"
+            "profile 'full' needs an NVIDIA GPU, and the driver shows none here: run nvidia-smi, give the container "
+            "its GPUs (--gpus all), or try --profile shapes, which needs none"
         )
     return [web, _engine(environ, "cpu", "")]
 
@@ -214,7 +215,8 @@ def check_data(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise Unavailable(
-            f"{folder}: the data folder cannot be written: {error.strerror}; set serve.data or --data, or its permissions"
+            f"{folder}: the data folder cannot be written: {error.strerror}; "
+            "set serve.data or --data, or its permissions"
         ) from None
 
 
