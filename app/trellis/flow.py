@@ -63,23 +63,8 @@ class Transformer(nn.Module):
         channels = params.model_channels
         self.t_embedder = TimestepEmbedder(channels)
         self.adaLN_modulation = modulation_head(channels, 6 * channels) if params.share_mod else None
-        self.blocks = nn.ModuleList(
-            ModulatedBlock(
-                channels,
-                params.cond_channels,
-                params.heads,
-                params.mlp_ratio,
-                qk_norm=params.qk_rms_norm,
-                qk_norm_cross=params.qk_rms_norm_cross,
-                own_modulation=not params.share_mod,
-            )
-            for _ in range(params.num_blocks)
-        )  # type: ignore[assignment]
+        self.blocks = nn.ModuleList(ModulatedBlock(params) for _ in range(params.num_blocks))  # type: ignore[assignment]
         self.recorder = Recorder()
-
-    def velocity(self, *inputs: Tensor) -> Tensor:
-        """One step, as a function of tensors alone; see the subclasses."""
-        raise NotImplementedError
 
     @property
     def torso(self) -> torch.dtype:

@@ -69,7 +69,7 @@ class LatentFlow(Transformer):
 
         return velocity
 
-    def velocity(  # type: ignore[override]
+    def velocity(
         self, state: Tensor, modulation: Tensor, residual: tuple[Tensor, ...], branches: Branches, sites: Sites
     ) -> Tensor:
         """One step: state (N, in), modulation (blocks, 6, C), residual blocks' each (2, out) -> (n, N, out)."""

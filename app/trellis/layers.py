@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from app.trellis import fused
 from app.trellis.attention import CrossAttention, SelfAttention
+from app.trellis.params import FlowParams
 
 EPS = 1e-6
 """Of every norm inside a block."""
@@ -82,23 +83,14 @@ class BlockContext:
 class ModulatedBlock(nn.Module):
     """Self-attention, cross-attention, feed-forward; time shifts, scales and gates the first and the last."""
 
-    def __init__(
-        self,
-        channels: int,
-        context_channels: int,
-        heads: int,
-        ratio: float,
-        *,
-        qk_norm: bool,
-        qk_norm_cross: bool,
-        own_modulation: bool,
-    ) -> None:
+    def __init__(self, p: FlowParams) -> None:
         super().__init__()
+        channels = p.model_channels
         self.norm2 = nn.LayerNorm(channels)
-        self.self_attn = SelfAttention(channels, heads, qk_norm)
-        self.cross_attn = CrossAttention(channels, context_channels, heads, qk_norm_cross)
-        self.mlp = FeedForward(channels, ratio)
-        self.adaLN_modulation = modulation_head(channels, 6 * channels) if own_modulation else None
+        self.self_attn = SelfAttention(channels, p.heads, p.qk_rms_norm)
+        self.cross_attn = CrossAttention(channels, p.cond_channels, p.heads, p.qk_rms_norm_cross)
+        self.mlp = FeedForward(channels, p.mlp_ratio)
+        self.adaLN_modulation = None if p.share_mod else modulation_head(channels, 6 * channels)
 
     def forward(
         self,

@@ -50,7 +50,7 @@ class StructureFlow(Transformer):
 
         return velocity
 
-    def velocity(self, state: Tensor, modulation: Tensor, branches: Branches) -> Tensor:  # type: ignore[override]
+    def velocity(self, state: Tensor, modulation: Tensor, branches: Branches) -> Tensor:
         """One step: state (in, R, R, R), modulation (blocks, 6, C) -> (n, out, R, R, R)."""
         x = self.input_layer(patchify(state[None], self.params.patch_size)) + self.pos_emb
         x = self.transform(x.to(self.torso), modulation, branches)
