@@ -146,7 +146,7 @@ class GpuConfig(Section):
 class ModelsConfig(Section):
     folder: str = "models"
     offline: bool = False
-    endpoint: str = ""
+    endpoint: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
     connections: Annotated[int, Field(ge=1, le=16)] = 4
 
 
