@@ -44,7 +44,7 @@ def serve(config: Config, host: str | None, port: int | None, data: Path | None)
 @configured
 def health(config: Config, live: bool, as_json: bool) -> None:
     """Ask the service on this machine how it is: exit 0 ready, 1 not. For HEALTHCHECK and load balancers."""
-    host = config.serve.host if config.serve.host not in ("0.0.0.0", "::", "") else "127.0.0.1"  # noqa: S104
+    host = config.serve.host if config.serve.host not in ("0.0.0.0", "::", "") else "127.0.0.1"
     url = f"http://{f'[{host}]' if ':' in host else host}:{config.serve.port}/{'livez' if live else 'readyz'}"
     ready, answer = _ask(url)
     if as_json:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from app.jobs.ledger import Claim, Ledger, StageSeconds, Stop
 from app.pipeline import OnStage
+from app.stages.picture import OnStep
 
 Stage = Literal["picture", "splat", "repair", "render", "score", "turntable"]
 
@@ -20,11 +21,11 @@ STAGES: dict[str, Stage] = {
 }
 """Which stage begins with which announcement of the pipeline."""
 
-DONE_BEFORE: dict[Stage, float] = {"picture": 0, "splat": 0.1, "repair": 0.5, "render": 0.6, "score": 0.8}
-"""How much of an attempt is done when a stage begins."""
+DONE_BEFORE: dict[Stage, float] = {"splat": 0.3, "repair": 0.6, "render": 0.7, "score": 0.8}
+"""How much of an attempt is done when a stage begins; nothing at the first."""
 
 NOTE_SECONDS = 0.5
-"""A turntable's progress is noted this often."""
+"""A stage that tells how far it is is noted this often."""
 
 
 class Stopped(BaseException):
@@ -80,15 +81,21 @@ class Progress:
         if stop := self._ledger.progress(self.claim, attempt, line, done):
             raise Stopped(stop)
 
-    def on_fraction(self, line: str) -> Callable[[float], None]:
-        """For a stage that tells how far it is itself, in (0, 1]."""
-        noted = time.monotonic()
+    def on_step(self, attempt: int) -> OnStep:
+        """What the drawing of a picture tells its steps to."""
+        share = DONE_BEFORE["splat"] / self.claim.job.attempts
+        told = self.on_fraction("[1/4] Drawing the picture...", attempt, share)
+        return lambda done, of: told(done / of)
+
+    def on_fraction(self, line: str, attempt: int = 1, share: float = 1.0) -> Callable[[float], None]:
+        """For a stage that tells how far it is itself, in (0, 1]. share: of the whole job, that this stage is."""
+        noted, before = time.monotonic(), (attempt - 1) / self.claim.job.attempts
 
         def told(done: float) -> None:
             nonlocal noted
             if time.monotonic() - noted >= NOTE_SECONDS:
                 noted = time.monotonic()
-                self.note(1, line, done)
+                self.note(attempt, line, before + share * done)
 
         return told
 

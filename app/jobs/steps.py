@@ -5,19 +5,15 @@ A step that is done again, because its engine died before it was recorded, write
 
 from __future__ import annotations
 
-import io
 import json
-import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
 from app import certificate, pipeline
 from app.config import Config
-from app.errors import BadFile
+from app.errors import BadFile, StageFailed
 from app.jobs.assets import Assets, Stored, stored
 from app.jobs.ledger import Ending, Ledger
 from app.jobs.progress import Progress
@@ -26,20 +22,25 @@ from app.pipeline import Brief, Stages
 from app.splat.diagnosis import diagnose
 from app.splat.files import decode_splat, replacing, write_splat
 from app.splat.model import Splat
-from app.stages.picture import Picture
+from app.stages.picture import Picture, encode_png, read_picture
 from app.turntable import write_turntable
 
+GIVEN = "given"
 GIVEN_PICTURES = ("picture.png", "picture.jpg")
 GIVEN_SPLATS = ("input.ply", "input.spz")
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The first half of an attempt. picture: None where the profile needs none; model, seed: what drew it."""
+    """The first half of an attempt. picture: None where the profile needs none; model, seed: what drew it.
 
-    picture: Stored | None
-    model: str
-    seed: int | None
+    failure: why there is nothing to go on with; empty where there is.
+    """
+
+    picture: Stored | None = None
+    model: str = ""
+    seed: int | None = None
+    failure: str = ""
 
 
 class Steps:
@@ -53,27 +54,34 @@ class Steps:
 
     def draw(self, progress: Progress, attempt: int) -> Drawn:
         """The picture of an attempt."""
-        job = progress.claim.job
-        seed = job.seed + attempt - 1
+        job, seed = progress.claim.job, progress.claim.job.seed + attempt - 1
         if given := self._ledger.given(job.id, GIVEN_PICTURES):
-            return Drawn(given, "given", None)
-        picture = pipeline.draw(Brief(job.prompt), seed, self.stages, self.config, progress.on_stage(attempt))
+            return Drawn(given, GIVEN, None)
+        told, step = progress.on_stage(attempt), progress.on_step(attempt)
+        try:
+            picture = pipeline.draw(Brief(job.prompt), seed, self.stages, self.config, told, step)
+        except StageFailed as error:
+            return Drawn(failure=str(error))
         if not picture:
-            return Drawn(None, "", None)
+            return Drawn()
         path = f"{job.id}/{attempt}"
         with self._assets.folder(path) as folder:
             with replacing(folder / "picture.png") as stream:
-                picture.image.save(stream, "PNG")
+                stream.write(encode_png(picture))
             (file,) = stored(folder, path, ("picture.png",))
         return Drawn(file, picture.model, picture.seed)
 
     def build(self, progress: Progress, attempt: int, drawn: Drawn) -> Ending:
-        """The splat of an attempt, judged."""
-        job, path = progress.claim.job, f"{progress.claim.job.id}/{attempt}"
-        picture = Picture(self._image(drawn.picture), drawn.seed, drawn.model) if drawn.picture else None
-        brief = Brief(job.prompt, picture if drawn.model == "given" else None)
-        seed, told = job.seed + attempt - 1, progress.on_stage(attempt)
-        judged = pipeline.build(brief, picture, seed, attempt, self.stages, self.config, told)
+        """The splat of an attempt, judged. A stage that produced nothing usable is a refusal for that reason."""
+        seed = progress.claim.job.seed + attempt - 1
+        nothing = Ending("DONE", attempt=attempt, seed=seed, outcome="refused")
+        if drawn.failure:
+            return replace(nothing, reasons=(drawn.failure,))
+        try:
+            judged = self._judged(progress, attempt, drawn)
+        except StageFailed as error:
+            return replace(nothing, reasons=(str(error),))
+        path = f"{progress.claim.job.id}/{attempt}"
         with self._assets.folder(path) as folder:
             issued = certificate.write_outputs(judged, folder, self.config, datetime.now(UTC))
             hashes: dict[str, str] = {asset.name: asset.sha256 for asset in issued.assets}
@@ -89,7 +97,7 @@ class Steps:
             gaussians=len(judged.splat),
             findings=tuple(finding.kind for finding in judged.diagnosis.findings),
             repairs=tuple(done["field"] for done in judged.repairs.to_dict()["repairs"]),
-            files=(*files, drawn.picture) if drawn.picture and drawn.model != "given" else files,
+            files=files,
         )
 
     def validate(self, progress: Progress) -> Ending:
@@ -180,20 +188,17 @@ class Steps:
             raise BadFile(f"job {job.id} came without a splat")
         return decode_splat(self._assets.read(file.path), self.config.limits.max_gaussians, "the given splat")
 
-    def _image(self, file: Stored) -> Image.Image:
-        """Raises BadFile for what is no picture, or has more pixels than limits.max_picture_pixels."""
-        limit = self.config.limits.max_picture_pixels
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is the one that counts
-                image = Image.open(io.BytesIO(self._assets.read(file.path)), formats=("PNG", "JPEG"))
-            if image.width * image.height > limit:
-                raise BadFile(
-                    f"the picture has {image.width} x {image.height} pixels, limits.max_picture_pixels is {limit:,}"
-                )
-            return image.convert("RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB")
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise BadFile(f"the picture cannot be read: {error}; give a PNG or a JPEG") from None
+    def _judged(self, progress: Progress, attempt: int, drawn: Drawn) -> pipeline.Judged:
+        job, picture = progress.claim.job, self._picture(drawn)
+        brief = Brief(job.prompt, picture if drawn.model == GIVEN else None)
+        seed, told = job.seed + attempt - 1, progress.on_stage(attempt)
+        return pipeline.build(brief, picture, seed, attempt, self.stages, self.config, told)
+
+    def _picture(self, drawn: Drawn) -> Picture | None:
+        if not drawn.picture:
+            return None
+        image = read_picture(self._assets.read(drawn.picture.path), self.config.limits).image
+        return Picture(image, drawn.seed, drawn.model)
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:
