@@ -47,7 +47,8 @@ class Entry:
 
 class FakeHub(ThreadingHTTPServer):
     """requests: all that came. gated: repositories that need `token`. cuts: bytes after which the next downloads of
-    large files break off, one number a download. stall_after: large files stop there until `go_on` is set."""
+    large files break off, one number a download. stall_after: large files stop there until `go_on` is set.
+    nonsense: what every listing is answered with instead."""
 
     daemon_threads = True
 
@@ -60,6 +61,7 @@ class FakeHub(ThreadingHTTPServer):
         self.cuts: list[int] = []
         self.stall_after: int | None = None
         self.go_on = Event()
+        self.nonsense = b""
 
     @property
     def url(self) -> str:
@@ -180,7 +182,7 @@ class Handler(BaseHTTPRequestHandler):
                 sent += len(chunk)
 
     def _json(self, document: object) -> None:
-        body = json.dumps(document).encode()
+        body = self.server.nonsense or json.dumps(document).encode()
         self._head(200, {"Content-Type": "application/json", "Content-Length": str(len(body))})
         if self.command == "GET":
             self.wfile.write(body)

@@ -18,8 +18,9 @@ from fake_hub import FakeHub, serving
 from app.config import Config
 from app.digest import sha256_of
 from app.errors import FetchFailed, NotFetched, WrongWeights
-from app.weights import hub, store
-from app.weights.hub import Plan, RemoteFile
+from app.weights import fetching, store
+from app.weights.fetching import Plan
+from app.weights.hub import RemoteFile
 from app.weights.lock import read_lock
 from app.weights.manifest import find
 
@@ -30,11 +31,11 @@ CHUNK = 10 * 2**20
 FETCH = """
 import sys
 from app.config import load_config
-from app.weights import hub
+from app.weights import fetching
 from app.weights.manifest import find
 config = load_config()
-plan = hub.plan(find(sys.argv[1]), config)
-hub.fetch(plan, config, lambda count: print(count, flush=True))
+plan = fetching.plan(find(sys.argv[1]), config)
+fetching.fetch(plan, config, lambda count: print(count, flush=True))
 """
 
 
@@ -56,9 +57,9 @@ def config(tmp_path: Path, server: FakeHub) -> Config:
 
 
 def fetch(config: Config, model: object = DINO) -> None:
-    plan = hub.plan(model, config)
+    plan = fetching.plan(model, config)
     assert plan is not None
-    hub.fetch(plan, config, lambda _count: None)
+    fetching.fetch(plan, config, lambda _count: None)
 
 
 def with_models(config: Config, **changes: object) -> Config:
@@ -90,7 +91,7 @@ def test_what_is_fetched_is_what_the_hub_has_and_the_lock_says_so(config: Config
 def test_a_second_fetch_verifies_and_asks_the_hub_nothing(config: Config, server: FakeHub) -> None:
     fetch(config)
     before = len(server.requests)
-    assert hub.plan(DINO, config) is None
+    assert fetching.plan(DINO, config) is None
     assert len(server.requests) == before
 
 
@@ -101,7 +102,7 @@ def test_a_branch_is_resolved_once_and_then_pinned(config: Config, server: FakeH
     assert read_lock(store.root(config)).models[DINO.name].commit == commit
     grow(server, 300_000)
     assert server.commit(DINO.repository) != commit
-    assert hub.plan(model, config) is None
+    assert fetching.plan(model, config) is None
 
 
 def test_a_new_commit_takes_the_place_of_the_old_one_whole(config: Config, server: FakeHub) -> None:
@@ -121,9 +122,9 @@ def test_a_cut_connection_is_resumed_where_it_broke(config: Config, server: Fake
     path = grow(server, 2 * CHUNK + 1_000)
     server.cuts = [CHUNK + 500_000]
     arrived: list[int] = []
-    plan = hub.plan(DINO, config)
+    plan = fetching.plan(DINO, config)
     assert plan is not None
-    hub.fetch(plan, config, arrived.append)
+    fetching.fetch(plan, config, arrived.append)
     assert [request.range for request in server.requests if "/storage/" in request.path] == ["", f"bytes={CHUNK}-"]
     assert sum(arrived) == plan.bytes
     assert sha256_of(store.locate(DINO.name, config) / "model.safetensors") == sha256_of(path)
@@ -133,7 +134,7 @@ def test_a_killed_fetch_is_resumed_by_the_next_process(config: Config, server: F
     path = grow(server, 2 * CHUNK)
     server.stall_after = CHUNK + 500_000
     with subprocess.Popen([sys.executable, "-c", FETCH, DINO.name], env=environment(config), stdout=-1) as process:
-        part = store.folder_of(DINO, config) / hub.PARTS / f"model.safetensors.{sha256_of(path)[:16]}"
+        part = store.folder_of(DINO, config) / fetching.PARTS / f"model.safetensors.{sha256_of(path)[:16]}"
         wait_for(lambda: part.is_file() and part.stat().st_size == CHUNK)
         process.send_signal(signal.SIGKILL)
     server.stall_after = None
@@ -141,10 +142,10 @@ def test_a_killed_fetch_is_resumed_by_the_next_process(config: Config, server: F
     with pytest.raises(NotFetched):
         store.locate(DINO.name, config)
     before = len(server.requests)
-    plan = hub.plan(DINO, config)
+    plan = fetching.plan(DINO, config)
     assert plan is not None
     assert plan.arrived >= CHUNK
-    hub.fetch(plan, config, lambda _count: None)
+    fetching.fetch(plan, config, lambda _count: None)
     ranges = [request.range for request in server.requests[before:] if "/storage/" in request.path]
     assert f"bytes={CHUNK}-" in ranges
     assert sha256_of(store.locate(DINO.name, config) / "model.safetensors") == sha256_of(path)
@@ -152,9 +153,9 @@ def test_a_killed_fetch_is_resumed_by_the_next_process(config: Config, server: F
 
 @pytest.mark.parametrize("size", [100_000, 200_000, 200_001])
 def test_a_part_that_does_not_fit_is_thrown_away(config: Config, size: int) -> None:
-    plan = hub.plan(DINO, config)
+    plan = fetching.plan(DINO, config)
     assert plan is not None
-    part = store.folder_of(DINO, config) / hub.PARTS / plan.files[1].part
+    part = store.folder_of(DINO, config) / fetching.PARTS / plan.files[1].part
     part.parent.mkdir(parents=True)
     part.write_bytes(bytes(size))
     if size <= plan.files[1].bytes:
@@ -195,11 +196,11 @@ def test_a_tampered_file_is_found_and_repaired(config: Config) -> None:
 
 
 def test_content_other_than_listed_is_thrown_away(config: Config, server: FakeHub) -> None:
-    plan = hub.plan(DINO, config)
+    plan = fetching.plan(DINO, config)
     assert plan is not None
     flip_a_byte(server.root / DINO.repository / "model.safetensors")
     with pytest.raises(FetchFailed, match=r"model\.safetensors arrived broken"):
-        hub.fetch(plan, config, lambda _count: None)
+        fetching.fetch(plan, config, lambda _count: None)
     assert "model.safetensors" not in store.files_in(store.folder_of(DINO, config))
 
 
@@ -210,7 +211,7 @@ def test_content_other_than_this_release_pins_is_never_fetched(config: Config, s
     with pytest.raises(
         WrongWeights, match=r"offers another u2net\.onnx than this release pins \(sha256 8d10d2f3bb75\)"
     ):
-        hub.plan(model, config)
+        fetching.plan(model, config)
     assert downloads(server) == []
 
 
@@ -250,7 +251,34 @@ def test_a_gated_repository_opens_with_a_token_that_no_output_shows(
 )
 def test_what_the_hub_does_not_have_is_named(config: Config, change: dict[str, str], expected: str) -> None:
     with pytest.raises(FetchFailed, match=expected):
-        hub.plan(replace(DINO, **change), config)
+        fetching.plan(replace(DINO, **change), config)
+
+
+def test_the_lock_outlives_a_hub_that_changes_its_mind(config: Config, server: FakeHub) -> None:
+    fetch(config)
+    before = read_lock(store.root(config))
+    grow(server, 200_000)
+    os.truncate(store.folder_of(DINO, config) / "model.safetensors", 0)
+    with pytest.raises(
+        WrongWeights, match=r"model\.safetensors of commit e4c89a4e0558 is another than models\.lock\.json"
+    ):
+        fetch(config)
+    assert read_lock(store.root(config)) == before
+    with pytest.raises(WrongWeights, match="has been changed"):
+        store.locate(DINO.name, config)
+
+
+def test_a_file_that_is_not_the_models_is_named(config: Config) -> None:
+    (store.folder_of(DINO, config)).mkdir(parents=True)
+    (store.folder_of(DINO, config) / "stray.safetensors").write_bytes(b"")
+    with pytest.raises(WrongWeights, match=r"stray\.safetensors: is not part of .*; move it elsewhere"):
+        fetch(config)
+
+
+def test_what_is_no_hub_is_said_to_be_none(config: Config, server: FakeHub) -> None:
+    server.nonsense = b"<html>a login page</html>"
+    with pytest.raises(FetchFailed, match=r"does not answer as a hub does .*; check models\.endpoint"):
+        fetching.plan(DINO, config)
 
 
 def test_no_network_names_the_endpoint_and_the_remedy(config: Config) -> None:
@@ -258,20 +286,20 @@ def test_no_network_names_the_endpoint_and_the_remedy(config: Config) -> None:
         nobody.bind(("127.0.0.1", 0))  # bound and not listening: whoever connects is refused
         endpoint = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         with pytest.raises(FetchFailed, match=r"no way to http://127\.0\.0\.1:\d+.*Check the network"):
-            hub.plan(DINO, with_models(config, endpoint=endpoint))
+            fetching.plan(DINO, with_models(config, endpoint=endpoint))
 
 
 def test_offline_never_touches_the_network(config: Config, server: FakeHub) -> None:
     offline = with_models(config, offline=True)
     with pytest.raises(FetchFailed, match=r"models\.offline = true"):
-        hub.plan(DINO, offline)
+        fetching.plan(DINO, offline)
     with pytest.raises(NotFetched):
         store.locate(DINO.name, offline)
     store.look(DINO, offline)
     assert server.requests == []
     fetch(config)
     before = len(server.requests)
-    assert hub.plan(DINO, offline) is None
+    assert fetching.plan(DINO, offline) is None
     store.locate(DINO.name, offline)
     assert len(server.requests) == before
 
@@ -282,7 +310,7 @@ def test_a_disk_too_small_is_said_before_anything_is_fetched(config: Config, ser
     with pytest.raises(
         FetchFailed, match=r"needs 1000000000\.0 GB, has [\d.]+ GB free; make room, or set models\.folder"
     ):
-        hub.check_room([plan], config)
+        fetching.check_room([plan], config)
     assert server.requests == []
 
 
@@ -325,13 +353,13 @@ def test_a_file_size_limit_is_a_full_disk_too(config: Config, server: FakeHub) -
 
 
 def test_one_fetch_at_a_time(config: Config) -> None:
-    plan = hub.plan(DINO, config)
+    plan = fetching.plan(DINO, config)
     assert plan is not None
     store.root(config).mkdir(parents=True, exist_ok=True)
     with (store.root(config) / ".fetching").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         with pytest.raises(FetchFailed, match="another fetch is at work there"):
-            hub.fetch(plan, config, lambda _count: None)
+            fetching.fetch(plan, config, lambda _count: None)
 
 
 def environment(config: Config) -> dict[str, str]:

@@ -72,21 +72,21 @@ def fetch(config: Config, names: tuple[str, ...], everything: bool, as_json: boo
     What is here and whole is not fetched again, and a download that was interrupted goes on where it stopped. Gated
     models need an account: set HF_TOKEN, or run `hf auth login` once.
     """
-    from app.weights import hub
+    from app.weights import fetching
     from app.weights.manifest import gigabytes
 
     chosen = _chosen(config, names, everything)
     plans = []
     for model in chosen:
         with _bar(f"checking {model.name}", model.about_bytes) as on_bytes:
-            plan = hub.plan(model, config, on_bytes)
+            plan = fetching.plan(model, config, on_bytes)
         plans += [plan] if plan else []
-    hub.check_room(plans, config)
+    fetching.check_room(plans, config)
     for plan in plans:
         licence, size = plan.model.licence, gigabytes(plan.bytes)
         logger.info(f"{plan.model.name}: {size} from {plan.model.repository}, licence {licence}")
         with _bar(plan.model.name, plan.bytes, plan.arrived) as on_bytes:
-            hub.fetch(plan, config, on_bytes)
+            fetching.fetch(plan, config, on_bytes)
     fetched = {plan.model.name: plan.bytes for plan in plans}
     if as_json:
         print_json({"folder": config.models.folder, "fetched": fetched, "models": [model.name for model in chosen]})

@@ -89,7 +89,7 @@ def missing_message(missing: Iterable[Model], config: Config) -> str:
     """What is missing, how large, under which licence, and the one command that fetches it."""
     missing = tuple(missing)
     total = gigabytes(sum(model.about_bytes for model in missing))
-    lines = [f"not in {root(config)} yet (about {total} in all):"]
+    lines = [f"needed, and not in the folder {str(root(config))!r} yet (about {total} in all):"]
     for model in missing:
         gate = "; gated: needs an account that has accepted its conditions" if model.gated else ""
         size, licence = gigabytes(model.about_bytes), model.licence

@@ -1,0 +1,163 @@
+"""Fetching a model: what is to be done, doing it, and the entry in the lock.
+
+What has arrived of a file is kept under the name of the file and its content, until the whole file has taken its
+place: a fetch that was cut goes on where it stopped, in this process or in the next.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+from app.config import Config
+from app.errors import BadWeights, FetchFailed, WrongWeights
+from app.weights import store
+from app.weights.hub import RemoteFile, append, explained, listing
+from app.weights.lock import LockedFile, LockedModel, read_lock, write_lock
+from app.weights.manifest import Model, gigabytes
+from app.weights.store import OnBytes
+
+PARTS = ".parts"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What fetching a model means. todo: the files that are not on this disk, or not as they should be."""
+
+    model: Model
+    commit: str
+    files: tuple[RemoteFile, ...]
+    todo: tuple[RemoteFile, ...]
+    arrived: int
+
+    @property
+    def bytes(self) -> int:
+        """Of the files to do; `arrived` of these lie in the folder of parts already."""
+        return sum(file.bytes for file in self.todo)
+
+
+def plan(model: Model, config: Config, on_bytes: OnBytes = lambda _count: None) -> Plan | None:
+    """Looks at the disk, then at the hub; None where every file is there and whole, and the hub was not asked.
+
+    on_bytes: told what has been hashed. Raises FetchFailed, saying what stands in the way, and WrongWeights where the
+    hub offers another content than this release pins.
+    """
+    try:
+        store.verify(model, config, anew=True, on_bytes=on_bytes)
+    except BadWeights:  # not there, or not whole: that is what fetching is for
+        pass
+    else:
+        return None
+    commit, files = listing(model, config)
+    folder = store.folder_of(model, config)
+    todo = tuple(file for file in files if not file.is_at(folder / file.path))
+    arrived = sum(part.stat().st_size for file in todo if (part := folder / PARTS / file.part).is_file())
+    return Plan(model, commit, files, todo, arrived)
+
+
+def check_room(plans: list[Plan], config: Config) -> None:
+    """Raises FetchFailed where the disk has less room than what is still to come."""
+    wanted = sum(plan.bytes - plan.arrived for plan in plans)
+    folder = store.root(config)
+    with explained("the models", config):
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    if wanted > free:
+        raise FetchFailed(
+            f"{folder}: needs {gigabytes(wanted)}, has {gigabytes(free)} free; make room, or set models.folder to a "
+            "larger disk"
+        )
+
+
+def fetch(plan: Plan, config: Config, on_bytes: OnBytes) -> LockedModel:
+    """Fetches what the plan has to do, several files at once, and writes the lock. Raises FetchFailed.
+
+    on_bytes: told, by any thread, how many more bytes have arrived. What has arrived before an error is kept.
+    """
+    folder, stop = store.folder_of(plan.model, config), Event()
+
+    def count(count: int) -> None:
+        if stop.is_set():
+            raise FetchFailed("stopped, because another file could not be fetched")
+        on_bytes(count)
+
+    def one(file: RemoteFile) -> None:
+        _fetch_file(plan, file, folder, config, count)
+
+    with explained(plan.model.repository, config), _alone(config):
+        _clear_parts(folder / PARTS, {file.part for file in plan.todo})
+        with ThreadPoolExecutor(config.models.connections) as pool:
+            jobs = [pool.submit(one, file) for file in plan.todo]
+            try:
+                for job in as_completed(jobs):
+                    job.result()
+            except BaseException:
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+        return _lock(plan, config)
+
+
+def _fetch_file(plan: Plan, file: RemoteFile, folder: Path, config: Config, on_bytes: OnBytes) -> None:
+    part, target = folder / PARTS / file.part, folder / file.path
+    append(part, file, plan.model.repository, plan.commit, config, on_bytes)
+    if not file.is_at(part):
+        part.unlink()
+        raise FetchFailed(f"{plan.model.repository}: {file.path} arrived broken and was thrown away; try again")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part.replace(target)
+
+
+def _clear_parts(parts: Path, wanted: set[str]) -> None:
+    """Keeps what this fetch can go on with; what an earlier one wanted only takes up room."""
+    parts.mkdir(parents=True, exist_ok=True)
+    for part in parts.iterdir():
+        if part.name not in wanted:
+            part.unlink()
+
+
+def _lock(plan: Plan, config: Config) -> LockedModel:
+    """Writes down what is there now, and removes what an earlier commit left behind."""
+    folder, lock = store.folder_of(plan.model, config), read_lock(store.root(config))
+    before = lock.models.get(plan.model.name)
+    for path in set(before.files if before else ()) - {file.path for file in plan.files}:
+        (folder / path).unlink(missing_ok=True)
+    shutil.rmtree(folder / PARTS)
+    digests = store.digests(plan.model, [file.path for file in plan.files], config)
+    files = {file.path: LockedFile(sha256=digests[file.path], bytes=file.bytes) for file in plan.files}
+    model = plan.model
+    locked = LockedModel(repository=model.repository, commit=plan.commit, licence=model.licence, files=files)
+    if before and before.commit == plan.commit:
+        _check_same(model, before, locked)
+    write_lock(store.root(config), lock.with_model(model.name, locked))
+    return store.verify(model, config)
+
+
+def _check_same(model: Model, before: LockedModel, now: LockedModel) -> None:
+    """Raises WrongWeights where one commit has two contents: the lock outlives a hub that changes its mind."""
+    for path, file in now.files.items():
+        if before.files.get(path) not in (None, file):
+            raise WrongWeights(
+                f"{model.repository}: {path} of commit {now.commit[:12]} is another than models.lock.json has; check "
+                "models.endpoint"
+            )
+
+
+@contextmanager
+def _alone(config: Config) -> Iterator[None]:
+    """One fetch in a models folder at a time, whatever process it runs in."""
+    store.root(config).mkdir(parents=True, exist_ok=True)
+    with (store.root(config) / ".fetching").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FetchFailed(
+                f"{store.root(config)}: another fetch is at work there; wait until it has ended"
+            ) from None
+        yield
