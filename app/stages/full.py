@@ -6,18 +6,20 @@ Where a model is named by the manifest its files are held against the lock; a pa
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from loguru import logger
+from torch import nn
 
 from app.config import Config
 from app.digest import sha256_of
 from app.errors import BadInput, BadWeights
 from app.splat.model import Splat
-from app.stages import cutout, image_to_splat, memory, text_to_image
+from app.stages import cutout, image_to_splat, memory, quantize, text_to_image
 from app.stages.cutout import Cutout, CutoutParams, Kind
 from app.stages.memory import Part
 from app.stages.picture import Maker, OnStep, Picture
@@ -81,11 +83,25 @@ def settle(full: Full, scorer: Scorer | None, config: Config) -> None:
     """Puts the weights that may travel where [gpu] says: those of the picture and of the scorer. TRELLIS stays."""
     if not torch.cuda.is_available():
         return
-    steps = config.image.steps
+    device, steps = torch.device("cuda"), config.image.steps
     parts = [Part(name, part, steps if name in DENOISERS else 1) for name, part in full.image.models.items()]
+    for part in parts:
+        if config.gpu.quantize != "none" and part.bytes > quantize.LEAST:
+            quantize.quantize(part.module, config.gpu.quantize, device)
     if scorer:
         parts.append(Part("scorer", scorer.model))
-    memory.settle(parts, config.gpu, torch.device("cuda"))
+    memory.settle(parts, config.gpu, device)
+    if config.gpu.compile:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", config.gpu.cache or f"{config.serve.data}/cache")
+        for name in DENOISERS:
+            if name in full.image.models:
+                compile_blocks(full.image.models[name])
+
+
+def compile_blocks(denoiser: nn.Module) -> None:
+    """Compiles the blocks at their first call, each kind once. Not the whole: blocks may come and go (memory.py)."""
+    for block in memory.blocks(denoiser):
+        block.forward = torch.compile(block.forward)
 
 
 def _image_params(config: Config, name: str, device: Literal["cpu", "cuda"]) -> ImageParams:

@@ -91,7 +91,7 @@ def load(params: ImageParams, folder: Path) -> TextToImage:
     """
     _check_index(folder)
     try:
-        pipeline = DiffusionPipeline.from_pretrained(  # type: ignore[no-untyped-call]
+        pipeline = DiffusionPipeline.from_pretrained(
             folder, torch_dtype=getattr(torch, params.dtype), use_safetensors=True, local_files_only=True
         )
     except (OSError, ValueError, RuntimeError, AttributeError, KeyError, TypeError) as error:
