@@ -10,7 +10,7 @@ ORDER = [
     *("splat.model", "splat.ply", "splat.spz", "splat.files", "splat.cameras", "splat.raster_cpu", "splat.raster"),
     *("splat.neighbours", "splat.diagnosis", "splat.opacity", "splat.repair", "splat.damage"),
     "turntable",
-    *("weights.manifest", "weights.lock", "weights.store", "weights.hub", "weights.fetching", "weights"),
+    *("weights", "weights.manifest", "weights.lock", "weights.store", "weights.hub", "weights.fetching"),
     "trellis",
     *("stages.solids", "stages.kinds", "stages.scene", "stages.picture", "stages.shapes", "stages.score"),
     *(
