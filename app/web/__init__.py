@@ -21,6 +21,7 @@ def create_app(config: Config, jobs: Jobs) -> OpenAPI:
     from app.web import access, auth, context, headers, limits, metrics, problems
     from app.web.api import api
     from app.web.docs import docs
+    from app.web.feedback import feedback
     from app.web.health import health
     from app.web.pages import pages
     from app.web.splats import splats
@@ -42,7 +43,7 @@ def create_app(config: Config, jobs: Jobs) -> OpenAPI:
     headers.secure(app)
     problems.answer_errors(app)
     metrics.serve_metrics(app, jobs)
-    for blueprint in (health, worker, api, splats, docs):
+    for blueprint in (health, worker, api, splats, feedback, docs):
         app.register_api(blueprint)
     app.register_blueprint(pages)
     return app
