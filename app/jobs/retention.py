@@ -61,7 +61,7 @@ class Retention:
             if over <= 0:
                 break
             chosen.append(row.id)
-            over -= row.size
+            over -= int(row.size)  # PostgreSQL sums to a Decimal
         return chosen
 
     def sweep_orphans(self) -> int:

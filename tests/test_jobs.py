@@ -1,0 +1,403 @@
+"""Jobs without an engine: what is promised to a caller, kept by the database, on SQLite and on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from hosts import client, postgres_server, settings, sqlite_file
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.config import Config
+from app.errors import BadInput, ConfigError, Conflict, DatabaseDown, KeyReused, NotFound, QueueFull
+from app.jobs import store as tables
+from app.jobs.assets import Assets, Stored
+from app.jobs.client import Jobs, new_id
+from app.jobs.ledger import Claim, Ending, Ledger, Void
+from app.jobs.records import Engine, Order
+from app.jobs.retention import Retention
+from app.jobs.rollcall import Report, Watchman
+from app.jobs.store import Store, database_url
+
+__all__ = ["postgres_server", "sqlite_file"]  # fixtures
+
+ROCKET = Order(prompt="a blue rocket")
+DONE = Ending("DONE", attempt=1, outcome="passed", score=0.5, gaussians=7)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def config(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
+    """An empty database of either kind."""
+    if request.param == "postgresql":
+        return settings(tmp_path, request.getfixturevalue("postgres_server").database())
+    shutil.copy(request.getfixturevalue("sqlite_file"), tmp_path / "splatgate.db")
+    return settings(tmp_path)
+
+
+@pytest.fixture
+def jobs(config: Config) -> Iterator[Jobs]:
+    with client(config) as opened:
+        yield opened
+
+
+def ledger(jobs: Jobs, engine: str = "one", now: float | None = None) -> Ledger:
+    return Ledger(jobs.store, engine, 3, (lambda: now) if now else time.time, lambda _engine: "Timeout at cpu.py")
+
+
+def begun(jobs: Jobs, engine: str = "one") -> Claim:
+    claim = ledger(jobs, engine).begin(jobs.submit(ROCKET).id)
+    assert claim
+    return claim
+
+
+# ---- what a caller may rely on ---------------------------------------------------------------------------------------
+
+
+def test_an_acknowledged_job_is_there_for_every_other_process(config: Config, jobs: Jobs) -> None:
+    job = jobs.submit(replace(ROCKET, seed=7, priority=3, attempts=2))
+    with client(config) as other:
+        assert other.get(job.id) == job
+    assert (job.state, job.seed, job.priority, job.attempts, job.profile) == ("QUEUED", 7, 3, 2, "shapes")
+
+
+def test_a_job_and_its_place_in_the_queue_are_one(jobs: Jobs) -> None:
+    ids = {jobs.submit(ROCKET).id for _ in range(3)}
+    schema = "" if jobs.store.sqlite else "dbos."
+    with jobs.store.reading() as connection:
+        rows = connection.exec_driver_sql(f"SELECT workflow_uuid, status FROM {schema}workflow_status").all()
+    assert {tuple(row) for row in rows} == {(id, "ENQUEUED") for id in ids}
+
+
+def test_the_same_key_and_body_are_the_same_job(jobs: Jobs) -> None:
+    first = jobs.submit(ROCKET, key="k")
+    assert jobs.submit(ROCKET, key="k") == first
+    assert jobs.submit(ROCKET).id != first.id
+
+
+def test_the_same_key_with_another_body_is_refused(jobs: Jobs) -> None:
+    jobs.submit(ROCKET, key="k")
+    with pytest.raises(KeyReused, match="take a new key"):
+        jobs.submit(replace(ROCKET, seed=1), key="k")
+
+
+def test_eight_callers_with_one_key_at_once_get_one_job(jobs: Jobs) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        ids = {job.id for job in pool.map(lambda _: jobs.submit(ROCKET, key="k"), range(32))}
+    assert len(ids) == 1
+    assert jobs.counts() == {"QUEUED": 1}
+
+
+def test_a_picture_that_came_twice_with_one_key_is_stored_once(jobs: Jobs) -> None:
+    order = Order(picture=b"\x89PNG\r\n\x1a\n not more than a start")
+    with ThreadPoolExecutor(4) as pool:
+        ids = {job.id for job in pool.map(lambda _: jobs.submit(order, key="k"), range(8))}
+    assert jobs.assets.jobs() == list(ids)
+
+
+def test_a_full_queue_says_when_to_come_back_from_the_measured_median(tmp_path: Path) -> None:
+    with client(settings(tmp_path, jobs={"max_queued": 2})) as jobs:
+        for seconds in (4.0, 7.2, 60.0):
+            claim = begun(jobs)
+            slow = replace(claim, job=replace(claim.job, started=time.time() - seconds))
+            ledger(jobs).end(slow, DONE)
+        jobs.submit(ROCKET)
+        jobs.submit(ROCKET)
+        with pytest.raises(QueueFull, match=r"jobs\.max_queued is 2") as full:
+            jobs.submit(ROCKET)
+        assert full.value.retry_after == 8
+        assert jobs.counts()["QUEUED"] == 2
+
+
+def test_what_no_engine_could_do_is_refused_before_it_is_stored(jobs: Jobs) -> None:
+    for order in (
+        replace(ROCKET, priority=0),
+        replace(ROCKET, seed=2**32),
+        replace(ROCKET, attempts=101),
+        replace(ROCKET, deadline_seconds=-1.0),
+        replace(ROCKET, profile="full"),
+        replace(ROCKET, picture=b"GIF89a"),
+        Order(kind="validate", prompt="x"),
+        Order(kind="turntable"),
+    ):
+        with pytest.raises(BadInput):
+            jobs.submit(order)
+    assert jobs.counts() == {}
+
+
+def test_a_turntable_needs_a_finished_splat(jobs: Jobs) -> None:
+    with pytest.raises(NotFound):
+        jobs.submit(Order(kind="turntable", source="0" * 32))
+    waiting = jobs.submit(ROCKET)
+    with pytest.raises(Conflict, match="QUEUED and has no splat"):
+        jobs.submit(Order(kind="turntable", source=waiting.id))
+
+
+def test_jobs_are_listed_newest_first_and_page_by_page(jobs: Jobs) -> None:
+    ids = [jobs.submit(ROCKET).id for _ in range(5)]
+    jobs.cancel(ids[1])
+    first = jobs.recent(2)
+    assert [job.id for job in first + jobs.recent(9, before=first[-1].id)] == ids[::-1]
+    assert [job.id for job in jobs.recent(9, state="CANCELLED")] == [ids[1]]
+
+
+def test_position_follows_priority_then_age(jobs: Jobs) -> None:
+    late, later, urgent = (jobs.submit(replace(ROCKET, priority=each)) for each in (10, 10, 1))
+    assert [jobs.position(job.id) for job in (urgent, late, later)] == [1, 2, 3]
+
+
+def test_an_expected_time_is_given_only_where_one_was_measured(jobs: Jobs) -> None:
+    job = jobs.submit(ROCKET)
+    assert jobs.eta(job.id) is None
+    claim = begun(jobs)
+    ledger(jobs).end(replace(claim, job=replace(claim.job, started=time.time() - 3)), DONE)
+    assert jobs.eta(job.id) is None  # there is no engine
+    row = Engine("e", "h", 1, "CPU", "READY", "", time.time(), None, None, None, time.time(), None, None)
+    Report(jobs.store, row, time.time)
+    assert jobs.eta(job.id) == pytest.approx(3, abs=0.5)
+
+
+def test_a_waiting_job_is_cancelled_at_once_and_not_begun_after(jobs: Jobs) -> None:
+    job = jobs.submit(ROCKET)
+    assert jobs.cancel(job.id).state == "CANCELLED"
+    assert ledger(jobs).begin(job.id) is None
+    assert jobs.cancel(job.id).state == "CANCELLED"
+    with pytest.raises(NotFound):
+        jobs.cancel("0" * 32)
+
+
+def test_waiting_ends_with_the_change_that_was_waited_for(jobs: Jobs) -> None:
+    claim = begun(jobs)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(jobs.wait, claim.job.id, 30)
+        assert ledger(jobs).progress(claim, 1, "[2/4]", 0.5) is None
+        ledger(jobs).end(claim, DONE)
+        assert waiting.result(30).state == "DONE"
+    assert jobs.changes(claim.job.id, claim.job.version + 1, 1) == jobs.get(claim.job.id)
+    assert jobs.changes(claim.job.id, jobs.get(claim.job.id).version, 0.05) is None
+
+
+# ---- what an engine may write ----------------------------------------------------------------------------------------
+
+
+def test_a_job_ends_once_with_its_files_and_counts(jobs: Jobs) -> None:
+    claim = begun(jobs)
+    file = Stored("asset.ply", f"{claim.job.id}/1/asset.ply", 12, "a" * 64)
+    ending = replace(DONE, files=(file,), findings=("uniform",), reasons=("no score",))
+    ledger(jobs).end(claim, ending)
+    with pytest.raises(Void):
+        ledger(jobs).end(claim, ending)
+    job = jobs.get(claim.job.id)
+    assert (job.state, job.outcome, job.score, job.assets) == ("DONE", "passed", 0.5, ("asset.ply",))
+    counted = {(tally.what, tally.label): tally.count for tally in jobs.stats().tallies}
+    assert counted == {
+        ("state", "DONE"): 1,
+        ("outcome", "passed"): 1,
+        ("finding", "uniform"): 1,
+        ("reason", "no score"): 1,
+    }
+    assert [result.job for result in jobs.results(0)] == [job.id]
+
+
+def test_an_engine_that_was_taken_for_lost_writes_nothing_more(jobs: Jobs) -> None:
+    slow = begun(jobs, "one")
+    ledger(jobs).requeue("one")
+    assert jobs.get(slow.job.id).state == "QUEUED"
+    quick = ledger(jobs, "two").begin(slow.job.id)
+    assert quick
+    for write in (lambda: ledger(jobs, "one").progress(slow, 1, "x", 0), lambda: ledger(jobs, "one").end(slow, DONE)):
+        with pytest.raises(Void):
+            write()
+    ledger(jobs, "one").release(slow)
+    assert jobs.get(slow.job.id).state == "RUNNING"
+    ledger(jobs, "two").end(quick, DONE)
+    assert jobs.get(slow.job.id).engine == "two"
+
+
+def test_a_job_whose_engine_died_three_times_is_quarantined_with_the_last_words(jobs: Jobs) -> None:
+    id = jobs.submit(ROCKET).id
+    for _ in range(3):
+        assert ledger(jobs).begin(id)
+    assert ledger(jobs).begin(id) is None
+    job = jobs.get(id)
+    assert job.state == "QUARANTINED"
+    assert "died 3 times" in job.error
+    assert job.error.endswith("Timeout at cpu.py")
+
+
+def test_a_job_that_was_given_back_has_not_lost_a_life(jobs: Jobs) -> None:
+    id = jobs.submit(ROCKET).id
+    for _ in range(5):
+        claim = ledger(jobs).begin(id)
+        assert claim
+        ledger(jobs).release(claim)
+    assert jobs.get(id).state == "QUEUED"
+
+
+def test_a_running_job_learns_between_stages_that_it_is_to_stop(jobs: Jobs) -> None:
+    claim = begun(jobs)
+    assert jobs.cancel(claim.job.id).state == "RUNNING"
+    stop = ledger(jobs).progress(claim, 1, "[3/4]", 0.6)
+    assert stop
+    assert stop.state == "CANCELLED"
+
+
+def test_a_deadline_ends_waiting_and_running_jobs(jobs: Jobs) -> None:
+    waiting, running = (jobs.submit(replace(ROCKET, deadline_seconds=100)) for _ in range(2))
+    claim = ledger(jobs).begin(running.id)
+    assert claim
+    assert ledger(jobs).expire() == 0
+    later = ledger(jobs, now=time.time() + 101)
+    assert later.expire() == 1
+    assert jobs.get(waiting.id).state == "EXPIRED"
+    stop = later.progress(claim, 1, "[3/4]", 0.6)
+    assert stop
+    assert stop.state == "EXPIRED"
+
+
+def test_a_clock_that_jumps_makes_no_engine_lost(jobs: Jobs) -> None:
+    """Whether an engine lives is told by its beats and by the watcher's own steady clock."""
+    steady, wall = [0.0], [1_000_000.0]
+    row = Engine("two", "h", 1, "CPU", "READY", "", wall[0], None, None, None, wall[0], None, None)
+    report = Report(jobs.store, row, lambda: wall[0])
+    watchman = Watchman(jobs.store, "one", 10, lambda: steady[0])
+    assert watchman.lost() == []
+    for jump in (+86_400, -200_000):
+        wall[0] += jump
+        report.say()
+        steady[0] += 9
+        assert watchman.lost() == []
+    steady[0] += 10
+    assert watchman.lost() == ["two"]
+    watchman.mark("two")
+    watchman.settled("two")
+    assert watchman.lost() == []
+    assert jobs.engines()[0].state == "LOST"
+
+
+# ---- forgetting ------------------------------------------------------------------------------------------------------
+
+
+def finished(jobs: Jobs, size: int) -> str:
+    claim = begun(jobs)
+    path = f"{claim.job.id}/1/asset.ply"
+    jobs.assets.put(path, b"x" * size)
+    ledger(jobs).end(claim, replace(DONE, files=(Stored("asset.ply", path, size, "a" * 64),)))
+    return claim.job.id
+
+
+def retention(jobs: Jobs, days: float = 0.0, **limits: float) -> Retention:
+    limited = settings(Path(jobs.config.serve.data), assets=dict(limits)).assets
+    return Retention(jobs.store, jobs.assets, limited, lambda: time.time() + days * 86_400, lambda _ids: None)
+
+
+def test_ended_jobs_are_forgotten_after_their_days_and_waiting_ones_never(jobs: Jobs) -> None:
+    old, waiting = finished(jobs, 10), jobs.submit(ROCKET).id
+    assert retention(jobs, 29).sweep() == 0
+    assert retention(jobs, 31).sweep() == 1
+    with pytest.raises(NotFound):
+        jobs.get(old)
+    assert jobs.assets.jobs() == []
+    assert jobs.get(waiting).state == "QUEUED"
+
+
+def test_too_many_bytes_are_forgotten_oldest_first(jobs: Jobs) -> None:
+    ids = [finished(jobs, 1_000) for _ in range(4)]
+    assert retention(jobs, max_gb=2_500 / 1e9).sweep() == 2
+    assert [job.id for job in jobs.recent(9)] == ids[:1:-1]
+    assert jobs.stats().asset_bytes == 2_000
+
+
+def test_folders_that_no_job_owns_are_removed_once_they_are_old(jobs: Jobs) -> None:
+    kept = finished(jobs, 10)
+    jobs.assets.put(f"{new_id(time.time())}/input/picture.png", b"x")
+    jobs.assets.put("not-a-job/x", b"x")
+    assert retention(jobs).sweep_orphans() == 0
+    assert retention(jobs, days=1).sweep_orphans() == 1
+    assert sorted(jobs.assets.jobs()) == sorted([kept, "not-a-job"])
+
+
+def test_a_file_that_was_forgotten_is_not_found(jobs: Jobs) -> None:
+    id = finished(jobs, 10)
+    with jobs.open_asset(id, "asset.ply").stream as stream:
+        assert stream.read() == b"x" * 10
+    jobs.assets.remove(id)
+    with pytest.raises(NotFound):
+        jobs.open_asset(id, "asset.ply")
+    with pytest.raises(NotFound, match=r"no file 'x'; it has: asset\.ply"):
+        jobs.open_asset(id, "x")
+
+
+# ---- a database that cannot be used ----------------------------------------------------------------------------------
+
+
+def test_a_damaged_database_file_is_named_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "splatgate.db").write_bytes(os.urandom(8_192))
+    jobs = Jobs(settings(tmp_path))  # the web process starts all the same
+    with pytest.raises(DatabaseDown, match=r"splatgate\.db.*not a database.*restore it from a backup"):
+        jobs.submit(ROCKET)
+
+
+def test_a_data_folder_that_cannot_hold_a_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DatabaseDown, match=r"file.*serve\.data"):
+        Jobs(settings(tmp_path / "file" / "data")).counts()
+
+
+def test_a_database_server_that_does_not_answer_is_named_without_its_password(tmp_path: Path) -> None:
+    config = settings(tmp_path, "postgresql://someone:secret@127.0.0.1:1/none")
+    with pytest.raises(DatabaseDown, match=r"127\.0\.0\.1:1") as down:
+        Jobs(config).counts()
+    assert "secret" not in str(down.value)
+
+
+@pytest.mark.parametrize("url", ["mysql://host/name", "nonsense", "sqlite://"])
+def test_a_database_of_another_kind_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigError, match=r"database\.url"):
+        database_url(settings(tmp_path, url))
+
+
+def test_what_is_committed_to_sqlite_is_on_the_disk(tmp_path: Path) -> None:
+    store = Store(settings(tmp_path))
+    with store.writing() as connection:
+        pragmas = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
+    store.close()
+    assert pragmas == ["wal", 2]
+
+
+def test_a_second_store_on_one_database_changes_nothing(config: Config) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(lambda _: Store(config), range(4)))
+    assert {len(sa.inspect(store.engine).get_table_names()) >= len(tables.metadata.tables) for store in stores} == {
+        True
+    }
+    for store in stores:
+        store.close()
+
+
+# ---- ids and assets --------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(1e9, 4e9), st.floats(0.001, 1e6))
+def test_ids_sort_by_the_time_of_their_making(now: float, later: float) -> None:
+    assert new_id(now) < new_id(now + later)
+    assert len(new_id(now)) == 32
+
+
+def test_assets_live_in_any_fsspec_url_as_in_a_folder(tmp_path: Path) -> None:
+    assets = Assets(settings(tmp_path, assets={"url": f"memory://{tmp_path.name}"}))
+    assert not assets.local
+    with assets.folder("job/1") as folder:
+        (folder / "a").write_bytes(b"one")
+    assets.put("job/input/b", b"two")
+    assert (assets.read("job/1/a"), assets.read("job/input/b"), assets.jobs()) == (b"one", b"two", ["job"])
+    assets.remove("job")
+    with pytest.raises(NotFound):
+        assets.read("job/1/a")
