@@ -12,21 +12,20 @@ from flask_openapi3 import Info, OpenAPI, SecurityScheme
 from app import __version__
 from app.config import Config
 from app.jobs.client import Jobs
+from app.web import access, auth, context, headers, limits, metrics, problems
+from app.web.api import api
+from app.web.docs import docs
+from app.web.feedback import feedback
+from app.web.health import health
+from app.web.pages import pages
+from app.web.splats import splats
+from app.web.worker import worker
 
 SECURITY: dict[str, SecurityScheme | dict[str, Any]] = {"token": {"type": "http", "scheme": "bearer"}}
 
 
 def create_app(config: Config, jobs: Jobs) -> OpenAPI:
     """The WSGI application. Raises ConfigError where the tokens cannot be read."""
-    from app.web import access, auth, context, headers, limits, metrics, problems
-    from app.web.api import api
-    from app.web.docs import docs
-    from app.web.feedback import feedback
-    from app.web.health import health
-    from app.web.pages import pages
-    from app.web.splats import splats
-    from app.web.worker import worker
-
     app = OpenAPI(
         "app.web",
         info=Info(title="Splatgate", version=__version__, description="Text to judged 3D Gaussian splats."),

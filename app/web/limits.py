@@ -119,6 +119,8 @@ def _read_body(config: LimitsConfig, places: threading.BoundedSemaphore) -> None
     with Hurry(request.environ.get("gunicorn.socket"), config.body_seconds) as hurry:
         try:
             request.get_data(parse_form_data=True)
+            if length is None:
+                request.stream.read(1)  # raises 413 where more comes; up to here the rest was only left out
         except ClientDisconnected:
             if not hurry.too_slow:
                 raise

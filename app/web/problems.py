@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from errno import EDQUOT, ENOSPC, EROFS
 from http import HTTPStatus
 from typing import Any
 
@@ -11,7 +12,7 @@ from loguru import logger
 from pydantic import BaseModel, Field, ValidationError
 from werkzeug.exceptions import HTTPException
 
-from app.errors import BadInput, QueueFull, SplatgateError, TooBusy, Unauthorized
+from app.errors import BadInput, QueueFull, SplatgateError, TooBusy, Unauthorized, Unavailable
 
 MEDIA_TYPE = "application/problem+json"
 BUSY_RETRY_SECONDS = 5
@@ -43,6 +44,7 @@ def answer_errors(app: Flask) -> None:
     app.register_error_handler(SplatgateError, _ours)
     app.register_error_handler(ValidationError, wrong_fields)
     app.register_error_handler(HTTPException, _of_flask)
+    app.register_error_handler(OSError, _of_disk)
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -94,6 +96,15 @@ def _of_flask(error: HTTPException) -> Response:
 
 def _unexpected(error: Exception) -> Response:
     return problem(500, "ServerError", "the server failed; its log has the reason", error_id=_logged(error, trace=True))
+
+
+def _of_disk(error: OSError) -> Response:
+    """A full disk is the operator's to mend; anything else the system refuses is a failure of ours."""
+    if error.errno in (ENOSPC, EDQUOT, EROFS):
+        return _ours(
+            Unavailable(f"the temporary folder: {error.strerror}; free space, or mount one that can be written")
+        )
+    return _unexpected(error)
 
 
 def _kind(status: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
-from gunicorn.workers.gthread import TConn, ThreadWorker
+from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker
 from loguru import logger
 
 from app.config import Config, load_config
@@ -28,7 +28,7 @@ from app.web.context import KEY
 from app.web.limits import SPARE, Hurry
 
 LOOPBACK = "127.0.0.1"
-HEADER_SECONDS = 20.0
+HEADER_SECONDS = 5.0
 """A client has this long to send the headers of a request."""
 
 STALL_SECONDS = 60
@@ -91,6 +91,8 @@ class Worker(ThreadWorker):
         super().enqueue_req(conn)
 
     def handle(self, conn: TConn) -> Any:
+        if not (conn.initialized or conn.data_ready or conn.wait_for_data(0)):
+            return _DEFER  # the main thread's poller waits for the first byte, and takes no thread for it
         with Hurry(conn.sock, HEADER_SECONDS) as conn.hurry:
             return super().handle(conn)
 
@@ -99,7 +101,8 @@ class Worker(ThreadWorker):
         return super().handle_request(req, conn)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.wsgi.extensions[KEY][2].begin()
+        if application := getattr(self, "wsgi", None):  # not yet there while the worker starts
+            application.extensions[KEY][2].begin()
         super().handle_exit(sig, frame)
 
 

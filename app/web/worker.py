@@ -61,7 +61,12 @@ def _file(media_type: str) -> dict[str, object]:
     }
 
 
-@worker.post("/generate/", responses={200: _file("application/octet-stream"), 422: REFUSED}, openapi_extensions=_form())
+@worker.post(
+    "/generate/",
+    strict_slashes=False,
+    responses={200: _file("application/octet-stream"), 422: REFUSED},
+    openapi_extensions=_form(),
+)
 def generate() -> Response:
     """Make a splat of the prompt: the binary PLY, or a refusal."""
     job = _generated()
@@ -72,6 +77,7 @@ def generate() -> Response:
 
 @worker.post(
     "/generate_video/",
+    strict_slashes=False,
     responses={200: _file("video/mp4"), 422: REFUSED},
     openapi_extensions=_form(video_res={"type": "integer", "minimum": 64, "maximum": 2048}),
 )

@@ -1,0 +1,192 @@
+"""The real web process, met by slow clients, half bodies, crowds, full disks and broken databases; no engine needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPResponse
+from pathlib import Path
+
+import pytest
+import requests
+from service import Service, wait_until, web
+
+ROCKET = {"prompt": "a blue rocket"}
+
+
+@pytest.fixture(scope="module")
+def service(  # without an engine, and with narrow limits: not the service of the other modules
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service]:
+    limits = {"LIMITS__BODY_SECONDS": 1.0, "LIMITS__MAX_REQUESTS": 8, "LIMITS__MAX_BODY_MB": 8, "LOG__JSON": "true"}
+    with web(tmp_path_factory.mktemp("web"), WORKER__WAIT_SECONDS=3.0, **limits) as running:
+        yield running
+
+
+def test_the_web_process_never_loads_a_model() -> None:
+    code = (
+        "import sys, app.web.server, app.web.api, app.web.splats, app.web.worker\n"
+        "from app.config import Config\n"
+        "from app.jobs.client import Jobs\n"
+        "app.web.server.create_app(Config(), Jobs(Config()))\n"
+        "print(sorted({'torch', 'numba', 'open_clip', 'app.pipeline'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_it_says_at_start_that_it_serves_this_machine_only(service: Service) -> None:
+    assert "only this machine is served" in service.log
+
+
+def test_a_client_that_sends_half_a_body_and_waits_is_told(service: Service) -> None:
+    with closing(_half_request(service)) as client:
+        client.settimeout(20)
+        answer = HTTPResponse(client)
+        answer.begin()
+        assert answer.status == 408
+        assert "limits.body_seconds" in json.load(answer)["detail"]
+
+
+def test_a_client_that_drips_its_body_is_told(service: Service) -> None:
+    with closing(_half_request(service)) as client:
+        client.settimeout(0.2)
+        answer = b""
+        for _ in range(100):
+            try:
+                client.send(b" ")
+                answer += client.recv(65536)
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+            if answer:
+                break
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_client_that_sends_half_a_body_and_goes_leaves_nothing(service: Service) -> None:
+    before = _count(service)
+    _half_request(service).close()
+    whole = b'{"prompt": "a blue rocket"}'
+    with closing(_half_request(service, body=whole, length=len(whole) + 5)) as client:
+        client.shutdown(socket.SHUT_WR)  # what has come is whole JSON, but not the whole body
+        client.settimeout(20)
+        assert client.recv(65536).startswith(b"HTTP/1.1 400 ")
+    assert _count(service) == before
+
+
+def test_silent_clients_keep_nobody_waiting(service: Service) -> None:
+    silent = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(50)]
+    for client in silent[:25]:
+        client.send(b"GET /v1/jobs HTTP/1.1\r\nHost: loc")
+    try:
+        assert requests.get(f"{service.url}/livez", timeout=20).ok
+    finally:
+        for client in silent:
+            client.close()
+
+
+def test_a_chunked_body_over_the_limit_is_refused(service: Service) -> None:
+    pieces = (b"x" * 2**20 for _ in range(9))
+    headers = {"Content-Type": "application/json"}
+    answer = requests.post(f"{service.url}/v1/jobs", data=pieces, headers=headers, timeout=20)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (413, "application/problem+json")
+
+
+def test_a_chunked_body_is_taken(service: Service) -> None:
+    pieces = iter([b'{"prompt": ', b'"a blue rocket"}'])
+    headers = {"Content-Type": "application/json"}
+    assert requests.post(f"{service.url}/v1/jobs", data=pieces, headers=headers, timeout=20).status_code == 202
+
+
+def test_more_requests_than_allowed_are_sent_away_and_health_still_answers(service: Service) -> None:
+    def wait() -> int:
+        return requests.post(f"{service.url}/generate/", data=ROCKET, timeout=60).status_code
+
+    with ThreadPoolExecutor(20) as pool:
+        waiting = [pool.submit(wait) for _ in range(20)]
+        time.sleep(1)  # most are waiting by now; were they not, the answers below would show it
+        assert requests.get(f"{service.url}/livez", timeout=20).ok
+        assert requests.get(f"{service.url}/metrics", timeout=20).ok
+        answers = [future.result() for future in waiting]
+    assert set(answers) == {503, 504}  # 504: its job did not end within worker.wait_seconds, as there is no engine
+    assert answers.count(504) == 8
+    assert requests.get(f"{service.url}/v1/jobs", timeout=20).ok
+
+
+def test_a_job_whose_caller_has_given_up_is_not_made_for_nobody(service: Service) -> None:
+    requests.post(f"{service.url}/generate/", data=ROCKET, timeout=60)
+    newest = requests.get(f"{service.url}/v1/jobs?limit=1", timeout=20).json()["jobs"][0]
+    assert newest["deadline"] == pytest.approx(newest["created"] + 3)
+
+
+def test_a_caller_with_a_key_may_come_back(service: Service) -> None:
+    def ask() -> requests.Response:
+        return requests.post(f"{service.url}/generate/", data=ROCKET, headers={"Idempotency-Key": "mine"}, timeout=60)
+
+    before = _count(service)
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda _: ask(), range(3)))
+    assert [answer.status_code for answer in answers] == [504] * 3
+    assert _count(service) == before + 1
+    newest = requests.get(f"{service.url}/v1/jobs?limit=1", timeout=20).json()["jobs"][0]
+    assert (newest["state"], newest["deadline"]) == ("QUEUED", None)
+
+
+def test_a_log_line_is_json_and_names_the_job(service: Service) -> None:
+    id = requests.post(f"{service.url}/v1/jobs", json=ROCKET, timeout=20).json()["id"]
+    wait_until(lambda: id in service.log, "the log names the job")
+    lines = [json.loads(line) for line in service.log.splitlines()]
+    assert any(line.get("job") == id and line["level"] == "INFO" for line in lines)
+
+
+def test_sigterm_ends_it_soon_though_somebody_follows_a_job(tmp_path: Path) -> None:
+    with web(tmp_path, SERVE__GRACE_SECONDS=8) as service:
+        id = requests.post(f"{service.url}/v1/jobs", json=ROCKET, timeout=20).json()["id"]
+        followed = requests.get(f"{service.url}/v1/jobs/{id}/events", stream=True, timeout=60)
+        waiting = ThreadPoolExecutor(1)
+        waited = waiting.submit(requests.post, f"{service.url}/generate/", data=ROCKET, timeout=60)
+        wait_until(lambda: _count(service) == 2, "the caller waits")
+        service.process.send_signal(signal.SIGTERM)
+        assert b"QUEUED" in followed.content
+        assert waited.result().status_code == 504
+        waiting.shutdown()
+        assert service.process.wait(20) == 0
+
+
+def test_a_configuration_that_cannot_be_used_stops_the_start_with_one_line() -> None:
+    environment = os.environ | {"SPLATGATE__AUTH__TOKENS_FILE": "/nowhere/tokens"}
+    started = subprocess.run([sys.executable, "-m", "app.web.server"], env=environment, capture_output=True, text=True)
+    assert started.returncode == 1
+    assert len(started.stderr.splitlines()) == 1
+    assert "/nowhere/tokens" in started.stderr
+
+
+def test_threads_do_not_pile_up(service: Service) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: requests.get(f"{service.url}/v1/jobs", timeout=20).ok, range(200)))
+    workers = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
+    assert len(list(Path(f"/proc/{workers[0]}/task").iterdir())) < 8 + 16 + 8
+    assert threading.active_count() < 20
+
+
+def _half_request(service: Service, body: bytes = b'{"prompt": ', length: int = 1_000) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", service.port))
+    head = (
+        f"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n"
+    )
+    client.sendall(head.encode() + b"\r\n" + body)
+    return client
+
+
+def _count(service: Service) -> int:
+    return len(requests.get(f"{service.url}/v1/jobs?limit=200", timeout=20).json()["jobs"])

@@ -1,0 +1,111 @@
+"""What callers are told when the disk is full, the folder cannot be made, or the database is none."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask.testing import FlaskClient
+
+from app.config import Config
+from app.jobs.client import Jobs
+from app.web import create_app
+
+ROCKET = {"prompt": "a blue rocket"}
+FORM = b"".join(
+    (
+        b'--x\r\nContent-Disposition: form-data; name="splat"; filename="x.ply"\r\n\r\nply\n',
+        bytes(2**20),
+        b"\r\n--x--\r\n",
+    )
+)
+
+
+@contextmanager
+def client(folder: Path | str) -> Iterator[FlaskClient]:
+    config = Config.model_validate({"serve": {"data": str(folder)}})
+    jobs = Jobs(config)
+    yield create_app(config, jobs).test_client()
+    jobs.close()
+
+
+def test_a_database_that_is_none_is_named_and_health_still_answers(tmp_path: Path) -> None:
+    (tmp_path / "splatgate.db").write_bytes(os.urandom(8192))
+    with client(tmp_path) as broken:
+        _unavailable(broken.get("/v1/jobs"), "damaged")
+        _unavailable(broken.post("/v1/jobs", json=ROCKET), "damaged")
+        _unavailable(broken.post("/generate/", data=ROCKET), "damaged")
+        ready = broken.get("/readyz")
+        assert (ready.status_code, "damaged" in ready.json["why"]) == (503, True)
+        assert "splatgate_database_up 0.0" in broken.get("/metrics").text
+        assert broken.get("/livez").status_code == 200
+
+
+def test_it_recovers_when_the_database_does(tmp_path: Path) -> None:
+    (tmp_path / "splatgate.db").write_bytes(os.urandom(8192))
+    with client(tmp_path) as mended:
+        _unavailable(mended.post("/v1/jobs", json=ROCKET), "damaged")
+        (tmp_path / "splatgate.db").unlink()
+        assert mended.post("/v1/jobs", json=ROCKET).status_code == 202
+
+
+@pytest.mark.parametrize("place", ["/proc/nowhere", "/dev/null/data"])
+def test_a_data_folder_that_cannot_be_made_is_named(place: str) -> None:
+    with client(place) as homeless:
+        _unavailable(homeless.post("/v1/jobs", json=ROCKET), "serve.data")
+        assert homeless.get("/livez").status_code == 200
+
+
+def test_a_full_disk_is_named_and_nothing_is_promised(tmp_path: Path) -> None:
+    with client(tmp_path) as full:
+        kept = full.post("/v1/jobs", json=ROCKET).json["id"]
+        with _database_at_its_largest(full):
+            answer = _until_refused(full)
+        _unavailable(answer, "free space")
+        assert full.get(f"/v1/jobs/{kept}").status_code == 200
+        assert full.post("/v1/jobs", json=ROCKET).status_code == 202
+
+
+def test_a_full_disk_for_uploads_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with client(tmp_path) as uploading:
+        monkeypatch.setattr("werkzeug.formparser.SpooledTemporaryFile", full)
+        answer = uploading.post("/v1/repair", data=FORM, content_type="multipart/form-data; boundary=x")
+    _unavailable(answer, "No space left")
+
+
+@contextmanager
+def _database_at_its_largest(client: FlaskClient) -> Iterator[None]:
+    """SQLite then answers as it does on a full disk: "database or disk is full"."""
+    engine = client.application.extensions["splatgate"][1].store.engine
+    with engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar() + 8
+
+    def limit(connection: Any, *_: Any) -> None:
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    sa.event.listen(engine, "checkout", limit)
+    yield
+    sa.event.remove(engine, "checkout", limit)
+    engine.dispose()
+
+
+def _until_refused(client: FlaskClient) -> Any:
+    for seed in range(500):
+        answer = client.post("/v1/jobs", json=ROCKET | {"seed": seed}, buffered=True)
+        if answer.status_code != 202:
+            return answer
+    raise AssertionError("the disk was never full")
+
+
+def _unavailable(answer: Any, named: str) -> None:
+    assert (answer.status_code, answer.content_type) == (503, "application/problem+json"), answer.text
+    assert named in answer.json["detail"]
