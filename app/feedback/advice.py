@@ -134,7 +134,7 @@ def _choose(
     places = gains.candidates[(gains.mean + noise).argmax(axis=1)]
     low, high = (float(place) for place in np.quantile(places, (0.025, 0.975), method="inverted_cdf"))
     reason = (
-        f"in place of {present:g} it would have gained {keep.gain:.1f} accepted results for each 100 verdicts "
+        f"{value:g} in place of {present:g} would have gained {keep.gain:.1f} accepted results for each 100 verdicts "
         f"(at least {keep.gain_low:.1f}, with all candidates allowed for)"
     )
     return replace(keep, answer="change", reason=reason, value=value, low=low, high=high)

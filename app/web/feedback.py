@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import threading
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -10,11 +11,11 @@ from typing import Annotated, Any, Literal
 from flask import Response, request
 from flask_openapi3 import APIBlueprint, Tag
 from loguru import logger
-from pydantic import Field, RootModel, TypeAdapter
+from pydantic import BeforeValidator, Field, RootModel, TypeAdapter
 
 from app.errors import BadInput
 from app.feedback.book import Book
-from app.feedback.lines import MAX_LINE_BYTES, Broken, Line, parse, read_lines, without_controls, zone_of
+from app.feedback.lines import MAX_LINE_BYTES, Broken, Line, parse, read_lines, without_controls
 from app.feedback.report import Report, report
 from app.web.context import the_config, the_jobs
 from app.web.models import Query, Wire, json_answer
@@ -33,6 +34,11 @@ PICTURE: dict[str, Any] = {
 _drawing = threading.Lock()  # matplotlib's font cache is shared by all figures of a process
 
 
+def _whole(value: Any) -> Any:
+    """In JSON 458.0 is an integer, too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class TextEntry(Wire):
     """A line of the caller's log."""
 
@@ -49,16 +55,22 @@ class AnswerEntry(Wire):
     average: float | None = None
     elo: float | None = None
     reward: float | None = None
-    observations: Annotated[int | None, Field(ge=0, lt=10**18)] = None
+    observations: Annotated[int | None, BeforeValidator(_whole), Field(ge=0, lt=10**18)] = None
 
 
-class Intake(Query):
-    zone: Annotated[str, Field(max_length=64, description="Of dates in lines that do not name theirs.")] = "UTC"
+def _dated(text: str) -> str:
+    """Raises ValueError for a bare number, which pydantic would take for seconds."""
+    if not re.match(r"\d{4}-\d\d-\d\d", text):
+        raise ValueError("write it as 2026-01-31 or 2026-01-31T18:00:00+01:00")
+    return text
+
+
+Moment = Annotated[datetime, BeforeValidator(_dated)]
 
 
 class Span(Query):
-    since: Annotated[datetime | None, Field(description="Only what was said since then.")] = None
-    split: Annotated[datetime | None, Field(description="Compare before and after.")] = None
+    since: Annotated[Moment | None, Field(description="Only what was said since then.")] = None
+    split: Annotated[Moment | None, Field(description="Compare before and after.")] = None
 
 
 class Picture(Span):
@@ -100,14 +112,16 @@ BODY: dict[str, Any] = {
 
 
 @feedback.post("", responses={200: ReceiptView}, openapi_extensions=BODY)
-def take_in(query: Intake) -> Response:
-    """Add what judges said, as lines of the caller's log or in parts. What is known already is not added again."""
-    zone = zone_of(query.zone)
+def take_in() -> Response:
+    """Add what judges said, as lines of the caller's log or in parts. What is known already is not added again.
+
+    Dates of lines are UTC where they do not name their zone.
+    """
     if request.mimetype == "text/plain":
-        lines = read_lines(io.BytesIO(request.get_data()), zone)
+        lines = read_lines(io.BytesIO(request.get_data()))
     else:
         entries = ENTRIES.validate_python(request.get_json())
-        lines = (_line(number, entry, zone) for number, entry in enumerate(entries, 1))
+        lines = (_line(number, entry) for number, entry in enumerate(entries, 1))
     receipt = _book().take_in(lines)
     logger.info(f"feedback: {receipt.new:,} new answers, {receipt.known:,} known, {receipt.unparsed:,} unreadable")
     examples = tuple(BrokenView(number=each.number, reason=each.reason) for each in receipt.examples)
@@ -148,10 +162,10 @@ def _seconds(time: datetime | None) -> float | None:
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
-def _line(number: int, entry: TextEntry | AnswerEntry, zone: Any) -> Line | Broken | None:
+def _line(number: int, entry: TextEntry | AnswerEntry) -> Line | Broken | None:
     if isinstance(entry, TextEntry):
         try:
-            return parse(entry.text, zone)
+            return parse(entry.text)
         except BadInput as error:
             return Broken(number, str(error))
     values = entry.model_dump()
