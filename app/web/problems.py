@@ -78,7 +78,9 @@ def _ours(error: SplatgateError) -> Response:
     if isinstance(error, TooBusy):
         answer.headers["Retry-After"] = str(BUSY_RETRY_SECONDS)
     if isinstance(error, Unauthorized):
-        answer.headers["WWW-Authenticate"] = 'Bearer realm="splatgate", Basic realm="splatgate", charset="UTF-8"'
+        # a line each: Chromium reads one challenge a line, and asks for nothing where the first is Bearer
+        answer.headers.add("WWW-Authenticate", 'Bearer realm="splatgate"')
+        answer.headers.add("WWW-Authenticate", 'Basic realm="splatgate", charset="UTF-8"')
     return answer
 
 
