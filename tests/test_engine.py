@@ -1,0 +1,377 @@
+"""Engines, real ones, with real jobs: what they make, and what is left of a job when they are killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hosts import client, host, postgres_server, settings, sqlite_file
+from service import wait_until
+
+from app.certificate import Certificate
+from app.config import Config
+from app.engine import STICKY, Engine, is_sticky
+from app.errors import StageFailed
+from app.identity import Taken, Trace, node_id, take_lock
+from app.jobs.client import Jobs
+from app.jobs.progress import STAGES, stage_of
+from app.jobs.records import Order
+from app.pipeline import Brief, generate, load_stages
+from app.selftest import self_test
+from app.splat.damage import DAMAGES
+from app.splat.files import decode_splat
+from app.splat.ply import encode_ply
+from app.stages import shapes
+
+__all__ = ["postgres_server", "sqlite_file"]  # fixtures
+
+ROCKET = Order(prompt="a blue rocket")
+STRICT = {"threshold": 1.0, "min_gaussians": 1_000}
+"""Refuses everything, so that a job takes all its attempts."""
+
+Make = Callable[..., Config]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+    """Settings of one service on a new database of either kind; folder: of the host."""
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres_server").database()
+        return lambda folder="one", **sections: settings(tmp_path / folder, url, **sections)
+    file = shutil.copy(request.getfixturevalue("sqlite_file"), tmp_path / "shared.db")
+    return lambda folder="one", **sections: settings(tmp_path / folder, f"sqlite:///{file}", **sections)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+    """A service that is left alone."""
+    config = settings(tmp_path_factory.mktemp("served"))
+    with host(config) as here, client(config) as jobs:
+        here.start_ready()
+        yield jobs
+
+
+def read(jobs: Jobs, id: str, name: str) -> bytes:
+    asset = jobs.open_asset(id, name)
+    with asset.stream as stream:
+        data = stream.read()
+    assert (asset.size, asset.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    return data
+
+
+# ---- jobs of every kind ----------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_becomes_a_judged_splat_with_all_its_files(served: Jobs) -> None:
+    job = served.wait(served.submit(replace(ROCKET, seed=3)).id, 60)
+    assert (job.state, job.outcome, job.gaussians, job.error) == ("DONE", "passed", 3_000, "")
+    assert job.assets == ("asset.ply", "asset.spz", "certificate.json", "views.png")
+    assert len(decode_splat(read(served, job.id, "asset.ply"), 10_000)) == 3_000
+    certificate = Certificate.model_validate_json(read(served, job.id, "certificate.json"))
+    assert (certificate.prompt, certificate.seed, certificate.verdict.outcome) == ("a blue rocket", 3, "passed")
+    assert certificate.assets[0].sha256 == served.open_asset(job.id, "asset.ply").sha256
+    stages = [time.stage for time in served.stage_times(0, 1_000) if time.job == job.id]
+    assert stages == ["picture", "splat", "repair", "render", "score"]
+
+
+def test_the_same_order_gives_the_same_bytes(served: Jobs) -> None:
+    first, second = (served.wait(served.submit(ROCKET).id, 60) for _ in range(2))
+    assert read(served, first.id, "asset.ply") == read(served, second.id, "asset.ply")
+
+
+def test_a_prompt_of_another_world_fails_with_the_reason(served: Jobs) -> None:
+    job = served.wait(served.submit(Order(prompt="xyzzy plugh")).id, 60)
+    assert job.state == "FAILED"
+    assert "xyzzy" in job.error
+    assert job.assets == ()
+    assert job.id not in served.assets.jobs()
+
+
+def test_a_given_splat_is_validated_as_it_is(served: Jobs) -> None:
+    splat = encode_ply(shapes.load(shapes.ShapesParams(3_000)).build("a red cube", None, 0))
+    job = served.wait(served.submit(Order(kind="validate", prompt="a red cube", splat=splat)).id, 60)
+    verdict = json.loads(read(served, job.id, "verdict.json"))
+    assert (job.state, job.outcome, verdict["outcome"], verdict["findings"]) == ("DONE", "passed", "passed", [])
+    assert verdict["score"]["value"] == pytest.approx(job.score)
+
+
+def test_a_damaged_splat_is_repaired(served: Jobs) -> None:
+    whole = shapes.load(shapes.ShapesParams(3_000)).build("a red cube", None, 0)
+    name, damage = next(iter(DAMAGES.items()))
+    job = served.wait(
+        served.submit(Order(kind="repair", splat=encode_ply(damage(whole, np.random.default_rng(0))), format="spz")).id,
+        60,
+    )
+    report = json.loads(read(served, job.id, "report.json"))
+    assert job.assets == ("asset.spz", "input.ply", "report.json"), job
+    assert (report["changed"], report["findings_left"]) == (True, []), name
+    assert len(decode_splat(read(served, job.id, "asset.spz"), 10_000)) == report["gaussians_out"]
+
+
+def test_bytes_that_are_no_splat_fail_and_harm_nobody(served: Jobs) -> None:
+    job = served.wait(served.submit(Order(kind="repair", splat=b"ply\nnonsense")).id, 60)
+    assert job.state == "FAILED"
+    assert served.wait(served.submit(ROCKET).id, 60).outcome == "passed"
+
+
+def test_a_turntable_is_a_file_of_the_job_that_it_shows(tmp_path: Path) -> None:
+    config = settings(tmp_path, turntable={"size": 64, "seconds": 0.2})
+    with host(config) as here, client(config) as jobs:
+        here.start_ready()
+        shown = jobs.wait(jobs.submit(ROCKET).id, 60)
+        film = jobs.wait(jobs.submit(Order(kind="turntable", source=shown.id)).id, 60)
+        assert film.state == "DONE", film.error
+        assert read(jobs, shown.id, "turntable.mp4")[4:8] == b"ftyp"
+        assert jobs.get(shown.id).version > shown.version
+
+
+def test_jobs_run_by_priority_and_then_in_the_order_they_came(make: Make) -> None:
+    config = make()
+    with host(config) as here, client(config) as jobs:
+        ids = [jobs.submit(replace(ROCKET, priority=priority)).id for priority in (10, 10, 50, 1, 10, 1)]
+        here.start_ready()
+        ended = sorted((jobs.wait(id, 120) for id in ids), key=lambda job: job.finished or 0)
+        assert [ids.index(job.id) for job in ended] == [3, 5, 0, 1, 4, 2]
+
+
+# ---- being killed ----------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_engine_s_job_goes_on_after_its_last_finished_step(make: Make) -> None:
+    config = make(validate=STRICT, shapes={"gaussians": 40_000})
+    with host(config) as here, client(config) as jobs:
+        engine = here.start_ready()
+        job = jobs.submit(replace(ROCKET, attempts=4))
+        wait_until(lambda: jobs.get(job.id).attempt == 2, "the second attempt has begun")
+        here.kill(engine)
+        assert jobs.get(job.id).state == "RUNNING"
+        here.start_ready()
+        ended = jobs.wait(job.id, 120)
+        assert (ended.state, ended.outcome) == ("DONE", "refused")
+        finished = Certificate.model_validate_json(read(jobs, job.id, "certificate.json"))
+        assert finished.attempt == ended.attempt
+    drawn = [line.rpartition("seed ")[2] for line in here.log.splitlines() if f"job={job.id} [1/4] Generating" in line]
+    assert drawn[0].startswith("0)")
+    assert sum(line.startswith("0)") for line in drawn) == 1, "the first attempt was done again"
+    assert {line[0] for line in drawn} == set("0123")
+
+
+def test_another_host_takes_over_the_jobs_of_a_lost_one(postgres_server: object, tmp_path: Path) -> None:
+    url = postgres_server.database()  # type: ignore[attr-defined]
+    first, second = (
+        settings(
+            tmp_path / name,
+            url,
+            validate=STRICT,
+            shapes={"gaussians": 40_000},
+            assets={"url": str(tmp_path / "assets")},
+        )
+        for name in ("one", "two")
+    )
+    with host(first) as one, host(second) as two, client(first) as jobs:
+        dying = one.start_ready()
+        job = jobs.submit(replace(ROCKET, attempts=4))
+        wait_until(lambda: jobs.get(job.id).attempt == 2, "the second attempt has begun")
+        two.start_ready()
+        one.kill(dying)
+        ended = jobs.wait(job.id, 120)
+        assert (ended.state, ended.outcome) == ("DONE", "refused")
+        assert ended.engine == f"{node_id(tmp_path / 'two')}-cpu"
+        lost = {engine.id: engine.state for engine in jobs.engines()}
+        assert lost[f"{node_id(tmp_path / 'one')}-cpu"] == "LOST"
+        assert len(jobs.results(0)) == 1
+
+
+def test_two_hosts_share_the_queue_and_do_nothing_twice(postgres_server: object, tmp_path: Path) -> None:
+    url = postgres_server.database()  # type: ignore[attr-defined]
+    first, second = (
+        settings(tmp_path / name, url, assets={"url": str(tmp_path / "assets")}) for name in ("one", "two")
+    )
+    with host(first) as one, host(second) as two, client(first) as jobs:
+        one.start_ready()
+        two.start_ready()
+        ids = [jobs.submit(replace(ROCKET, seed=seed)).id for seed in range(20)]
+        ended = [jobs.wait(id, 120) for id in ids]
+        assert {job.outcome for job in ended} == {"passed"}
+        assert len({job.engine for job in ended}) == 2
+        assert sorted(result.job for result in jobs.results(0)) == sorted(ids)
+
+
+def test_a_stage_that_hangs_dies_with_its_traceback_and_its_job_is_quarantined(make: Make) -> None:
+    config = make(deadlines={"render": 0.001}, jobs={"max_deaths": 2})
+    with host(config) as here, client(config) as jobs:
+        job = jobs.submit(ROCKET)
+        for _ in range(2):
+            process = here.start()
+            process.join(120)
+            assert process.exitcode == 1, here.log
+        here.start_ready()
+        ended = jobs.wait(job.id, 60)
+        assert ended.state == "QUARANTINED"
+        assert "died 2 times" in ended.error
+        assert "Timeout (0:00:00.001000) at " in ended.error
+        trace = Path(config.serve.data) / "engines" / "cpu.last-trace"
+        assert "most recent call first" in trace.read_text()
+
+
+def test_a_stopped_engine_finishes_its_stage_and_gives_its_job_back(make: Make) -> None:
+    config = make(validate=STRICT, shapes={"gaussians": 40_000})
+    with host(config) as here, client(config) as jobs:
+        engine = here.start_ready()
+        job = jobs.submit(replace(ROCKET, attempts=5))
+        wait_until(lambda: jobs.get(job.id).attempt == 2, "the second attempt has begun")
+        assert here.stop(engine) == 0
+        assert jobs.get(job.id).state == "QUEUED"
+        with jobs.store.reading() as connection:
+            assert connection.exec_driver_sql("SELECT starts FROM jobs").scalar() == 0
+        here.start_ready()
+        assert jobs.wait(job.id, 120).outcome == "refused"
+
+
+def test_a_running_job_is_cancelled_between_two_stages(make: Make) -> None:
+    config = make(validate=STRICT, shapes={"gaussians": 40_000})
+    with host(config) as here, client(config) as jobs:
+        here.start_ready()
+        job = jobs.submit(replace(ROCKET, attempts=50))
+        wait_until(lambda: jobs.get(job.id).state == "RUNNING", "the job runs")
+        jobs.cancel(job.id)
+        assert jobs.wait(job.id, 30).state == "CANCELLED"
+        assert jobs.wait(jobs.submit(ROCKET).id, 60).outcome == "refused"
+
+
+# ---- not becoming ready ----------------------------------------------------------------------------------------------
+
+
+def test_one_device_has_one_engine(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    with host(config) as here:
+        here.start_ready()
+        second = here.start()
+        second.join(60)
+        assert second.exitcode == 73
+        assert "another engine has this device" in here.log
+
+
+def test_a_self_test_that_scores_otherwise_keeps_the_engine_from_its_jobs(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    with host(config) as here, client(config) as jobs:
+        here.stop(here.start_ready())
+        record = tmp_path / "selftest.json"
+        record.write_text(json.dumps({key: score - 0.1 for key, score in json.loads(record.read_text()).items()}))
+        process = here.start()
+        process.join(60)
+        (engine,) = jobs.engines()
+        assert (process.exitcode, engine.state) == (72, "FAILED")
+        assert "the weights or the device are broken" in engine.why
+
+
+def test_the_delivered_settings_score_what_they_always_scored(tmp_path: Path) -> None:
+    """The constant in the code, held against the real models."""
+    config = Config()
+    tested = self_test(load_stages(config), config, "cpu", tmp_path / "record.json", lambda _line: None)
+    assert tested.expected is not None
+
+
+def test_a_self_test_without_a_validator_has_no_score(tmp_path: Path) -> None:
+    config = settings(tmp_path, validate={"enabled": False})
+    tested = self_test(load_stages(config), config, "cpu", tmp_path / "record.json", lambda _line: None)
+    assert (tested.score, (tmp_path / "record.json").exists()) == (None, False)
+
+
+def test_a_broken_record_of_the_self_test_is_named(tmp_path: Path) -> None:
+    config, record = settings(tmp_path), tmp_path / "record.json"
+    record.write_text("{")
+    with pytest.raises(StageFailed, match=r"record\.json.*remove it"):
+        self_test(load_stages(config), config, "cpu", record, lambda _line: None)
+
+
+# ---- the guard -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def idle(tmp_path: Path) -> Engine:
+    """An engine that was not started."""
+    return Engine(settings(tmp_path), "cpu", "")
+
+
+def test_out_of_memory_is_tried_once_more_with_waiting_models(idle: Engine) -> None:
+    from app.jobs.steps import Steps
+
+    idle.steps = Steps(idle.config, load_stages(idle.config), idle.ledger, idle.assets)
+    before, calls = idle.steps.stages, []
+
+    def step() -> dict[str, object]:
+        calls.append(idle.steps.config.gpu.memory)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return {"done": True}
+
+    assert idle.guard(step) == {"done": True}
+    assert calls == ["auto", "offload"]
+    assert idle.steps.stages is not before
+    assert idle.steps.config.score.offload
+    with pytest.raises(torch.OutOfMemoryError):
+        idle.guard(lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("again")))
+
+
+@pytest.mark.parametrize("words", STICKY)
+def test_errors_that_poison_the_gpu_are_known(words: str) -> None:
+    assert is_sticky(RuntimeError(f"CUDA error: an {words} was encountered\nCompile with TORCH_USE_CUDA_DSA"))
+
+
+@pytest.mark.parametrize("words", ["CUDA out of memory", "shape '[3]' is invalid", "expected Float"])
+def test_errors_of_one_job_do_not_count_as_poison(words: str) -> None:
+    assert not is_sticky(RuntimeError(words))
+
+
+def test_a_poisoned_gpu_ends_the_process_at_once(idle: Engine) -> None:
+    child = os.fork()
+    if not child:
+        idle.guard(lambda: (_ for _ in ()).throw(RuntimeError("CUDA error: an illegal memory access was encountered")))
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 70
+
+
+# ---- small parts -----------------------------------------------------------------------------------------------------
+
+
+def test_every_stage_that_the_pipeline_announces_is_known(tmp_path: Path) -> None:
+    config, told = settings(tmp_path), []
+    generate(Brief("a blue rocket"), 0, 1, load_stages(config), config, told.append)
+    assert [stage_of(line) for line in told] == list(STAGES.values())
+
+
+def test_a_stage_that_is_not_known_is_an_error() -> None:
+    with pytest.raises(ValueError, match="announces no stage"):
+        stage_of("[5/4] Dreaming")
+
+
+def test_a_host_keeps_its_name(tmp_path: Path) -> None:
+    assert node_id(tmp_path) == node_id(tmp_path)
+
+
+def test_a_lock_is_free_again_once_its_holder_is_gone(tmp_path: Path) -> None:
+    held = take_lock(tmp_path / "lock")
+    with pytest.raises(Taken):
+        take_lock(tmp_path / "lock")
+    held.close()
+    take_lock(tmp_path / "lock").close()
+
+
+def test_last_words_are_one_line_with_the_place(tmp_path: Path) -> None:
+    (tmp_path / "cpu.trace").write_text(
+        "Timeout (0:02:00)!\nThread 0x1 (most recent call first):\n"
+        '  File "/usr/lib/python3/threading.py", line 1 in wait\n'
+        '  File "/opt/splatgate/app/splat/raster.py", line 30 in render\n'
+    )
+    assert Trace(tmp_path / "cpu.trace").last_words == "Timeout (0:02:00) at raster.py, line 30 in render"
+    assert Trace(tmp_path / "cpu.trace").last_words == ""

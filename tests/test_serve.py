@@ -1,0 +1,280 @@
+"""`splatgate serve` as a person, a unit or a container starts it: what it runs, and what it starts again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+from hosts import client, settings
+from service import free_port, wait_until
+
+from app.config import Config
+from app.errors import Unavailable
+from app.jobs.records import Order
+from app.serve import cause_of_death, check_data, environment, plan
+
+SMALL = """
+[shapes]
+gaussians = 3_000
+[validate]
+min_gaussians = 1_000
+[render]
+size = 96
+[jobs]
+heartbeat_seconds = 0.5
+"""
+
+
+class Serving:
+    """A running `splatgate serve`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.data = folder / "data"
+        self.log_file = folder / "serve.log"
+        self.config_file = folder / "small.toml"
+        self.config_file.write_text(SMALL)
+        command = ["--config", str(self.config_file), "serve", "--port", str(self.port), "--data", str(self.data)]
+        with self.log_file.open("wb") as stream:
+            self.process = subprocess.Popen(splatgate(*command), env=clean(), stdout=stream, stderr=stream)
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    def get(self, path: str) -> requests.Response | None:
+        try:
+            return requests.get(self.url + path, timeout=10)
+        except requests.ConnectionError:
+            return None
+
+    def ready(self) -> bool:
+        answer = self.get("/readyz")
+        return answer is not None and answer.ok
+
+    def pid(self, name: str) -> int:
+        """Of the child that was started last under that name."""
+        line = next(line for line in reversed(self.log.splitlines()) if f"{name}: started as process" in line)
+        return int(line.rpartition(" ")[2])
+
+    def health(self, *options: str) -> subprocess.CompletedProcess[str]:
+        environ = clean() | {"SPLATGATE__SERVE__PORT": str(self.port)}
+        return subprocess.run(splatgate("health", *options), env=environ, capture_output=True, text=True, timeout=120)
+
+
+def splatgate(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "app", *arguments]
+
+
+def clean() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("SPLATGATE")}
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Serving]:
+    service = Serving(folder)
+    try:
+        wait_until(lambda: service.ready() or service.process.poll() is not None, "the service is ready")
+        assert service.process.poll() is None, service.log
+        yield service
+    finally:
+        if service.process.poll() is None:
+            service.process.terminate()
+        service.process.wait(60)
+
+
+def test_it_serves_survives_its_children_and_ends_in_order(tmp_path: Path) -> None:
+    """One service through its life: starting it takes longer than all that is asked of it."""
+    with serving(tmp_path) as service:
+        form = {"prompt": "a blue rocket", "seed": 1}
+        answer = requests.post(f"{service.url}/generate/", data=form, timeout=60)
+        assert (answer.status_code, answer.content[:3]) == (200, b"ply")
+        assert service.health().returncode == 0
+
+        stop, failed = threading.Event(), []
+        reader = threading.Thread(target=lambda: _read_until(service, stop, failed))
+        reader.start()
+        os.kill(service.pid("engine cpu"), signal.SIGKILL)
+        wait_until(lambda: not service.ready(), "a dead engine is not ready, before any heartbeat is missed")
+        assert service.health().returncode == 1
+        assert service.health("--live").returncode == 0
+        wait_until(service.ready, "the engine was started again")
+        stop.set()
+        reader.join()
+        assert failed == [], "the web process must answer while the engine is away"
+
+        os.kill(service.pid("web"), signal.SIGKILL)
+        wait_until(lambda: service.log.count("web: started") == 2 and service.ready(), "the web process is back")
+        assert requests.post(f"{service.url}/generate/", data=form, timeout=60).content == answer.content
+        metrics = requests.get(f"{service.url}/metrics", timeout=10).text
+        assert "SIGKILL" in metrics
+
+        with client(settings(service.data)) as jobs:
+            job = jobs.submit(Order(prompt="a red cube", attempts=1))
+            service.process.terminate()
+            assert service.process.wait(60) == 0, service.log
+            assert jobs.get(job.id).state in ("QUEUED", "DONE"), "a job that waits when the service ends goes on later"
+        for name in ("web", "engine cpu"):
+            with pytest.raises(ProcessLookupError):
+                os.kill(service.pid(name), 0)
+
+
+def _read_until(service: Serving, stop: threading.Event, failed: list[str]) -> None:
+    while not stop.wait(0.05):
+        for path, good in (("/v1/jobs", (200,)), ("/livez", (200,)), ("/readyz", (200, 503))):
+            answer = service.get(path)
+            if answer is None or answer.status_code not in good:
+                failed.append(f"{path}: {answer and answer.status_code}")
+
+
+def test_a_service_that_is_not_there_is_not_healthy() -> None:
+    environ = clean() | {"SPLATGATE__SERVE__PORT": str(free_port())}
+    asked = subprocess.run(splatgate("health"), env=environ, capture_output=True, text=True, timeout=120)
+    assert asked.returncode == 1
+    assert "is splatgate serve running?" in asked.stdout
+
+
+def test_a_data_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    command = splatgate("serve", "--data", str(tmp_path / "file" / "data"), "--port", str(free_port()))
+    asked = subprocess.run(command, env=clean(), capture_output=True, text=True, timeout=120)
+    assert asked.returncode == 1
+    assert "the data folder cannot be written" in asked.stderr
+    assert "Traceback" not in asked.stderr
+
+
+# ---- the supervisor alone --------------------------------------------------------------------------------------------
+
+
+def supervised(tmp_path: Path, *programs: str) -> subprocess.Popen[str]:
+    """A supervisor, in a process of its own, of children that run these Python programs."""
+    code = f"""
+import os, sys
+from app.config import Config
+from app.log import start_logging
+from app.serve import Child, Supervisor
+start_logging("INFO")
+config = Config.model_validate({{"serve": {{"data": {str(tmp_path)!r}, "grace_seconds": 0.5}}}})
+programs = {programs!r}
+children = [Child(f"child {{i}}", [sys.executable, "-c", each], dict(os.environ)) for i, each in enumerate(programs)]
+sys.exit(Supervisor(config, children).run())
+"""
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=clean())
+
+
+def test_a_child_that_keeps_dying_ends_the_service_with_an_error(tmp_path: Path) -> None:
+    supervisor = supervised(tmp_path, "raise SystemExit(71)", "import time; time.sleep(600)")
+    _, log = supervisor.communicate(timeout=120)
+    assert supervisor.returncode == 1
+    assert log.count("child 0: ended: database down") == 5
+    assert "died 5 times" in log
+    assert "child 1: started as process" in log
+
+
+def test_pauses_before_a_new_start_become_longer(tmp_path: Path) -> None:
+    supervisor = supervised(tmp_path, "raise SystemExit(3)")
+    _, log = supervisor.communicate(timeout=120)
+    pauses = [line.rpartition("in ")[2] for line in log.splitlines() if "started again in" in line]
+    assert pauses == ["0.25 s", "0.5 s", "1 s", "2 s", "4 s"]
+
+
+def test_a_child_that_does_not_end_is_killed_after_the_grace(tmp_path: Path) -> None:
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+    )
+    supervisor = supervised(tmp_path, stubborn)
+    assert supervisor.stderr
+    lines = iter(supervisor.stderr.readline, "")
+    assert any("started as process" in line for line in lines)
+    supervisor.send_signal(signal.SIGTERM)
+    _, log = supervisor.communicate(timeout=60)
+    assert supervisor.returncode == 0
+    assert "stopped" in log
+
+
+def test_a_killed_supervisor_takes_its_children_with_it(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    program = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    supervisor = supervised(tmp_path, program)
+    wait_until(lambda: pid_file.exists() and pid_file.read_text() != "", "the child runs")
+    supervisor.kill()
+    supervisor.communicate()
+    child = int(pid_file.read_text())
+    wait_until(lambda: not _runs(child), "the child is gone")
+
+
+def test_orphans_are_collected(tmp_path: Path) -> None:
+    """What a child leaves behind comes to the supervisor, as to PID 1, and does not stay a zombie."""
+    pid_file = tmp_path / "pid"
+    grandchild = "import time; time.sleep(1)"
+    program = f"""
+import subprocess, sys, time, os
+orphan = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {grandchild!r}]); print(p.pid)"
+found = subprocess.run([sys.executable, "-c", orphan], capture_output=True, text=True).stdout
+open({str(pid_file)!r}, "w").write(found)
+time.sleep(600)
+"""
+    supervisor = supervised(tmp_path, program)
+    wait_until(lambda: pid_file.exists() and pid_file.read_text().strip() != "", "there is an orphan")
+    orphan = int(pid_file.read_text())
+    wait_until(lambda: not Path(f"/proc/{orphan}").exists(), "the orphan was collected")
+    supervisor.send_signal(signal.SIGTERM)
+    supervisor.communicate(timeout=60)
+
+
+def _runs(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+# ---- what is started -------------------------------------------------------------------------------------------------
+
+
+def test_profile_shapes_has_one_engine_on_the_cpu() -> None:
+    web, engine = plan(Config(), {})
+    assert web.command[-1] == "app.web.server"
+    assert "app.engine" in engine.command
+    assert engine.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_profile_full_without_a_gpu_says_so() -> None:
+    if _has_gpu():
+        pytest.skip("this host has a GPU")
+    with pytest.raises(Unavailable, match="the driver shows none"):
+        plan(Config.model_validate({"profile": {"name": "full"}}), {})
+
+
+def _has_gpu() -> bool:
+    from app.hardware import gpus
+
+    return bool(gpus())
+
+
+def test_what_the_command_line_says_reaches_the_children() -> None:
+    config = Config.model_validate({"serve": {"port": 1234, "data": "here"}})
+    told = environment(config, {"SPLATGATE__SERVE__PORT": "1", "PATH": "/bin"})
+    assert (told["SPLATGATE__SERVE__PORT"], told["PATH"]) == ("1234", "/bin")
+    assert Path(told["SPLATGATE__SERVE__DATA"]).is_absolute()
+
+
+def test_causes_of_death_are_few_words() -> None:
+    assert [cause_of_death(code) for code in (-9, -11, 70, 5)] == ["SIGKILL", "SIGSEGV", "broken GPU", "exit code 5"]
+
+
+def test_a_data_folder_is_made_and_left_as_it_was(tmp_path: Path) -> None:
+    check_data(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_the_supervisor_never_loads_torch() -> None:
+    code = "import sys; import app.serve, app.commands.serve; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
