@@ -17,6 +17,10 @@ const HELP = "Drag or use the arrow keys to turn, the wheel, two fingers or + an
 export class Details {
   constructor(dialog, settings) {
     Object.assign(this, { dialog, settings, viewer: null, stop: () => {} });
+    this.title = element("h2", { id: "details-title" });
+    this.body = element("div");
+    const close = element("button", { type: "button", class: "plain", onclick: () => dialog.close() }, "Close");
+    dialog.append(element("div", { class: "row between" }, this.title, close), this.body);
     dialog.addEventListener("close", () => this.closed());
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close()); // beside it
   }
@@ -24,29 +28,27 @@ export class Details {
   async open(id) {
     this.leave();
     this.id = id;
-    this.dialog.replaceChildren(this.head("…"), element("p", { role: "status" }, "Loading…"));
+    this.fill("…", element("p", { role: "status" }, "Loading…"));
     if (!this.dialog.open) this.dialog.showModal();
     try {
       const job = await api.job(id);
       if (this.id === id) this.show(job);
     } catch (problem) {
-      this.dialog.replaceChildren(this.head("Not found"), element("p", { class: "problem" }, problem.message));
+      this.fill("Not found", element("p", { class: "problem" }, problem.message));
     }
   }
 
-  head(title) {
-    const close = element("button", { type: "button", class: "plain", onclick: () => this.dialog.close() }, "Close");
-    return element("div", { class: "row between" }, element("h2", { id: "details-title" }, title), close);
+  // The title and the button to close stay, and with them the focus.
+  fill(title, ...content) {
+    this.title.textContent = title;
+    this.body.replaceChildren(...content);
   }
 
   show(job) {
     this.stage = element("div", { class: "stage" });
     this.side = element("div");
-    this.dialog.replaceChildren(
-      this.head(job.prompt || "(from a picture)"),
-      summary(job),
-      element("div", { class: "columns" }, this.stage, this.side),
-    );
+    const columns = element("div", { class: "columns" }, this.stage, this.side);
+    this.fill(job.prompt || "(from a picture)", summary(job), columns);
     this.showSide(job);
     if (!job.assets.includes("asset.ply")) this.stage.remove();
     else if (this.settings.viewer) this.showSplat(job);

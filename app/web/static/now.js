@@ -3,15 +3,8 @@
 import { asset, cancel, follow } from "./api.js";
 import { duration, element, ended, say, score, verdict } from "./dom.js";
 
-// The stages of an engine (app/jobs/workflow.py): a short name each, and what is said while it lasts.
-const STAGES = {
-  picture: ["Picture", "Drawing the picture"],
-  splat: ["Splat", "Building the splat"],
-  repair: ["Repair", "Diagnosing and repairing"],
-  render: ["Views", "Rendering the views"],
-  score: ["Judgement", "Judging"],
-};
-const OTHERS = { turntable: "Filming" };
+const STEPS = ["Splat", "Repair", "Views", "Judgement"];
+const STEP = /^\[(\d)\/\d\] /; // the pipeline words a stage as "[2/4] Diagnosing and repairing..."
 
 export class Now {
   // panel: where it is shown. finished(job): called once, when the job has ended. open(id): shows a job in full.
@@ -32,7 +25,7 @@ export class Now {
 
   build(job) {
     this.title = element("h2", { id: "now-title" }, `“${job.prompt}”`);
-    const steps = Object.values(STAGES).map(([name]) => element("li", {}, name));
+    const steps = STEPS.map((name) => element("li", {}, name));
     this.steps = element("ol", { class: "steps", "aria-hidden": "true" }, steps);
     this.bar = element("progress", { max: "1", "aria-label": "Progress of the job" });
     this.stage = element("p", { role: "status" });
@@ -40,7 +33,7 @@ export class Now {
     this.problem = element("p", { class: "problem" });
     const cancelling = { type: "button", class: "plain", onclick: () => this.cancel(job) };
     this.cancelButton = element("button", cancelling, "Cancel");
-    this.openButton = element("button", { type: "button", onclick: () => this.open(job.id) }, "Look at it in 3D");
+    this.openButton = element("button", { type: "button", onclick: () => this.open(job.id) }, "Look at it");
     const buttons = element("p", { class: "row" }, this.openButton, this.cancelButton);
     this.panel.replaceChildren(this.title, this.steps, this.bar, this.stage, this.problem, this.picture, buttons);
   }
@@ -50,10 +43,9 @@ export class Now {
     this.panel.dataset.state = job.state;
     say(this.stage, describe(job));
     say(this.problem, job.error);
-    if (over || job.fraction !== null) this.bar.value = over ? 1 : job.fraction;
+    if (job.fraction !== null) this.bar.value = job.fraction;
     else this.bar.removeAttribute("value");
-    this.bar.hidden = over;
-    this.steps.hidden = over;
+    this.bar.hidden = this.steps.hidden = job.state !== "RUNNING";
     mark(this.steps, job);
     this.cancelButton.hidden = over;
     this.openButton.hidden = this.picture.hidden = !job.assets.includes("views.png");
@@ -72,7 +64,7 @@ export class Now {
 }
 
 function mark(steps, job) {
-  const at = Object.keys(STAGES).indexOf(job.stage);
+  const at = Number(STEP.exec(job.stage)?.[1] ?? 0) - 1;
   [...steps.children].forEach((step, index) => {
     step.dataset.state = index < at ? "done" : index === at ? "now" : "later";
   });
@@ -84,7 +76,7 @@ export function describe(job) {
   }
   if (job.state === "RUNNING") {
     const attempt = job.attempts > 1 && job.attempt ? `Attempt ${job.attempt} of ${job.attempts}: ` : "";
-    return `${attempt}${STAGES[job.stage]?.[1] ?? OTHERS[job.stage] ?? "Starting"}${expected(job)}`;
+    return `${attempt}${job.stage.replace(STEP, "") || "Starting…"}${expected(job)}`;
   }
   const { word } = verdict(job);
   const details = [job.score !== null && `score ${score(job.score)}`, ...job.reasons].filter(Boolean);

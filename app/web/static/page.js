@@ -83,7 +83,7 @@ function showEngines(engines) {
 function engineLine(engine) {
   const share = engine.progress === null ? "" : `, ${Math.round(engine.progress * 100)} %`;
   const left = engine.eta === null ? "" : `, about ${duration(engine.eta)} left`;
-  const why = engine.why ? `: ${engine.why}` : "";
+  const why = engine.why ? `: ${engine.why.replace(/^\[\d\/\d\] /, "")}` : "";
   return `Engine on ${engine.device}: ${engine.state.toLowerCase()}${share}${left}${why}`;
 }
 
