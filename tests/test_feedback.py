@@ -387,7 +387,7 @@ def test_entries_and_lines_are_the_same(client: FlaskClient) -> None:
     entries = [
         {"text": LINE},
         {"uid": "7", "score": 0.7, "time": START + 9, "average": 1, "elo": 1, "reward": 1, "observations": 2.0},
-        {"uid": "8", "score": "failed", "time": START, "prompt": "a \x00 b"},
+        {"uid": "8", "score": "failed", "time": START, "prompt": "a \x00 b", "observations": None},
         {"text": "nothing"},
     ]
     answer = client.post("/v1/feedback", json=entries)

@@ -55,7 +55,7 @@ class AnswerEntry(Wire):
     average: float | None = None
     elo: float | None = None
     reward: float | None = None
-    observations: Annotated[int | None, BeforeValidator(_whole), Field(ge=0, lt=10**18)] = None
+    observations: Annotated[int, Field(ge=0, lt=10**18), BeforeValidator(_whole)] | None = None
 
 
 def _dated(text: str) -> str:
