@@ -132,7 +132,7 @@ LISTEN = """() => {
 
 
 def order(page: Page, prompt: str) -> None:
-    page.get_by_label("What shall it be?").fill(prompt)
+    page.get_by_label("Prompt").fill(prompt)
     page.keyboard.press("Enter")
 
 
@@ -283,7 +283,7 @@ def test_it_says_that_nothing_is_ready_and_queues_and_cancels_all_the_same(
 
 def test_what_cannot_be_made_is_said_and_markup_stays_text(waiting: str, visit: Callable[..., Page]) -> None:
     page = visit(waiting, allowed="422")
-    field = page.get_by_label("What shall it be?")
+    field = page.get_by_label("Prompt")
     order(page, "  ")
     expect(page.get_by_role("alert")).to_have_text("Say first what to make.")
     expect(field).to_be_focused()
