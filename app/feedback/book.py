@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -197,7 +197,7 @@ def _candidate(row: sa.RowMapping) -> Candidate:
 
 def _digest(line: Line, undated: Counter[str]) -> str:
     """sha256 (hex) of what the line says. undated: how often each has been seen in this log."""
-    digest = hashlib.sha256(json.dumps(astuple(line)).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(list(vars(line).values())).encode()).hexdigest()
     if line.time is None:
         undated[digest] += 1
         digest = hashlib.sha256(f"{digest} {undated[digest]}".encode()).hexdigest()
