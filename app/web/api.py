@@ -30,12 +30,19 @@ from app.web.problems import described
 
 api = APIBlueprint("api", __name__, url_prefix="/v1", abp_tags=[Tag(name="jobs")], abp_responses=described())
 
-FILE = {"schema": {"type": "string", "format": "binary"}}
-ANY_FILE: dict[str, Any] = {"description": "The file.", "content": dict.fromkeys(sorted(set(ASSETS.values())), FILE)}
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+OBJECT = {"schema": {"type": "object"}}
+ANY_FILE: dict[str, Any] = {
+    "description": "The file.",
+    "content": {media: OBJECT if media == "application/json" else BINARY for media in sorted(set(ASSETS.values()))},
+}
 NOTHING: dict[str, Any] = {"description": "Nothing new, and nothing will come."}
+TEXT = {"type": "string"}
 STREAM: dict[str, Any] = {
     "description": "Events `job`: the job as JSON, with its version as id.",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": {
+        "text/event-stream": {"schema": {"type": "object", "properties": {"id": TEXT, "event": TEXT, "data": TEXT}}}
+    },
 }
 
 
