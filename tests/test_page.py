@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect, sync_playwright
 from werkzeug.serving import make_server
 
 from app.config import Config
@@ -332,6 +332,49 @@ def test_the_dialog_has_an_address_keeps_the_focus_and_gives_it_back(waiting: st
     page.goto(f"{waiting}#job=0")
     page.reload()
     expect(page.get_by_role("dialog")).to_contain_text("no job")
+
+
+def test_older_results_come_a_page_at_a_time(waiting: str, visit: Callable[..., Page]) -> None:
+    page = visit(waiting)
+    for number in range(30):
+        job = page.request.post(f"{waiting}v1/jobs", data={"prompt": "a blue rocket", "seed": number}).json()
+        page.request.delete(f"{waiting}v1/jobs/{job['id']}")
+    page.reload()
+    cards = page.locator(".card")
+    expect(cards).to_have_count(24)
+    expect(cards.first).to_contain_text("seed 29")
+    page.get_by_role("button", name="Show older ones").click()
+    expect(cards).to_have_count(30)
+    expect(cards.last).to_contain_text("seed 0")
+    expect(page.get_by_role("button", name="Show older ones")).to_be_hidden()
+
+
+def test_progress_comes_back_after_the_server_refused_it(waiting: str, visit: Callable[..., Page]) -> None:
+    page = visit(waiting, allowed="503")
+    refused = []
+
+    def once(route: Route) -> None:
+        refused.append(route.request.url)
+        route.fulfill(status=503)
+
+    page.route("**/events", once, times=1)
+    order(page, "a blue rocket")
+    expect(page.locator("#now").get_by_role("status")).to_have_text("Next to be taken")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#now").get_by_role("status")).to_have_text("Cancelled")
+    assert len(refused) == 1
+
+
+def test_where_pictures_are_taken_one_can_be_given_instead_of_words(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    for url in serving(Config.model_validate({"serve": {"data": str(tmp_path)}, "profile": {"name": "full"}})):
+        page = visit(url)
+        page.get_by_text("More").click()
+        page.get_by_label("Picture").set_input_files(tmp_path / "red.png")
+        page.get_by_role("button", name="Generate").click()
+        expect(page.get_by_role("region", name="(from a picture)").get_by_role("status")).to_have_text(
+            "Next to be taken"
+        )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,6 +1,9 @@
 // The HTTP interface under /v1, as functions. Where tokens are needed the browser asks for one itself (HTTP Basic).
 
+import { ended } from "./dom.js";
+
 const JOBS = "/v1/jobs";
+const RECONNECT_MS = 3000;
 
 // An answer that is no success. message: what went wrong and what to do, as the server worded it.
 export class Problem extends Error {
@@ -44,15 +47,27 @@ export function asset(job, name) {
 }
 
 // Calls changed(job) at every change until the job has ended; returns a function that stops it earlier.
-// The browser reconnects by itself, and says which version it saw last.
 export function follow(id, changed) {
-  const source = new EventSource(`${JOBS}/${encodeURIComponent(id)}/events`);
-  source.addEventListener("job", (event) => {
-    const job = JSON.parse(event.data);
-    if (!["QUEUED", "RUNNING"].includes(job.state)) source.close();
-    changed(job);
-  });
-  return () => source.close();
+  let source = null;
+  let over = false;
+  const stop = () => {
+    over = true;
+    source.close();
+  };
+  const open = () => {
+    source = new EventSource(`${JOBS}/${encodeURIComponent(id)}/events`);
+    source.addEventListener("job", (event) => {
+      const job = JSON.parse(event.data);
+      if (ended(job)) stop();
+      changed(job);
+    });
+    // A browser reconnects by itself where the line breaks, but gives up where the server answers with an error.
+    source.addEventListener("error", () => {
+      if (!over && source.readyState === EventSource.CLOSED) setTimeout(() => over || open(), RECONNECT_MS);
+    });
+  };
+  open();
+  return stop;
 }
 
 async function reach(path, options) {

@@ -1,7 +1,7 @@
 // One job in full: the splat to turn, its views with their scores, why it was refused, and its files.
 
 import * as api from "./api.js";
-import { count, element, score, verdict } from "./dom.js";
+import { count, element, ended, score, title, verdict } from "./dom.js";
 
 const FILES = {
   "asset.ply": "Splat (PLY)",
@@ -48,7 +48,7 @@ export class Details {
     this.stage = element("div", { class: "stage" });
     this.side = element("div");
     const columns = element("div", { class: "columns" }, this.stage, this.side);
-    this.fill(job.prompt || "(from a picture)", summary(job), columns);
+    this.fill(title(job), summary(job), columns);
     this.showSide(job);
     if (!job.assets.includes("asset.ply")) this.stage.remove();
     else if (this.settings.viewer) this.showSplat(job);
@@ -66,7 +66,7 @@ export class Details {
       tabindex: "0",
       role: "application",
       "aria-roledescription": "3D viewer",
-      "aria-label": `The splat of “${job.prompt}”`,
+      "aria-label": `The splat of “${title(job)}”`,
       "aria-describedby": "viewer-help",
     });
     const note = element("p", { class: "quiet", role: "status" }, "Loading the splat…");
@@ -97,25 +97,26 @@ export class Details {
   makeFilm(job) {
     const status = element("p", { role: "status", class: "quiet" });
     const button = element("button", { type: "button", class: "plain" }, "Make a turntable film");
-    button.addEventListener("click", async () => {
+    const fail = (why) => {
+      status.textContent = why;
+      button.disabled = false;
+    };
+    const order = async () => {
       button.disabled = true;
-      try {
-        const order = await api.submit({ kind: "turntable", source: job.id });
-        status.textContent = "The film is being made…";
-        this.stop = api.follow(order.id, (changed) => this.filmed(job, changed, status));
-      } catch (problem) {
-        status.textContent = problem.message;
-        button.disabled = false;
-      }
-    });
+      status.textContent = "The film is being made…";
+      const film = await api.submit({ kind: "turntable", source: job.id });
+      this.stop = api.follow(film.id, (changed) => this.filming(job, changed, status, fail).catch(failed));
+    };
+    const failed = (problem) => fail(problem.message);
+    button.addEventListener("click", () => order().catch(failed));
     return element("div", {}, button, status);
   }
 
-  async filmed(job, order, status) {
+  async filming(job, film, status, fail) {
     if (this.id !== job.id) return;
-    const done = order.fraction === null ? "" : ` ${Math.round(order.fraction * 100)} %`;
-    status.textContent = order.error || `The film is being made…${done}`;
-    if (order.state !== "DONE") return;
+    if (film.fraction !== null) status.textContent = `The film is being made, ${Math.round(film.fraction * 100)} %`;
+    if (ended(film) && film.state !== "DONE") fail(film.error || verdict(film).word);
+    if (film.state !== "DONE") return;
     const filmed = await api.job(job.id);
     this.showSide(filmed);
     if (!this.viewer) this.showFilm(filmed);
@@ -127,7 +128,7 @@ export class Details {
     if (!job.assets.includes("views.png")) return null;
     const names = this.settings.views;
     const figures = names.map((name, index) => {
-      const alt = `“${job.prompt}” seen from: ${name}`;
+      const alt = `“${title(job)}” seen from: ${name}`;
       const picture = element("img", { src: api.asset(job, "views.png"), alt });
       picture.style.objectPosition = `${names.length > 1 ? (100 * index) / (names.length - 1) : 0}% 0`;
       return element("figure", {}, picture, element("figcaption", {}, `${name} ${score(job.scores[index])}`));
@@ -164,7 +165,7 @@ export class Details {
 
 function film(job) {
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const label = `A film that goes once around the splat of “${job.prompt}”`;
+  const label = `A film that goes once around the splat of “${title(job)}”`;
   const video = element("video", {
     src: api.asset(job, "turntable.mp4"), controls: true, loop: true, playsinline: true, "aria-label": label,
   });

@@ -18,6 +18,10 @@ export function say(target, text) {
   if (target.textContent !== text) target.textContent = text;
 }
 
+export function title(job) {
+  return job.prompt || "(from a picture)";
+}
+
 export function score(value) {
   return value === null || value === undefined ? "–" : value.toFixed(3);
 }

@@ -1,7 +1,7 @@
 // The job that was ordered here last: where it stands, as it happens.
 
 import { asset, cancel, follow } from "./api.js";
-import { duration, element, ended, say, score, verdict } from "./dom.js";
+import { duration, element, ended, say, score, title, verdict } from "./dom.js";
 
 const STEPS = ["Splat", "Repair", "Views", "Judgement"];
 const STEP = /^\[(\d)\/\d\] /; // the pipeline words a stage as "[2/4] Diagnosing and repairing..."
@@ -24,12 +24,12 @@ export class Now {
   }
 
   build(job) {
-    this.title = element("h2", { id: "now-title" }, `“${job.prompt}”`);
+    this.title = element("h2", { id: "now-title" }, `“${title(job)}”`);
     const steps = STEPS.map((name) => element("li", {}, name));
     this.steps = element("ol", { class: "steps", "aria-hidden": "true" }, steps);
     this.bar = element("progress", { max: "1", "aria-label": "Progress of the job" });
     this.stage = element("p", { role: "status" });
-    this.picture = element("img", { alt: `“${job.prompt}” from the sides that were judged`, hidden: true });
+    this.picture = element("img", { alt: `“${title(job)}” from the sides that were judged`, hidden: true });
     this.problem = element("p", { class: "problem" });
     const cancelling = { type: "button", class: "plain", onclick: () => this.cancel(job) };
     this.cancelButton = element("button", cancelling, "Cancel");

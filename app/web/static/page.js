@@ -22,11 +22,12 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   say(formProblem, "");
   const prompt = form.elements.prompt.value.trim();
-  if (!prompt) return refuse("Say first what to make.");
+  const file = form.elements.picture?.files[0];
+  if (!prompt && !file) return refuse("Say first what to make.");
   const button = form.querySelector("button[type=submit]");
   button.disabled = true;
   try {
-    const job = await submit({ prompt, ...numbers("seed"), ...numbers("attempts") });
+    const job = await submit({ prompt, ...(await picture(file)), ...numbers("seed"), ...numbers("attempts") });
     now.show(job);
     results.followed = job.id;
     results.put(job);
@@ -37,6 +38,17 @@ form.addEventListener("submit", async (event) => {
     button.disabled = false;
   }
 });
+
+async function picture(file) {
+  if (!file) return {};
+  const reader = new FileReader();
+  await new Promise((resolve) => {
+    reader.addEventListener("loadend", resolve);
+    reader.readAsDataURL(file);
+  });
+  if (reader.error) throw new Problem(0, `The picture cannot be read: ${reader.error.message}`);
+  return { picture: reader.result };
+}
 
 function refuse(words) {
   say(formProblem, words);
@@ -101,9 +113,12 @@ let next;
 
 async function keepLooking() {
   clearTimeout(next);
-  if (!document.hidden) await look();
-  clearTimeout(next); // of another call, which came meanwhile
-  next = setTimeout(keepLooking, results.busy ? BUSY_MS : IDLE_MS);
+  try {
+    if (!document.hidden) await look();
+  } finally {
+    clearTimeout(next); // of another call, which came meanwhile
+    next = setTimeout(keepLooking, results.busy ? BUSY_MS : IDLE_MS);
+  }
 }
 
 document.addEventListener("visibilitychange", () => document.hidden || keepLooking());

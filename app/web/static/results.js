@@ -1,7 +1,7 @@
 // The list of what is in progress, and the gallery of what came out.
 
 import { asset, job as one, recent } from "./api.js";
-import { count, element, ended, say, score, verdict } from "./dom.js";
+import { count, element, ended, say, score, title, verdict } from "./dom.js";
 import { describe } from "./now.js";
 
 const PAGE = 24;
@@ -20,7 +20,11 @@ export class Results {
     this.queue = document.getElementById("queue");
     this.empty = document.getElementById("empty");
     this.older = document.getElementById("older");
-    this.older.addEventListener("click", () => this.load(this.next));
+    const problem = document.getElementById("older-problem");
+    this.older.addEventListener("click", async () => {
+      say(problem, "");
+      await this.load(this.next).catch((error) => say(problem, error.message));
+    });
     document.getElementById("filter").addEventListener("change", (event) => {
       this.filter = event.target.value;
       this.draw();
@@ -93,7 +97,7 @@ function byTurn(a, b) {
 }
 
 function inQueue(job) {
-  const name = job.kind === "generate" ? job.prompt : `${job.kind} ${job.prompt}`.trim();
+  const name = job.kind === "generate" ? title(job) : `${job.kind} ${job.prompt}`.trim();
   return element("li", {}, element("span", {}, name), " ", element("span", { class: "quiet" }, describe(job)));
 }
 
@@ -105,7 +109,7 @@ function cardOf(job, open) {
     { type: "button", class: "card", onclick: open },
     job.assets.includes("views.png") &&
       element("img", { src: asset(job, "views.png"), alt: "", loading: "lazy", width: "2072", height: "518" }),
-    element("span", { class: "prompt" }, job.prompt || "(from a picture)"),
+    element("span", { class: "prompt" }, title(job)),
     element("span", { class: "row" }, element("span", { class: `badge ${kind}` }, word), facts(job)),
     why && element("span", { class: "why" }, why),
   );
