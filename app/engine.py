@@ -101,6 +101,12 @@ class Engine:
         self._look_after()
         self._drain(worker)
 
+    def close(self) -> None:
+        """Lets go of the device, without having run."""
+        self.store.close()
+        self._trace.close()
+        self._lock.close()
+
     # ---- before the first job ----------------------------------------------------------------------------------------
 
     def _warm_up(self) -> Stages:
@@ -251,12 +257,11 @@ class Engine:
             raise
 
     def _offload(self) -> None:
-        tree = self.config.model_dump(by_alias=True)
-        tree["gpu"]["memory"], tree["score"]["offload"] = "offload", True
         del self.steps.stages  # lets go of the loaded models before the others come
         gc.collect()
         torch.cuda.empty_cache()
-        self.steps.config = Config.model_validate(tree)
+        waiting = self.config.gpu.model_copy(update={"memory": "offload"})
+        self.steps.config = self.config.model_copy(update={"gpu": waiting})
         self.steps.stages = load_stages(self.steps.config)
         self.say(why="out of GPU memory: until the next start the models wait in the host's memory, which is slower")
 

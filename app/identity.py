@@ -6,6 +6,7 @@ import faulthandler
 import fcntl
 import os
 import secrets
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
@@ -61,6 +62,11 @@ class Trace:
             path.replace(path.with_suffix(".last-trace"))
         self.stream = path.open("w")
         faulthandler.enable(self.stream)
+
+    def close(self) -> None:
+        """Crashes are told on standard error again."""
+        faulthandler.enable(sys.__stderr__ or 2)
+        self.stream.close()
 
 
 def _in_one_line(trace: str) -> str:

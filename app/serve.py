@@ -13,6 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,7 +85,11 @@ class Supervisor:
             if not child.process and child.due <= time.monotonic():
                 child.started = time.monotonic()
                 child.process = subprocess.Popen(
-                    child.command, env=child.environ, stdin=subprocess.DEVNULL, preexec_fn=_before_child
+                    child.command,
+                    env=child.environ,
+                    stdin=subprocess.DEVNULL,
+                    preexec_fn=_before_child,
+                    process_group=0,
                 )
                 logger.info(f"{child.name}: started as process {child.process.pid}")
 
@@ -108,6 +113,8 @@ class Supervisor:
     def _bury(self, child: Child, code: int) -> None:
         assert child.process
         child.process.returncode = code  # it was reaped here, not by Popen
+        with suppress(ProcessLookupError):
+            os.killpg(child.process.pid, signal.SIGKILL)  # a worker that outlived its master would keep the port
         child.process = None
         now = time.monotonic()
         child.deaths.append(now)
