@@ -349,6 +349,21 @@ def test_older_results_come_a_page_at_a_time(waiting: str, visit: Callable[..., 
     expect(page.get_by_role("button", name="Show older ones")).to_be_hidden()
 
 
+def test_what_the_judges_said_is_shown_once_they_have_said_something(waiting: str, visit: Callable[..., Page]) -> None:
+    page = visit(waiting)
+    expect(page.locator("#empty")).to_be_visible()
+    section = page.locator("#feedback")
+    expect(section).to_be_hidden()
+    line = (
+        "2026-11-20 10:00:00 | INFO | Feedback from [7]: Score=0.7, AvgScore=0.7, ELO=1500, Reward=0.1, Observations=3"
+    )
+    page.request.post(f"{waiting}v1/feedback", data=line, headers={"Content-Type": "text/plain"})
+    page.reload()
+    expect(section).to_contain_text("1 answer, 100 % of 1 accepted")
+    section.scroll_into_view_if_needed()
+    wait_for(lambda: section.locator("img").evaluate("image => image.naturalWidth") > 0)
+
+
 def test_progress_comes_back_after_the_server_refused_it(waiting: str, visit: Callable[..., Page]) -> None:
     page = visit(waiting, allowed="503")
     refused = []

@@ -18,7 +18,7 @@ export async function showJudges(section) {
 
 function said({ answers, acceptance: { share, total, low, high }, failed }) {
   const parts = [
-    `${count(answers)} answers`,
+    `${count(answers)} ${answers === 1 ? "answer" : "answers"}`,
     share !== null && `${percent(share)} of ${count(total)} accepted`,
     share !== null && `95 % interval ${percent(low)} to ${percent(high)}`,
     failed > 0 && `${count(failed)} failed on the judges’ side`,
