@@ -63,13 +63,15 @@ def test_a_refusal_is_an_empty_body_where_callers_expect_it(service: Service) ->
     assert {name: after[name] for name in counted} == counted  # a web process that begins knows what there was
 
 
-def test_a_film_is_an_mp4(service: Service) -> None:
-    answer = requests.post(f"{service.url}/generate_video/", data={"prompt": "a blue rocket"}, timeout=120)
+@pytest.mark.parametrize("size", [None, 96])
+def test_a_film_is_an_mp4_of_the_size_asked_for(service: Service, size: int | None) -> None:
+    form = {"prompt": "a blue rocket"} | ({"video_res": size} if size else {})
+    answer = requests.post(f"{service.url}/generate_video/", data=form, timeout=120)
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "video/mp4")
     with av.open(io.BytesIO(answer.content)) as film:
         frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
     assert len(frames) == 4
-    assert {frame.shape for frame in frames} == {(64, 64, 3)}
+    assert {frame.shape for frame in frames} == {(size or 64, size or 64, 3)}
     assert min(float(frame.std()) for frame in frames) > 5  # something is to be seen
 
 

@@ -252,6 +252,7 @@ class Jobs:
             "profile": self.config.profile.name,
             "priority": order.priority,
             "source": order.source,
+            "size": order.size,
             "state": "QUEUED",
             "created": now,
             "deadline": None if order.deadline_seconds is None else now + order.deadline_seconds,
@@ -320,6 +321,8 @@ def _check(order: Order, key: str | None, config: Config) -> None:
         raise BadInput(f"attempts = {order.attempts}: give 1 to 100")
     if order.deadline_seconds is not None and not 0 < order.deadline_seconds <= 10 * 365 * 86_400:
         raise BadInput(f"deadline_seconds = {order.deadline_seconds}: give a number above 0, or leave it out")
+    if order.size is not None and (order.size % 2 or not 64 <= order.size <= 2048):
+        raise BadInput(f"size = {order.size}: give an even number of pixels from 64 to 2048")
     needs = {"validate": order.splat, "repair": order.splat, "turntable": order.source}
     if order.kind in needs and not needs[order.kind]:
         raise BadInput(f"a {order.kind} job needs a {'source' if order.kind == 'turntable' else 'splat'}")

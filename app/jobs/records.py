@@ -22,7 +22,8 @@ class Order:
     """What a caller asks for.
 
     seed, attempts, profile: None takes the configured one. priority: 1 (first) to 100. picture: PNG or JPEG bytes.
-    splat: PLY or SPZ bytes, for kinds validate and repair. source: the id of a finished job, for kind turntable.
+    splat: PLY or SPZ bytes, for kinds validate and repair. source: the id of a finished job, and
+    size: pixels a side of its film, both for kind turntable.
     """
 
     kind: Kind = "generate"
@@ -36,6 +37,7 @@ class Order:
     picture: bytes | None = None
     splat: bytes | None = None
     source: str | None = None
+    size: int | None = None
 
     def digest(self) -> str:
         """sha256 (hex): two orders with the same digest ask for the same."""
@@ -63,6 +65,7 @@ class Job:
     profile: str
     priority: int
     source: str | None
+    size: int | None
     state: State
     stage: str
     fraction: float | None

@@ -169,7 +169,8 @@ class Steps:
 
     def turntable(self, progress: Progress) -> Ending:
         """turntable.mp4, among the files of the job whose splat it shows."""
-        source, line = progress.claim.job.source or "", "Rendering the turntable..."
+        job, line = progress.claim.job, "Rendering the turntable..."
+        source = job.source or ""
         progress.begin(1, "turntable", line)
         shown = self._ledger.given(source, ("asset.ply",))
         if not shown:
@@ -177,7 +178,8 @@ class Steps:
         splat = decode_splat(self._assets.read(shown.path), self.config.limits.max_gaussians, shown.name)
         path = shown.path.rpartition("/")[0]
         with self._assets.folder(path) as folder:
-            write_turntable(folder / "turntable.mp4", splat, self.config, on_progress=progress.on_fraction(line))
+            told = progress.on_fraction(line)
+            write_turntable(folder / "turntable.mp4", splat, self.config, size=job.size, on_progress=told)
             files = stored(folder, path, ("turntable.mp4",))
         self._ledger.show(source, files)
         return Ending("DONE", attempt=1, gaussians=len(splat))

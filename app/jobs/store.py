@@ -44,6 +44,7 @@ jobs = sa.Table(
     sa.Column("profile", sa.String(16), nullable=False),
     sa.Column("priority", sa.Integer, nullable=False),
     sa.Column("source", sa.String(32)),
+    sa.Column("size", sa.Integer),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("stage", sa.Text, nullable=False, default=""),
     sa.Column("fraction", sa.Float),

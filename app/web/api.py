@@ -115,8 +115,8 @@ def _order(body: NewJob) -> Order:
     if body.kind == "turntable":
         if body.source is None or body.prompt or picture:
             raise BadInput("a turntable needs a source, and takes neither prompt nor picture")
-    elif body.source is not None:
-        raise BadInput("source belongs to kind 'turntable'")
+    elif body.source is not None or body.size is not None:
+        raise BadInput("source and size belong to kind 'turntable'")
     elif body.prompt or not picture:
         check_words(body.prompt, config)
     return Order(picture=picture, **body.model_dump(exclude={"picture"}))

@@ -67,6 +67,9 @@ class NewJob(Wire):
     prompt: Annotated[str, Field(description="What to make; may be empty where a picture is given.")] = ""
     picture: Annotated[str | None, Field(description="PNG or JPEG in base64, to make a splat of.")] = None
     source: Annotated[JobId | None, Field(description="kind turntable: the job whose splat is shown.")] = None
+    size: Annotated[
+        int | None, Field(ge=64, le=2048, multiple_of=2, description="kind turntable: pixels a side of the film.")
+    ] = None
     seed: Seed | None = None
     attempts: Annotated[int, Field(ge=1, le=100)] | None = None
     format: Literal["ply", "spz"] = "ply"
@@ -113,6 +116,7 @@ class JobView(Wire):
     profile: str
     priority: int
     source: str | None
+    size: int | None
     state: State
     stage: str
     fraction: float | None

@@ -79,14 +79,15 @@ def generate() -> Response:
     "/generate_video/",
     strict_slashes=False,
     responses={200: _file("video/mp4"), 422: REFUSED},
-    openapi_extensions=_form(video_res={"type": "integer", "minimum": 64, "maximum": 2048}),
+    openapi_extensions=_form(video_res={"type": "integer", "minimum": 64, "maximum": 2048, "multipleOf": 2}),
 )
 def generate_video() -> Response:
     """Make a splat of the prompt: a film of it from all sides as MP4, or a refusal."""
+    size = _number("video_res", 64, 2048)
     job = _generated()
     if job.outcome == "refused":
         return _refusal(job)
-    _ended(Order(kind="turntable", source=job.id))
+    _ended(Order(kind="turntable", source=job.id, size=size))
     return _with_headers(assets.answer(the_jobs().open_asset(job.id, "turntable.mp4"), job.id), job)
 
 
