@@ -17,7 +17,9 @@ export function readPly(buffer) {
   const at = NEEDED.map((name) => columns.get(name));
   const kept = [];
   for (let row = 0; row < data.length; row += stride) {
-    if (at.every((column) => Number.isFinite(data[row + column]))) kept.push(row);
+    let sum = 0; // is finite where all are: a sum of fourteen float32 stays within a double
+    for (let i = 0; i < at.length; i++) sum += data[row + at[i]];
+    if (Number.isFinite(sum)) kept.push(row);
   }
   return unpack(data, kept, at);
 }
@@ -40,27 +42,29 @@ function readHeader(buffer) {
   return { rows, stride: properties.length, columns, start: end + "end_header\n".length };
 }
 
-function unpack(data, kept, [x, y, z, red, green, blue, opacity, s0, s1, s2, w, i, j, k]) {
+// Plain loops: with a few million Gaussians every small array would be felt.
+function unpack(data, kept, at) {
+  const [axes, dc, sizes, quat] = [at.slice(0, 3), at.slice(3, 6), at.slice(7, 10), at.slice(10)];
+  const opacity = at[6];
+  const { scale, offset } = placement(data, kept, axes);
   const n = kept.length;
-  const place = placement(data, kept, [x, y, z]);
-  const means = new Float32Array(3 * n);
-  const quats = new Float32Array(4 * n);
-  const scales = new Float32Array(3 * n);
-  const colors = new Uint8Array(4 * n);
-  kept.forEach((row, g) => {
-    means.set([x, y, z].map((column) => place.scale * data[row + column] + place.offset), 3 * g);
-    scales.set([s0, s1, s2].map((column) => place.scale * Math.exp(data[row + column])), 3 * g);
-    const norm = Math.hypot(data[row + w], data[row + i], data[row + j], data[row + k]) || 1;
-    quats.set([w, i, j, k].map((column) => data[row + column] / norm), 4 * g);
-    const alpha = Math.min(1, 1 / (1 + Math.exp(-data[row + opacity])) / place.scale);
-    const rgb = [red, green, blue].map((column) => byte(0.5 + SH_C0 * data[row + column]));
-    colors.set([...rgb, byte(alpha)], 4 * g);
-  });
-  return { count: n, means, quats, scales, colors };
-}
-
-function byte(share) {
-  return Math.round(255 * Math.min(1, Math.max(0, share)));
+  const read = {
+    count: n, means: new Float32Array(3 * n), quats: new Float32Array(4 * n), scales: new Float32Array(3 * n),
+    colors: new Uint8ClampedArray(4 * n), // which rounds, and clips to 0 .. 255
+  };
+  for (let g = 0; g < n; g++) {
+    const row = kept[g];
+    for (let i = 0; i < 3; i++) {
+      read.means[3 * g + i] = scale * data[row + axes[i]] + offset;
+      read.scales[3 * g + i] = scale * Math.exp(data[row + sizes[i]]);
+      read.colors[4 * g + i] = 255 * (0.5 + SH_C0 * data[row + dc[i]]);
+    }
+    read.colors[4 * g + 3] = 255 / (1 + Math.exp(-data[row + opacity])) / scale;
+    let norm = 0;
+    for (let i = 0; i < 4; i++) norm += data[row + quat[i]] ** 2;
+    for (let i = 0; i < 4; i++) read.quats[4 * g + i] = data[row + quat[i]] / (Math.sqrt(norm) || 1);
+  }
+  return { ...read, colors: new Uint8Array(read.colors.buffer) };
 }
 
 // The longest side of the box of all centres becomes 1.5; ONE offset for all axes, the mean over all coordinates.
