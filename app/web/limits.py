@@ -106,7 +106,7 @@ def _refuse_when_busy(config: LimitsConfig) -> None:
 def _read_body(config: LimitsConfig, places: threading.BoundedSemaphore) -> None:
     """Into request.form, request.files or request.data. Raises TooLarge, TooSlow, TooBusy."""
     length = request.content_length
-    if not length and not request.environ.get("wsgi.input_terminated"):
+    if not length and "Transfer-Encoding" not in request.headers:
         return
     if (length or 0) > config.max_body_mb * 2**20:
         raise TooLarge(f"the body has {length:,} bytes, limits.max_body_mb is {config.max_body_mb}")

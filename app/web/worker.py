@@ -1,5 +1,6 @@
-"""The worker protocol: a form field in, a PLY or an MP4 out, while the caller waits. Knows no tokens, keys or ids.
+"""The worker protocol: a form field in, a PLY or an MP4 out, while the caller waits.
 
+Its callers know no tokens, keys or ids. One that does send an Idempotency-Key can come back for the same result.
 A refusal is 422 with the reason as JSON, or, for callers that expect it, 200 with an empty body (worker.refusal).
 """
 
@@ -147,7 +148,8 @@ def _with_headers(answer: Response, job: Job) -> Response:
     took = (job.finished or 0.0) - (job.started or job.finished or 0.0)
     answer.headers["X-Generation-Time"] = f"{took:.2f}"
     answer.headers["X-Gaussian-Count"] = str(job.gaussians or 0)
-    answer.headers["X-File-Size-MB"] = f"{(answer.content_length or 0) / 2**20:.2f}"
+    size = 0 if job.outcome == "refused" else answer.content_length or 0
+    answer.headers["X-File-Size-MB"] = f"{size / 2**20:.2f}"
     if job.score is not None:
         answer.headers["X-CLIP-Score"] = f"{job.score:.4f}"
     answer.headers["X-Job-Id"] = job.id
