@@ -24,6 +24,7 @@ from app.config import Config
 from app.errors import DatabaseDown, Unavailable
 from app.hardware import gpus
 from app.identity import node_id
+from app.jobs.rollcall import Watchman
 from app.jobs.store import Store, engines
 
 MAX_DEATHS, WITHIN_SECONDS = 5, 60.0
@@ -34,6 +35,10 @@ FIRST_PAUSE, LONGEST_PAUSE, LIVED_SECONDS = 0.25, 8.0, 60.0
 
 EXTRA_GRACE = 5.0
 """Beyond serve.grace_seconds, for the children to say goodbye before they are killed."""
+
+LOOK_SECONDS, SILENCE = 1.0, 2.0
+"""How often heartbeats are looked at, and the silence that kills, in jobs.lost_after_seconds: by then the engine counts
+as lost, and its jobs may be another's."""
 
 CODES = {70: "broken GPU", 71: "database down", 72: "not ready", 73: "device taken"}
 """Exit codes of app.engine, in words."""
@@ -65,6 +70,8 @@ class Supervisor:
         self._children = children
         self._gave_up = False
         self._store: Store | None = None
+        self._watchman: Watchman | None = None
+        self._look_due = 0.0
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT, or until a child keeps dying. Returns the exit code: 0, or 1 where it gave up."""
@@ -77,6 +84,7 @@ class Supervisor:
                 logger.info(f"{signal.Signals(caught.si_signo).name}: stopping")
                 break
             self._reap()
+            self._look_for_the_silent()
         self._stop()
         return 1 if self._gave_up else 0
 
@@ -129,15 +137,46 @@ class Supervisor:
             logger.critical(f"{child.name}: died {MAX_DEATHS} times in {now - child.deaths[0]:.0f} s: giving up")
             self._gave_up = True
 
+    def _look_for_the_silent(self) -> None:
+        """A hung engine cannot end itself: we end it once its heartbeat has stopped while the database takes writes."""
+        if time.monotonic() < self._look_due:
+            return
+        self._look_due = time.monotonic() + LOOK_SECONDS
+        try:
+            if not self._watchman:
+                self._watchman = Watchman(self._opened(), "", SILENCE * self._config.jobs.lost_after_seconds)
+            silent = self._watchman.lost()
+            for child in self._children:
+                if child.engine and child.process and self._id(child) in silent:
+                    self._kill_silent(child, child.process.pid)
+        except (DatabaseDown, Unavailable) as error:
+            logger.debug(str(error))  # whoever needs the database says so louder
+
+    def _kill_silent(self, child: Child, pid: int) -> None:
+        assert self._watchman
+        row = sa.select(engines.c.pid).where(engines.c.id == self._id(child))
+        with self._opened().reading() as connection:
+            if connection.execute(row).scalar() != pid:
+                return  # a predecessor's row: this process is still starting
+        self._watchman.mark(self._id(child))
+        logger.error(f"{child.name}: process {pid} has been silent for {self._watchman.lost_after:g} s and is killed")
+        os.kill(pid, signal.SIGKILL)
+
+    def _opened(self) -> Store:
+        self._store = self._store or Store(self._config)
+        return self._store
+
+    def _id(self, child: Child) -> str:
+        return f"{node_id(Path(self._config.serve.data))}-{child.engine}"
+
     def _record(self, child: Child, reason: str) -> None:
         """Counts the death, and says that an engine is gone at once, not when its heartbeat is missed."""
         try:
-            self._store = self._store or Store(self._config)
-            with self._store.noting() as connection:
-                self._store.tally(connection, "death", f"{'engine' if child.engine else child.name}: {reason}")
+            store = self._opened()
+            with store.noting() as connection:
+                store.tally(connection, "death", f"{'engine' if child.engine else child.name}: {reason}")
                 if child.engine:
-                    row = engines.c.id == f"{node_id(Path(self._config.serve.data))}-{child.engine}"
-                    alive = row & (engines.c.state != "FAILED")  # who failed has said why
+                    alive = (engines.c.id == self._id(child)) & (engines.c.state != "FAILED")  # who failed has said why
                     gone = {"state": "LOST", "why": f"ended: {reason}; it is being started again"}
                     connection.execute(sa.update(engines).where(alive).values(**gone))
         except (DatabaseDown, Unavailable) as error:

@@ -30,6 +30,7 @@ min_gaussians = 1_000
 size = 96
 [jobs]
 heartbeat_seconds = 0.5
+lost_after_seconds = 4
 """
 
 
@@ -117,6 +118,11 @@ def test_it_serves_survives_its_children_and_ends_in_order(tmp_path: Path) -> No
         assert requests.post(f"{service.url}/generate/", data=form, timeout=60).content == answer.content
         metrics = requests.get(f"{service.url}/metrics", timeout=10).text
         assert "SIGKILL" in metrics
+
+        hung = service.pid("engine cpu")
+        os.kill(hung, signal.SIGSTOP)
+        wait_until(lambda: f"process {hung} has been silent" in service.log, "a hung engine is noticed")
+        wait_until(lambda: service.pid("engine cpu") != hung and service.ready(), "and replaced")
 
         with client(settings(service.data)) as jobs:
             job = jobs.submit(Order(prompt="a red cube", attempts=1))

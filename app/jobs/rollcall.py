@@ -53,7 +53,7 @@ class Watchman:
     ) -> None:
         self._store = store
         self._own = own
-        self._lost_after = lost_after
+        self.lost_after = lost_after
         self._monotonic = monotonic
         self._seen: dict[str, _Seen] = {}
         self._settled: dict[str, int] = {}
@@ -67,7 +67,7 @@ class Watchman:
             seen = self._seen.get(row.id)
             if not seen or seen.beats != row.beats:
                 self._seen[row.id] = _Seen(row.beats, now)
-        silent = [row for row in rows if now - self._seen[row.id].at >= self._lost_after]
+        silent = [row for row in rows if now - self._seen[row.id].at >= self.lost_after]
         return [row.id for row in silent if self._settled.get(row.id) != row.beats]
 
     def settled(self, id: str) -> None:
@@ -78,7 +78,7 @@ class Watchman:
         """Says of an engine that it is lost, unless it has spoken meanwhile."""
         silent = (engines.c.id == id) & (engines.c.beats == self._seen[id].beats) & (engines.c.state != "FAILED")
         with self._store.noting() as connection:
-            gone = {"state": "LOST", "why": f"silent for {self._lost_after:g} s", "job": None}
+            gone = {"state": "LOST", "why": f"silent for {self.lost_after:g} s", "job": None}
             connection.execute(sa.update(engines).where(silent).values(**gone))
 
     def forget(self, before: float) -> None:
