@@ -45,6 +45,7 @@ from app.trellis import loading
 from app.trellis.dino import Dino, DinoParams
 
 Size = Literal["tiny", "full"]
+CPU = torch.device("cpu")
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,.-"
 FLUX_LATENTS = {"latent_channels": 16, "scaling_factor": 0.3611, "shift_factor": 0.1159}
 CHAT = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -277,18 +278,18 @@ def write_text_to_image(folder: Path, make: Callable[[], DiffusionPipeline], see
         make().save_pretrained(folder, safe_serialization=True)
 
 
-def write_trellis(folder: Path, size: Size, seed: int) -> None:
+def write_trellis(folder: Path, size: Size, seed: int, device: torch.device = CPU) -> None:
     """TRELLIS in its published layout, half precision where the published files have it."""
     (folder / "ckpts").mkdir(parents=True)
     (folder / "pipeline.json").write_text(json.dumps(pipeline_json(size), indent=1))
     for place, (stem, kind, args) in enumerate(trellis_models(size).values()):
         (folder / f"ckpts/{stem}.json").write_text(json.dumps({"name": kind, "args": args}, indent=1))
         model = loading.build(kind, args)
-        tensor, types = random_tensors(model, torch.device("cpu"), seed + place), loading.types(model, torch.float16)
+        tensor, types = random_tensors(model, device, seed + place), loading.types(model, torch.float16)
         save_file({key: tensor(key).to(dtype) for key, dtype in types.items()}, folder / f"ckpts/{stem}.safetensors")
 
 
-def write_encoder(folder: Path, size: Size, seed: int) -> None:
+def write_encoder(folder: Path, size: Size, seed: int, device: torch.device = CPU) -> None:
     """DINOv2 with registers, with the configuration beside it that its repository has."""
     folder.mkdir(parents=True)
     params = dino_params(size)
@@ -300,7 +301,7 @@ def write_encoder(folder: Path, size: Size, seed: int) -> None:
     (folder / "config.json").write_text(json.dumps(shape, indent=1))
     with torch.device("meta"):
         model = Dino(params)
-    tensor = random_tensors(model, torch.device("cpu"), seed)
+    tensor = random_tensors(model, device, seed)
     save_file({key: tensor(key) for key in model.state_dict()}, folder / "model.safetensors")
 
 
@@ -312,3 +313,14 @@ def write_all(folder: Path, size: Size, seed: int = 0) -> None:
     write_encoder(folder / "dinov2-with-registers-large", size, seed + 2)
     (folder / "u2net").mkdir()
     _u2net.write_onnx(folder / "u2net/u2net.onnx", 1.0 if size == "full" else 1 / 32, seed + 3)
+
+
+def settings(folder: Path) -> dict[str, str]:
+    """Variables that make profile full use the models that `write_all` put there."""
+    return {
+        "SPLATGATE__PROFILE__NAME": "full",
+        "SPLATGATE__IMAGE__MODEL": f"{folder}/FLUX.1-schnell",
+        "SPLATGATE__CUTOUT__MODEL": f"{folder}/u2net/u2net.onnx",
+        "SPLATGATE__TRELLIS__MODEL": f"{folder}/TRELLIS-image-large",
+        "SPLATGATE__TRELLIS__ENCODER": f"{folder}/dinov2-with-registers-large",
+    }

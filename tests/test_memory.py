@@ -11,7 +11,7 @@ from torch import nn
 from app.config import GpuConfig
 from app.errors import Unavailable
 from app.stages import memory
-from app.stages.memory import RESERVE, Part, Visitors, blocks, choose, pack, settle, spread, unpack
+from app.stages.memory import RESERVE, Part, Visitors, _spans, blocks, choose, pack, settle, spread, unpack, visitors
 
 
 class Tower(nn.Module):
@@ -51,6 +51,17 @@ def test_blocks_are_the_layers_in_order():
     assert blocks(tower) == [*tower.wide, *tower.narrow]
 
 
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=60), st.integers(0, 6_000))
+def test_as_few_visit_as_the_room_allows(sizes, room):
+    everything = [nn.Identity() for _ in sizes]
+    chosen = visitors(everything, sizes, room)
+    staying = sum(size for block, size in zip(everything, sizes, strict=True) if block not in chosen)
+    assert staying <= room
+    fewer = spread(everything, len(chosen) - 1) if chosen else []
+    more = sum(size for block, size in zip(everything, sizes, strict=True) if block not in fewer)
+    assert not chosen or more > room
+
+
 @given(st.integers(1, 60), st.data())
 def test_visitors_are_evenly_spread(count, data):
     chosen = spread(list(range(count)), data.draw(st.integers(0, count)))
@@ -59,11 +70,11 @@ def test_visitors_are_evenly_spread(count, data):
     assert not gaps or max(gaps) - min(gaps) <= 1
 
 
-def test_a_block_packed_and_unpacked_is_the_same_block(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_a_block_packed_and_unpacked_is_the_same_block():
     block = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, 3, dtype=torch.bfloat16))
     before = {key: value.clone() for key, value in block.state_dict().items()}
-    place = pack(block).clone()
+    place = torch.empty(_spans(block)[1], dtype=torch.uint8)
+    pack(block, place)
     unpack(block, place)
     assert all(torch.equal(value, before[key]) for key, value in block.state_dict().items())
     place.zero_()
@@ -72,7 +83,7 @@ def test_a_block_packed_and_unpacked_is_the_same_block(monkeypatch):
 
 # ---- on a GPU --------------------------------------------------------------------------------------------------------
 
-CUDA = torch.device("cuda")
+CUDA = torch.device("cuda", 0)
 
 
 @pytest.fixture
@@ -82,7 +93,7 @@ def tower():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("staying", [0, 1, 5, 8])
+@pytest.mark.parametrize("staying", [0, 1, 5, 6, 7, 8])
 def test_the_same_numbers_whatever_stays(tower, staying):
     x = torch.randn(4, 32, device=CUDA)
     with torch.inference_mode():
@@ -109,6 +120,7 @@ def test_blocks_may_run_out_of_order(tower):
 
 @pytest.mark.gpu
 def test_offloading_obeys_the_limit_and_says_when_nothing_fits(tower, monkeypatch):
+    monkeypatch.setattr(memory, "SMALL", 0)
     monkeypatch.setattr(memory, "RESERVE", 0)
     assert settle([Part("tower", tower)], GpuConfig(memory="offload"), CUDA) == "offload"
     assert all(value.is_cuda for value in tower.state_dict().values())

@@ -28,7 +28,7 @@ from app.stages.text_to_image import ImageParams, TextToImage
 from app.trellis.pipeline import Trellis
 from app.weights.store import files_in, fingerprint, locate, locate_file
 
-DENOISERS = ("transformer", "unet")
+DENOISERS = {"transformer", "unet"}
 """What a pipeline calls the network that it runs once a step; it runs the others once a picture."""
 
 
@@ -62,6 +62,7 @@ def load(config: Config) -> Full:
     Raises NotFetched or WrongWeights, naming the command that helps, and BadWeights for a path without such a model.
     """
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
+    _keep_compiled(config)
     picture, splat, encoder = (
         _found(name, config) for name in (config.image.model, config.trellis.model, config.trellis.encoder)
     )
@@ -83,7 +84,7 @@ def settle(full: Full, scorer: Scorer | None, config: Config) -> None:
     """Puts the weights that may travel where [gpu] says: those of the picture and of the scorer. TRELLIS stays."""
     if not torch.cuda.is_available():
         return
-    device, steps = torch.device("cuda"), config.image.steps
+    device, steps = torch.device("cuda", torch.cuda.current_device()), config.image.steps
     parts = [Part(name, part, steps if name in DENOISERS else 1) for name, part in full.image.models.items()]
     for part in parts:
         if config.gpu.quantize != "none" and part.bytes > quantize.LEAST:
@@ -92,16 +93,21 @@ def settle(full: Full, scorer: Scorer | None, config: Config) -> None:
         parts.append(Part("scorer", scorer.model))
     memory.settle(parts, config.gpu, device)
     if config.gpu.compile:
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", config.gpu.cache or f"{config.serve.data}/cache")
-        for name in DENOISERS:
-            if name in full.image.models:
-                compile_blocks(full.image.models[name])
+        for name in DENOISERS & full.image.models.keys():
+            compile_blocks(full.image.models[name])
 
 
 def compile_blocks(denoiser: nn.Module) -> None:
     """Compiles the blocks at their first call, each kind once. Not the whole: blocks may come and go (memory.py)."""
     for block in memory.blocks(denoiser):
         block.forward = torch.compile(block.forward)
+
+
+def _keep_compiled(config: Config) -> None:
+    """Compiled kernels go where they outlive a restart, unless the environment names another place."""
+    folder = Path(config.gpu.cache or Path(config.serve.data) / "cache").absolute()
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
 
 
 def _image_params(config: Config, name: str, device: Literal["cpu", "cuda"]) -> ImageParams:

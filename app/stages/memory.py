@@ -7,8 +7,10 @@ allocated on the way, recorded and compiled code keeps its addresses, and the ho
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -18,8 +20,10 @@ from torch import Tensor, nn
 from app.config import GpuConfig
 from app.errors import Unavailable
 
-RESERVE = 4_000_000_000
+RESERVE = 3_000_000_000
 """Bytes for all that is no weight: activations, recordings, the CUDA libraries' own (docs/full-profile.md)."""
+SMALL = 500_000_000
+"""Bytes up to which a part stays whole: the autoencoder, the small text encoder."""
 PLACES = 2
 ALIGNED = 256
 
@@ -36,32 +40,48 @@ class Part:
 
     @property
     def bytes(self) -> int:
-        return sum(leaf.value.nbytes for leaf in leaves(self.module))
+        return bytes_of(self.module)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """What may visit: none of a part so small that it is not worth it."""
+        return blocks(self.module) if self.bytes > SMALL else []
 
 
 def settle(parts: Sequence[Part], config: GpuConfig, device: torch.device) -> Mode:
     """Puts every part where it will work, from wherever it is; returns how, and logs why.
 
-    Raises Unavailable where not even the smallest share fits.
+    Raises Unavailable where not even what must stay fits.
     """
     room = room_for(parts, config, device)
     mode = choose(config, sum(part.bytes for part in parts), room)
     if mode == "resident":
         for part in parts:
-            part.module.to(device)
-        return mode
-    stay_longest_first = sorted(parts, key=lambda part: -part.calls)
-    fixed = sum(_fixed_bytes(part.module) for part in parts)
+            move(part.module, device)
+    else:
+        share_out(parts, room, device)
+    torch.cuda.empty_cache()
+    _enforce(config, device)
+    return mode
+
+
+def share_out(parts: Sequence[Part], room: int, device: torch.device) -> None:
+    """Lets as much stay as fits into `room` bytes beside RESERVE: small parts, then the blocks that run most often."""
+    fixed = sum(_fixed_bytes(part) for part in parts)
     left = room - RESERVE - fixed
     if left < 0:
         raise Unavailable(
             f"gpu.memory = 'offload' needs {gigabytes(fixed + RESERVE)} of GPU memory, {gigabytes(room)} may be used: "
             "raise gpu.limit_gb, free the card, or set gpu.quantize"
         )
-    for part in stay_longest_first:
-        left -= _share_out(part, left, device)
-    torch.cuda.empty_cache()
-    return mode
+    for part in sorted(parts, key=lambda part: -part.calls):
+        everything = part.blocks
+        if visiting := visitors(everything, [bytes_of(block) for block in everything], left):
+            Visitors(visiting, device)
+        move(part.module, device)
+        left -= sum(bytes_of(block) for block in everything if block not in visiting)
+        staying = len(everything) - len(visiting)
+        logger.info(f"GPU memory: {part.name}: {staying} of {len(everything)} blocks stay, the others visit")
 
 
 def choose(config: GpuConfig, weights: int, room: int) -> Mode:
@@ -78,14 +98,18 @@ def choose(config: GpuConfig, weights: int, room: int) -> Mode:
 
 
 def room_for(parts: Sequence[Part], config: GpuConfig, device: torch.device) -> int:
-    """Bytes that these parts and their computing may take: what is free, or what gpu.limit_gb leaves; enforces it."""
-    free, total = torch.cuda.mem_get_info(device)
-    room = free
+    """Bytes that these parts and their computing may take: what is free, or what gpu.limit_gb leaves."""
+    free, _ = torch.cuda.mem_get_info(device)
     if config.limit_gb:
-        limit = min(int(config.limit_gb * 1e9), total)
-        torch.cuda.set_per_process_memory_fraction(limit / total, device)
-        room = min(free, limit - torch.cuda.memory_allocated(device))
-    return room + sum(leaf.value.nbytes for part in parts for leaf in leaves(part.module) if leaf.value.is_cuda)
+        free = min(free, int(config.limit_gb * 1e9) - torch.cuda.memory_allocated(device))
+    return free + sum(leaf.value.nbytes for part in parts for leaf in leaves(part.module) if leaf.value.is_cuda)
+
+
+def _enforce(config: GpuConfig, device: torch.device) -> None:
+    """Beyond gpu.limit_gb an allocation is out of memory, however much the card has."""
+    if config.limit_gb:
+        _, total = torch.cuda.mem_get_info(device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, config.limit_gb * 1e9 / total), device)
 
 
 def gigabytes(count: int) -> str:
@@ -140,26 +164,29 @@ def blocks(module: nn.Module) -> list[nn.Module]:
     return [block for child in module.children() for block in blocks(child)]
 
 
-def _bytes(module: nn.Module) -> int:
+def bytes_of(module: nn.Module) -> int:
     return sum(leaf.value.nbytes for leaf in leaves(module))
 
 
-def _fixed_bytes(module: nn.Module) -> int:
+def move(module: nn.Module, device: torch.device) -> None:
+    """`module.to(device)`, also for what is quantised; a visitor's tensors are on the GPU already."""
+    for leaf in leaves(module):
+        leaf.point_at(leaf.value.to(device))
+
+
+def _fixed_bytes(part: Part) -> int:
     """What must be there whatever the room: all outside the blocks, and two places for visitors."""
-    sizes = [_bytes(block) for block in blocks(module)]
-    return _bytes(module) - sum(sizes) + PLACES * max(sizes, default=0)
+    sizes = [bytes_of(block) for block in part.blocks]
+    return part.bytes - sum(sizes) + PLACES * max(sizes, default=0)
 
 
-def _share_out(part: Part, room: int, device: torch.device) -> int:
-    """Lets as many blocks stay as fit into `room` bytes, evenly spread; the others visit. Returns the bytes taken."""
-    everything = blocks(part.module)
-    size = max((_bytes(block) for block in everything), default=0)
-    staying = min(len(everything), room // size) if size else 0
-    if visiting := spread(everything, len(everything) - staying):
-        Visitors(visiting, device)
-    part.module.to(device)
-    logger.info(f"GPU memory: {part.name}: {staying} of {len(everything)} blocks stay, the others visit")
-    return staying * size
+def visitors(everything: list[nn.Module], sizes: list[int], room: int) -> list[nn.Module]:
+    """The fewest, evenly spread, whose leaving lets the others stay in `room` bytes."""
+    for count in range(len(everything)):
+        chosen = spread(everything, count)
+        if sum(size for block, size in zip(everything, sizes, strict=True) if block not in chosen) <= room:
+            return chosen
+    return everything
 
 
 def spread(items: list[nn.Module], count: int) -> list[nn.Module]:
@@ -174,52 +201,60 @@ class Visitors:
     """
 
     def __init__(self, visiting: Sequence[nn.Module], device: torch.device) -> None:
-        self.homes = [pack(block) for block in visiting]
-        largest = max(len(home) for home in self.homes)
-        self.places = [torch.empty(largest, dtype=torch.uint8, device=device) for _ in visiting[:PLACES]]
+        sizes = [_spans(block)[1] for block in visiting]
+        starts = list(accumulate(sizes, initial=0))
+        home = pinned(self, starts[-1])
+        self.homes = [home[start : start + size] for start, size in zip(starts, sizes, strict=False)]
+        self.places = [torch.empty(max(sizes), dtype=torch.uint8, device=device) for _ in visiting[:PLACES]]
         self.inside: list[int | None] = [None for _ in self.places]
         self.arrived, self.left = (_events(len(self.places)) for _ in range(2))
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        for index, block in enumerate(visiting):
+        for index, (block, packed) in enumerate(zip(visiting, self.homes, strict=True)):
+            pack(block, packed)
             unpack(block, self.places[index % len(self.places)])
             block.register_forward_pre_hook(lambda _block, _args, index=index: self.enter(index))
             block.register_forward_hook(lambda _block, _args, _result, index=index: self.leave(index))
 
     def enter(self, index: int) -> None:
-        """The block's weights are there when the GPU comes to it; the next one's set out."""
+        """The block's weights are there when the GPU comes to it."""
         self._fetch(index)
         torch.cuda.current_stream().wait_event(self.arrived[index % len(self.places)])
-        self._fetch((index + 1) % len(self.homes))
 
     def leave(self, index: int) -> None:
+        """Whoever comes to this place next sets out; after the last ones, the first of the next pass."""
         self.left[index % len(self.places)].record(torch.cuda.current_stream())
+        following = index + len(self.places)
+        self._fetch(following if following < len(self.homes) else index % len(self.places))
 
     def _fetch(self, index: int) -> None:
         place = index % len(self.places)
         if self.inside[place] == index:
             return
         with torch.cuda.stream(self.stream):
-            self.stream.wait_event(self.left[place])  # of whoever is inside; it has been called, if not yet computed
+            self.stream.wait_event(self.left[place])  # the GPU may be far behind us, and still at the one before
             self.places[place][: len(self.homes[index])].copy_(self.homes[index], non_blocking=True)
             self.arrived[place].record(self.stream)
         self.inside[place] = index
 
 
-def _events(count: int) -> list[torch.cuda.Event]:
-    return [torch.cuda.Event() for _ in range(count)]  # type: ignore[no-untyped-call]
+def pinned(owner: object, size: int) -> Tensor:
+    """`size` bytes of CPU memory that the GPU copies from by itself, for as long as the owner lives.
+
+    Exactly so many: torch's own pinned allocator rounds up to a power of two.
+    """
+    memory = torch.empty(size, dtype=torch.uint8)
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    torch.cuda.check_error(int(runtime.cudaHostRegister(memory.data_ptr(), size, 0)))
+    release = weakref.finalize(owner, lambda held: runtime.cudaHostUnregister(held.data_ptr()), memory)
+    release.atexit = False  # the process's end releases it too
+    return memory
 
 
-def pack(block: nn.Module) -> Tensor:
-    """All tensors of a block as one piece of pinned CPU memory, each at a multiple of ALIGNED bytes."""
-    spans, size = _spans(block)
-    home = torch.empty(size, dtype=torch.uint8)
-    if torch.cuda.is_available():  # exactly this memory: torch's own pinned allocator rounds up to a power of two
-        runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-        torch.cuda.check_error(int(runtime.cudaHostRegister(home.data_ptr(), size, 0)))
-    for leaf, start in spans:
+def pack(block: nn.Module, home: Tensor) -> None:
+    """Copies all tensors of a block into bytes of CPU memory, each at a multiple of ALIGNED."""
+    for leaf, start in _spans(block)[0]:
         value = leaf.value.contiguous()
         home[start : start + value.nbytes] = value.view(-1).view(torch.uint8).cpu()
-    return home
 
 
 def unpack(block: nn.Module, place: Tensor) -> None:
@@ -236,3 +271,7 @@ def _spans(block: nn.Module) -> tuple[list[tuple[Leaf, int]], int]:
         spans.append((leaf, end))
         end += -(-leaf.value.nbytes // ALIGNED) * ALIGNED
     return spans, end
+
+
+def _events(count: int) -> list[torch.cuda.Event]:
+    return [torch.cuda.Event() for _ in range(count)]  # type: ignore[no-untyped-call]

@@ -57,13 +57,14 @@ class Score:
 
 
 class Scorer:
-    """A loaded scorer. Not thread-safe: one engine process owns it."""
+    """A loaded scorer, in half precision on a GPU. Not thread-safe: one engine process owns it."""
 
     def __init__(self, params: ScorerParams, model: Any, tokenizer: Any, weights_sha256: str) -> None:
         self.params = params
         self.weights_sha256 = weights_sha256
         self.device = _device(params.device)
-        self.model = model.to(self.device)
+        self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
+        self.model = model.to(self.device, self.dtype)
         self._tokenizer = tokenizer
         self._texts: OrderedDict[str, tuple[torch.Tensor, bool]] = OrderedDict()
 
@@ -107,8 +108,7 @@ class Scorer:
     def _features(self, images: Float32) -> torch.Tensor:
         """(V, H, W, 3) in [0, 1] -> (V, D) float32, unit length."""
         pixels = to_pixels(torch.from_numpy(images).to(self.device), self.model)
-        features: torch.Tensor = self.model.encode_image(pixels, normalize=True)
-        return features.float()
+        return functional.normalize(self.model.encode_image(pixels.to(self.dtype)).float(), dim=-1)
 
     @property
     def model_id(self) -> str:
@@ -127,7 +127,10 @@ class Scorer:
                     f"prompt has {wanted} tokens, {self.model_id} reads {length}: the score ignores the rest"
                 )
             tokens = self._tokenizer([prompt]).to(self.device)
-            self._texts[prompt] = self.model.encode_text(tokens, normalize=True)[0].float(), wanted > length
+            self._texts[prompt] = (
+                functional.normalize(self.model.encode_text(tokens).float(), dim=-1)[0],
+                wanted > length,
+            )
             if len(self._texts) > TEXT_CACHE_SIZE:
                 self._texts.popitem(last=False)
         self._texts.move_to_end(prompt)

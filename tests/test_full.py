@@ -1,0 +1,127 @@
+"""Profile full, from words or a picture to judged files, with tiny random models: everything real but the numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import _random_models as random_models
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image, ImageDraw
+
+from app.__main__ import main
+from app.stages.score import SHAPES_CLIP
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # other people's, of models being written and read
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    random_models.write_all(folder, "tiny")
+    return folder
+
+
+@pytest.fixture
+def run(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The command line on the tiny models, with the small scorer."""
+    variables = random_models.settings(models) | {
+        "SPLATGATE__SCORE__MODEL": f"local-dir:{SHAPES_CLIP}",
+        "SPLATGATE__SCORE__PRETRAINED": "",
+        "SPLATGATE__IMAGE__SIZE": "64",
+        "SPLATGATE__RENDER__SIZE": "64",
+        "SPLATGATE__CUTOUT__MAX_SHARE": "1",
+        "SPLATGATE__CUTOUT__MIN_SHARE": "0",
+        "SPLATGATE__SERVE__DATA": str(tmp_path / "data"),
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return lambda *words: CliRunner().invoke(main, [str(word) for word in words])
+
+
+def document(result: Result) -> dict:
+    return json.loads(result.stdout)
+
+
+def rocket(path: Path, *, cut_out: bool) -> Path:
+    image = Image.new("RGBA", (96, 64), (0, 0, 0, 0) if cut_out else (200, 200, 200, 255))
+    ImageDraw.Draw(image).polygon([(48, 4), (66, 60), (30, 60)], fill=(30, 60, 220, 255))
+    (image if cut_out else image.convert("RGB")).save(path)
+    return path
+
+
+def test_words_become_judged_files_that_check(run, tmp_path):
+    result = run("generate", "a blue rocket", "-o", tmp_path / "a", "--json")
+    assert result.exit_code == 3, result.stderr  # random models: a refusal is the right answer
+    certificate = document(result)["certificate"]
+    assert certificate["profile"] == "full"
+    assert not certificate["stand_in"]
+    assert [model["role"] for model in certificate["models"]] == [
+        *("text_to_image", "cutout", "image_features", "image_to_splat", "scorer")
+    ]
+    assert all(len(model["weights_sha256"]) == 64 for model in certificate["models"])
+    assert [asset["name"] for asset in certificate["assets"]] == ["asset.ply", "asset.spz", "picture.png"]
+    assert Image.open(tmp_path / "a/picture.png").size == (64, 64)
+    assert "Drawing the picture" not in result.stdout
+    checked = run("check", tmp_path / "a/certificate.json", tmp_path / "a/asset.ply", "--json")
+    assert checked.exit_code == 0, checked.output
+
+
+def test_the_same_seed_gives_the_same_picture_and_splat_and_another_seed_others(run, tmp_path):
+    hashes = {}
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        result = run("generate", "a blue rocket", "--seed", seed, "-o", tmp_path / name, "--json")
+        assets = document(result)["certificate"]["assets"]
+        hashes[name] = {asset["name"]: asset["sha256"] for asset in assets}
+    assert hashes["a"] == hashes["b"]
+    assert hashes["a"]["picture.png"] != hashes["c"]["picture.png"]
+
+
+def test_a_picture_without_words_is_what_the_views_are_held_against(run, tmp_path):
+    image = rocket(tmp_path / "rocket.png", cut_out=True)
+    result = run("generate", "--image", image, "-o", tmp_path / "a", "--json")
+    certificate = document(result)["certificate"]
+    assert certificate["prompt"] == ""
+    assert certificate["score"]["against"] == "picture"
+    assert "text_to_image" not in [model["role"] for model in certificate["models"]]
+    assert "against the given picture" in result.stderr
+    assert np.array_equal(Image.open(tmp_path / "a/picture.png"), Image.open(image))
+    asset = tmp_path / "a/asset.ply"
+    assert run("check", tmp_path / "a/certificate.json", asset).exit_code == 0
+    rocket(tmp_path / "a/picture.png", cut_out=False)
+    changed = run("check", tmp_path / "a/certificate.json", asset)
+    assert changed.exit_code == 1
+    assert "not the picture of the certificate" in changed.stderr
+
+
+def test_a_picture_with_words_is_held_against_the_words(run, tmp_path):
+    image = rocket(tmp_path / "rocket.png", cut_out=False)
+    result = run("generate", "a blue rocket", "--image", image, "-o", tmp_path / "a", "--json")
+    certificate = document(result)["certificate"]
+    assert (certificate["prompt"], certificate["score"]["against"]) == ("a blue rocket", "prompt")
+
+
+def test_a_picture_of_nothing_is_refused_with_the_reason_and_the_next_seed_is_tried(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPLATGATE__CUTOUT__MIN_SHARE", "1")
+    result = run("generate", "a blue rocket", "--attempts", "2", "-o", tmp_path / "a", "--json")
+    assert result.exit_code == 3
+    verdict = document(result)["verdict"]
+    assert verdict["outcome"] == "refused"
+    assert "no object was found" in verdict["reasons"][0]
+    assert "trying seed 1" in result.stderr
+    assert not (tmp_path / "a").exists()
+
+
+def test_neither_words_nor_picture_is_an_error(run):
+    result = run("generate")
+    assert result.exit_code == 1
+    assert "the prompt is empty" in result.stderr
+
+
+def test_a_path_that_holds_no_model_says_so(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPLATGATE__IMAGE__MODEL", str(tmp_path / "nothing"))
+    result = run("generate", "a blue rocket")
+    assert result.exit_code == 1
+    assert "there is nothing there" in result.stderr
