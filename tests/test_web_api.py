@@ -203,14 +203,18 @@ def test_a_large_body_takes_its_place_and_holds_up_nobody_who_only_asks(tmp_path
     config = Config.model_validate({"serve": {"data": str(tmp_path)}, "limits": limits})
     jobs, body = Jobs(config), Stalled()
     app = create_app(config, jobs)
-    large = {"content_type": "application/json", "content_length": 2 * 2**20}
+
+    def upload(body: Stalled) -> Any:
+        environ = {"wsgi.input": body, "CONTENT_LENGTH": str(2 * 2**20)}
+        return app.test_client().post("/v1/jobs", content_type="application/json", environ_overrides=environ)
+
     gunicorn = {"wsgi.input_terminated": True}
-    first = threading.Thread(target=lambda: app.test_client().post("/v1/jobs", input_stream=body, **large))
+    first = threading.Thread(target=upload, args=(body,))
     first.start()
     assert body.asked.wait(20)
     assert app.test_client().get("/v1/jobs", environ_base=gunicorn).status_code == 200
     assert app.test_client().post("/v1/jobs", json=ROCKET, environ_base=gunicorn).status_code == 202
-    second = app.test_client().post("/v1/jobs", input_stream=Stalled(), **large)
+    second = upload(Stalled())
     body.go.set()
     first.join()
     jobs.close()
