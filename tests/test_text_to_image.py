@@ -1,0 +1,106 @@
+"""Text to image: the classes of three published models, built tiny with random weights, through the same code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import _random_models as random_models
+import numpy as np
+import pytest
+import torch
+
+from app.errors import BadWeights, StageFailed
+from app.stages import text_to_image
+from app.stages.text_to_image import ImageParams, TextToImage
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers' and transformers' own
+
+PARAMS = ImageParams("tiny", "{prompt}, whole", steps=2, size=64, dtype="float32", max_tokens=64)
+PIPELINES = {
+    "FLUX.1-schnell": lambda: random_models.flux_1("tiny"),
+    "FLUX.2-klein-4B": random_models.flux_2_klein,
+    "Z-Image-Turbo": random_models.z_image,
+}
+
+
+@pytest.fixture(scope="module", params=list(PIPELINES))
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TextToImage:
+    """Written in diffusers' layout and loaded from there, as fetched models are."""
+    folder = tmp_path_factory.mktemp("models") / request.param
+    random_models.write_text_to_image(folder, PIPELINES[request.param], 0, torch.float32)
+    return text_to_image.load(PARAMS, folder)
+
+
+def test_the_same_seed_and_words_give_the_same_picture_and_others_another(loaded):
+    steps: list[tuple[int, int]] = []
+    first = loaded.run("a red ball", 1, lambda done, of: steps.append((done, of)))
+    assert (first.image.size, first.image.mode, first.seed, first.model) == ((64, 64), "RGB", 1, "tiny")
+    assert steps == [(1, 2), (2, 2)]
+    assert np.array_equal(first.image, loaded.run("a red ball", 1).image)
+    assert not np.array_equal(first.image, loaded.run("a red ball", 2).image)
+    assert not np.array_equal(first.image, loaded.run("a teapot", 1).image)
+
+
+def test_the_global_generator_is_neither_read_nor_moved(loaded):
+    before = torch.get_rng_state()
+    loaded.run("a red ball", 1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_words_stand_in_the_template_as_they_are(loaded):
+    told = loaded.arguments("{a} 100% {prompt}", 0, lambda *_: None)
+    assert told["prompt"] == "{a} 100% {prompt}, whole"
+    assert told["max_sequence_length"] == 64
+
+
+def test_a_value_that_is_not_finite_is_no_picture(loaded):
+    weights = next(loaded.models["vae"].decoder.conv_out.parameters())
+    kept = weights.data.clone()
+    weights.data.fill_(torch.nan)
+    with pytest.raises(StageFailed, match="tiny drew values that are not finite"):
+        loaded.run("a red ball", 1)
+    weights.data.copy_(kept)
+
+
+@pytest.fixture
+def flux(tmp_path: Path) -> Path:
+    random_models.write_text_to_image(tmp_path / "flux", PIPELINES["FLUX.1-schnell"], 0, torch.float32)
+    return tmp_path / "flux"
+
+
+def _edit_index(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        index = json.loads((folder / "model_index.json").read_text())
+        change(index)
+        (folder / "model_index.json").write_text(json.dumps(index))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "model_index.json").unlink(), "model_index.json: cannot be read"),
+        (lambda folder: (folder / "model_index.json").write_text("[]"), "names no class of diffusers"),
+        (_edit_index(lambda index: index.update(_class_name=["own_code", "Pipeline"])), "own code are not run"),
+        (_edit_index(lambda index: index.update(_class_name="NoSuchPipeline")), "cannot be loaded"),
+        (_edit_index(lambda index: index.update(_class_name="AudioLDM2Pipeline")), "cannot be loaded|does not draw"),
+        (lambda folder: (folder / "vae/diffusion_pytorch_model.safetensors").write_bytes(b"no"), "cannot be loaded"),
+        (lambda folder: (folder / "vae/diffusion_pytorch_model.safetensors").unlink(), "cannot be loaded"),
+    ],
+    ids=["no index", "no object", "own code", "unknown class", "another kind", "broken weights", "no weights"],
+)
+def test_a_folder_that_is_no_pipeline_says_so(flux, damage, message):
+    damage(flux)
+    with pytest.raises(BadWeights, match=message):
+        text_to_image.load(PARAMS, flux)
+
+
+def test_pickled_weights_are_not_read(flux):
+    weights = flux / "vae/diffusion_pytorch_model.safetensors"
+    torch.save({}, weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(BadWeights):
+        text_to_image.load(PARAMS, flux)
