@@ -1,1 +1,1 @@
-"""Command groups of the appliance, a module each; registered in `app.__main__`, and importing what they run only then."""
+"""The appliance's command groups, a module each, registered in `app.__main__`; what they run is imported only then."""

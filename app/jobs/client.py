@@ -202,7 +202,10 @@ class Jobs:
             medians = {kind: median for kind in kinds if (median := _median(connection, kind)) is not None}
             queued = _count(connection, tables.jobs.c.state == "QUEUED")
             running = _count(connection, tables.jobs.c.state == "RUNNING")
-        return Stats(queued, running, medians, tuple(Tally(*row) for row in counted), int(total or 0))
+            waiting = tables.jobs.c.state == "QUEUED"
+            since = connection.scalar(sa.select(sa.func.min(tables.jobs.c.created)).where(waiting))
+        oldest = max(0.0, self.clock() - since) if since else 0.0
+        return Stats(queued, oldest, running, medians, tuple(Tally(*row) for row in counted), int(total or 0))
 
     def stage_times(self, after_row: int, limit: int = MAX_PAGE) -> list[StageTime]:
         """The stages finished after row `after_row`, in order."""

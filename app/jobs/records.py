@@ -147,9 +147,13 @@ class Tally:
 
 @dataclass(frozen=True)
 class Stats:
-    """queued, running: jobs at this moment. medians: seconds by kind, of the last fifty. tallies: since the start."""
+    """queued, running: jobs at this moment. oldest_queued: seconds that the first of the waiting has waited, or 0.
+
+    medians: seconds by kind, of the last fifty. tallies: since the start.
+    """
 
     queued: int
+    oldest_queued: float
     running: int
     medians: Mapping[Kind, float]
     tallies: tuple[Tally, ...]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from flask import Flask, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -41,6 +41,8 @@ TALLIES = {
 def serve_metrics(app: Flask, jobs: Jobs) -> None:
     """Adds GET /metrics."""
     registry = CollectorRegistry()
+    gate = Gauge("splatgate_validation_enabled", "Whether the gate is on. 0: nothing is scored.", registry=registry)
+    gate.set(jobs.config.validation.enabled)
     registry.register(JobsCollector(jobs))
 
     def metrics() -> Response:
@@ -136,6 +138,8 @@ def _counters(stats: Stats) -> Iterator[Metric]:
 
 def _gauges(stats: Stats) -> Iterator[Metric]:
     yield GaugeMetricFamily("splatgate_queue_depth", "Jobs that wait.", stats.queued)
+    waited = "Seconds that the first of the waiting jobs has waited."
+    yield GaugeMetricFamily("splatgate_queue_oldest_seconds", waited, stats.oldest_queued)
     yield GaugeMetricFamily("splatgate_running_jobs", "Jobs that engines work on.", stats.running)
     yield GaugeMetricFamily("splatgate_asset_bytes", "Bytes of stored files.", stats.asset_bytes)
     outcomes = {tally.label: tally.count for tally in stats.tallies if tally.what == "outcome"}

@@ -1,0 +1,121 @@
+"""What stands around the code: image, compose, units, monitoring. They must agree with it and with each other."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import tomli
+
+from app.config import ENV_PREFIX, Config, load_config
+from app.jobs.client import Jobs
+from app.web import create_app
+
+ROOT = Path(__file__).parent.parent
+UNITS = sorted(path.name for path in (ROOT / "systemd").glob("splatgate*"))
+EXPOSURE = 2.0
+"""systemd-analyze security's figure for our units: 0 is best, 10 is a unit without any protection."""
+
+
+def tool(name: str) -> str:
+    found = shutil.which(name)
+    if not found:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def run(*words: str | Path) -> str:
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def metrics(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """The names that a fresh service offers to a scraper."""
+    config = Config.model_validate({"serve": {"data": str(tmp_path_factory.mktemp("data"))}})
+    jobs = Jobs(config)
+    text = create_app(config, jobs).test_client().get("/metrics").text
+    jobs.close()
+    kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
+    parts = {
+        f"{name}{end}" for name, kind in kinds.items() if kind == "histogram" for end in ("_bucket", "_sum", "_count")
+    }
+    return set(kinds) | parts
+
+
+def test_dashboard_and_alerts_ask_for_metrics_that_exist(metrics: set[str]) -> None:
+    board = json.loads((ROOT / "compose/monitoring/grafana/dashboards/splatgate.json").read_text())
+    asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    asked += re.findall(r"expr: (.*(?:\n {10,}.*)*)", (ROOT / "compose/monitoring/rules.yml").read_text())
+    names = {name for expression in asked for name in re.findall(r"splatgate_\w+", expression)}
+    assert len(names) > 10
+    assert names - metrics == set()
+
+
+def test_the_alert_rules_fire_when_they_should() -> None:
+    run(tool("promtool"), "test", "rules", ROOT / "compose/monitoring/rules.test.yml")
+
+
+@pytest.mark.parametrize("file", ["Dockerfile", "compose.yaml", "compose/cpu.yaml"])
+def test_settings_of_the_container_are_settings_of_ours(file: str) -> None:
+    text = (ROOT / file).read_text()
+    keys = set(re.findall(rf"\b({ENV_PREFIX}\w+)\s*[:=]", text))
+    assert keys
+    tree = Config().model_dump(by_alias=True)
+    for key in keys:
+        section, name = key.removeprefix(ENV_PREFIX).lower().split("__")
+        assert name in tree[section], f"{file}: {key}"
+
+
+def test_a_port_published_on_another_address_asks_for_tokens() -> None:
+    environ = {"SPLATGATE__SERVE__PUBLISHED_ON": "0.0.0.0", "SPLATGATE__SERVE__HOST": "0.0.0.0"}
+    from app.web.server import listen_address
+
+    assert listen_address(load_config(ROOT / "config.toml", environ)) == "127.0.0.1:10010"
+    environ["SPLATGATE__SERVE__PUBLISHED_ON"] = "127.0.0.1"
+    assert listen_address(load_config(ROOT / "config.toml", environ)) == "0.0.0.0:10010"
+
+
+def test_the_image_has_the_versions_that_are_tested() -> None:
+    ours, image = (
+        set(re.findall(r"^(\S+==\S+)", (ROOT / "scripts" / name).read_text(), re.MULTILINE))
+        for name in ("requirements.lock", "image.lock")
+    )
+    names, in_image = ({pin.partition("==")[0] for pin in pins} for pins in (ours, image))
+    project = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for_gpus = {re.split(r"[<>=\[]", line)[0] for line in project["optional-dependencies"]["gpu"]}
+    assert for_gpus <= in_image, "what a GPU needs belongs into the image"
+    assert not {pin for pin in image - ours if pin.partition("==")[0] in names}, "the same package in two versions"
+
+
+@pytest.mark.parametrize("unit", [name for name in UNITS if name.endswith(".service")])
+def test_units_are_what_systemd_understands_and_confined(unit: str, tmp_path: Path) -> None:
+    analyze = tool("systemd-analyze")
+    for name in UNITS:
+        text = (ROOT / "systemd" / name).read_text().replace("@FOLDER@", str(ROOT)).replace("@FILES@", "compose.yaml")
+        (tmp_path / name).write_text(text.replace("/usr/bin/docker", "/bin/true"))
+    (tmp_path / "docker.service").write_text("[Service]\nExecStart=/bin/true\n")
+    assert run(analyze, "verify", tmp_path / unit) == ""
+    threshold = f"--threshold={EXPOSURE * 10:.0f}"
+    run(analyze, "security", "--offline=true", threshold, tmp_path / unit)
+
+
+def test_the_health_watcher_keeps_to_its_limit(tmp_path: Path) -> None:
+    """A stand-in for the docker command tells of a container that is sick again and again."""
+    (tmp_path / "docker").write_text(
+        '#!/bin/sh\necho "$@" >> "$LOG"\n'
+        'case "$1" in\n'
+        '  events) for i in 1 2 3 4 5; do echo "c0ffee health_status: unhealthy"; done; exec sleep 60 ;;\n'
+        "  inspect) case \"$3\" in *Name*) echo /splatgate-app-1 ;; *) echo 'not ready: no engine' ;; esac ;;\n"
+        "esac\n"
+    )
+    (tmp_path / "docker").chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "LOG": str(tmp_path / "log"), "SPLATGATE_HEALTH_LIMIT": "3"}
+    done = subprocess.run([ROOT / "systemd/watch-health"], env=environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert (tmp_path / "log").read_text().count("restart --time 60 c0ffee") == 3
+    assert "restart 3 of 3 within an hour). It says: not ready: no engine" in done.stdout
+    assert "giving up" in done.stdout
