@@ -382,6 +382,18 @@ def test_a_second_store_on_one_database_changes_nothing(config: Config) -> None:
         store.close()
 
 
+def test_a_database_of_an_older_release_gets_the_columns_that_are_new(config: Config, jobs: Jobs) -> None:
+    old = jobs.submit(ROCKET)
+    with jobs.store.writing() as connection:
+        connection.exec_driver_sql("ALTER TABLE jobs DROP COLUMN gaussians")
+        connection.exec_driver_sql("ALTER TABLE engines DROP COLUMN memory_total")
+    with pytest.raises(DatabaseDown, match="gaussians"):
+        jobs.get(old.id)
+    with client(config) as upgraded:
+        assert upgraded.get(old.id) == old
+        assert upgraded.submit(ROCKET).gaussians is None
+
+
 # ---- ids and assets --------------------------------------------------------------------------------------------------
 
 

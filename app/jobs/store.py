@@ -25,8 +25,8 @@ QUEUE = "jobs"
 APPLICATION = "splatgate"
 """Name and version that DBOS knows us by. Fixed: jobs that wait while we are upgraded are not left behind."""
 
-LOCK = 0x53504C54
-"""PostgreSQL advisory lock: one process at a time prepares the tables, or counts the queue and adds to it."""
+LOCK, PREPARING = 0x53504C54, 0x53504C55
+"""PostgreSQL advisory locks: one process at a time counts the queue and adds to it, or prepares the tables."""
 
 metadata = sa.MetaData()
 
@@ -192,12 +192,25 @@ class Store:
     def _prepare(self) -> None:
         if self.sqlite:
             _make_folder(self.url)
-        with self.writing(alone=True) as connection:
-            metadata.create_all(connection)
-            if not self.sqlite:  # the lock is held; in SQLite DBOS takes its own, which this transaction would bar
-                self._prepare_dbos()
-        if self.sqlite:
+        with self._preparing():
+            with self.writing() as connection:
+                metadata.create_all(connection)
+                _add_missing_columns(connection)
             self._prepare_dbos()
+
+    @contextmanager
+    def _preparing(self) -> Iterator[None]:
+        """One process at a time. No transaction: DBOS's migrations wait for all that are open (SQLite's do not)."""
+        if self.sqlite:
+            yield  # each of the two takes the write lock for itself
+            return
+        with explained(self.url), self.engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            connection.execute(sa.select(sa.func.pg_advisory_lock(PREPARING)))
+            try:
+                yield
+            finally:
+                connection.execute(sa.select(sa.func.pg_advisory_unlock(PREPARING)))
 
     def _prepare_dbos(self) -> None:
         """DBOS's own tables, where there are none. Newer ones come with the engines, which migrate at launch."""
@@ -206,6 +219,17 @@ class Store:
         if not sa.inspect(self.engine).has_table("workflow_status", schema=None if self.sqlite else "dbos"):
             logging.getLogger("dbos").setLevel(logging.WARNING)
             DBOS.migrate(self.url.render_as_string(hide_password=False))
+
+
+def _add_missing_columns(connection: sa.Connection) -> None:
+    """Brings tables of an older release up to this one's: what is new in them may be empty in their old rows."""
+    there = sa.inspect(connection)
+    for table in metadata.tables.values():
+        known = {column["name"] for column in there.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in known:
+                kind = column.type.compile(connection.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
 
 
 def database_url(config: Config) -> sa.URL:
