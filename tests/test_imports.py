@@ -22,7 +22,7 @@ ORDER = [
         "stages.full",
     ),
     *("gate", "pipeline", "certificate"),
-    *("jobs", "jobs.records", "jobs.store", "jobs.assets", "jobs.watch", "jobs.client", "jobs.backup"),
+    *("jobs", "jobs.records", "jobs.store", "jobs.assets", "jobs.orders", "jobs.watch", "jobs.client", "jobs.backup"),
     *("jobs.ledger", "jobs.rollcall", "jobs.retention", "jobs.progress", "jobs.steps", "jobs.workflow"),
     *("feedback", "feedback.lines", "feedback.statistics", "feedback.advice", "feedback.join", "feedback.book"),
     *("feedback.report", "feedback.plot"),
