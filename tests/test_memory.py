@@ -11,7 +11,20 @@ from torch import nn
 from app.config import GpuConfig
 from app.errors import Unavailable
 from app.stages import memory
-from app.stages.memory import RESERVE, Part, Visitors, _spans, blocks, choose, pack, settle, spread, unpack, visitors
+from app.stages.memory import (
+    RESERVE,
+    Part,
+    Visitors,
+    _spans,
+    blocks,
+    choose,
+    pack,
+    settle,
+    share_out,
+    spread,
+    unpack,
+    visitors,
+)
 
 
 class Tower(nn.Module):
@@ -31,6 +44,12 @@ class Tower(nn.Module):
         for block in (*self.wide, *self.narrow):
             x = torch.tanh(block(x)) + x
         return x + self.shift.sum()
+
+
+@pytest.fixture
+def tower():
+    torch.manual_seed(0)
+    return Tower().requires_grad_(False)
 
 
 @pytest.mark.parametrize(
@@ -53,13 +72,26 @@ def test_blocks_are_the_layers_in_order():
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=60), st.integers(0, 6_000))
 def test_as_few_visit_as_the_room_allows(sizes, room):
-    everything = [nn.Identity() for _ in sizes]
-    chosen = visitors(everything, sizes, room)
-    staying = sum(size for block, size in zip(everything, sizes, strict=True) if block not in chosen)
-    assert staying <= room
-    fewer = spread(everything, len(chosen) - 1) if chosen else []
-    more = sum(size for block, size in zip(everything, sizes, strict=True) if block not in fewer)
-    assert not chosen or more > room
+    blocks = {nn.Identity(): size for size in sizes}
+    chosen = visitors(blocks, room)
+    assert sum(size for block, size in blocks.items() if block not in chosen) <= room
+    fewer = spread(list(blocks), max(0, len(chosen) - 1))
+    assert not chosen or sum(size for block, size in blocks.items() if block not in fewer) > room
+
+
+@pytest.mark.parametrize(("room", "staying"), [(0, 0), (40_000, 4), (96_384, 8)])
+def test_what_runs_often_stays_as_room_allows_and_what_runs_once_visits(tower, monkeypatch, room, staying):
+    monkeypatch.setattr(memory, "RESERVE", 0)
+    monkeypatch.setattr(memory, "SMALL", 0)
+    sent: list[int] = []
+    monkeypatch.setattr(memory, "Visitors", lambda visiting, _device: sent.append(len(visiting)))
+    once = Tower()
+    parts = [Part("once", once), Part("often", tower, calls=4)]
+    fixed = sum(memory._fixed_bytes(part) for part in parts)
+    share_out(parts, fixed + room, torch.device("cpu"))
+    assert sent == ([8 - staying] if staying < 8 else []) + [8]
+    with pytest.raises(Unavailable, match=r"raise gpu.limit_gb"):
+        share_out(parts, fixed - 1, torch.device("cpu"))
 
 
 @given(st.integers(1, 60), st.data())
@@ -84,12 +116,6 @@ def test_a_block_packed_and_unpacked_is_the_same_block():
 # ---- on a GPU --------------------------------------------------------------------------------------------------------
 
 CUDA = torch.device("cuda", 0)
-
-
-@pytest.fixture
-def tower():
-    torch.manual_seed(0)
-    return Tower().requires_grad_(False)
 
 
 @pytest.mark.gpu
