@@ -20,8 +20,9 @@ from app.config import Config
 from app.errors import BadInput, ConfigError, Conflict, DatabaseDown, KeyReused, NotFound, QueueFull
 from app.jobs import store as tables
 from app.jobs.assets import Assets, Stored
-from app.jobs.client import Jobs, new_id
+from app.jobs.client import Jobs
 from app.jobs.ledger import Claim, Ending, Ledger, Void
+from app.jobs.orders import new_id
 from app.jobs.records import Engine, Order
 from app.jobs.retention import Retention
 from app.jobs.rollcall import Report, Watchman

@@ -6,7 +6,6 @@ An acknowledged job is on the disk: its row and its place in the queue are one t
 from __future__ import annotations
 
 import math
-import secrets
 import statistics
 import threading
 import time
@@ -19,9 +18,10 @@ from dbos import DBOSClient, DBOSPortableJSONSerializer
 from sqlalchemy.exc import IntegrityError
 
 from app.config import Config
-from app.errors import BadInput, Conflict, KeyReused, NotFound, QueueFull
+from app.errors import Conflict, KeyReused, NotFound, QueueFull
 from app.jobs import store as tables
 from app.jobs.assets import Asset, Assets, Stored, stored_bytes
+from app.jobs.orders import check, new_id, picture_name
 from app.jobs.records import SERVING, Engine, Job, Kind, Order, Result, StageTime, State, Stats, Tally
 from app.jobs.store import APPLICATION, QUEUE, Store, to_engine, to_job
 from app.jobs.watch import Watch
@@ -29,11 +29,7 @@ from app.jobs.watch import Watch
 MEDIAN_OF = 50
 """Finished jobs of a kind that the expected time of the next is taken from."""
 
-MAX_KEY_CHARACTERS = 255
 MAX_PAGE = 1_000
-
-PICTURES = {b"\x89PNG\r\n\x1a\n": "picture.png", b"\xff\xd8\xff": "picture.jpg"}
-"""First bytes of the pictures that are taken."""
 
 
 class Jobs:
@@ -72,7 +68,7 @@ class Jobs:
         Raises QueueFull, KeyReused where the key came with another order, NotFound or Conflict where the source of a
         turntable is not there or has no splat, BadInput for what no engine here could do.
         """
-        _check(order, key, self.config)
+        check(order, key, self.config)
         if key and (known := self._known(key, order)):
             return known
         row = self._row(order, key)
@@ -265,7 +261,7 @@ class Jobs:
         """Stores what came with the order; before its row, so that no engine can miss it."""
         given = []
         if order.picture is not None:
-            given.append((_picture_name(order.picture), order.picture))
+            given.append((picture_name(order.picture), order.picture))
         if order.splat is not None:
             given.append(("input.ply" if order.splat.startswith(b"ply") else "input.spz", order.splat))
         for name, data in given:
@@ -300,44 +296,6 @@ class Jobs:
         if engine.state in ("FAILED", "LOST") or age < self.config.jobs.lost_after_seconds:
             return engine
         return replace(engine, state="LOST", why=f"silent for {age:.0f} s")
-
-
-def new_id(now: float) -> str:
-    """A version 7 UUID as 32 hex digits: ids sort by the time of their making."""
-    time_bits = int(now * 1_000_000)  # milliseconds in 48 bits as the RFC has it, then microseconds in 12
-    milliseconds, micro = divmod(time_bits, 1_000)
-    tail = secrets.randbits(62) | 1 << 63
-    return f"{milliseconds & (1 << 48) - 1:012x}7{micro * 4 & 0xFFF:03x}{tail:016x}"
-
-
-def _check(order: Order, key: str | None, config: Config) -> None:
-    """What an engine could not do anything with. The prompt itself is for the caller to check (app.prompt)."""
-    if key is not None and not 0 < len(key) <= MAX_KEY_CHARACTERS:
-        raise BadInput(f"an Idempotency-Key has 1 to {MAX_KEY_CHARACTERS} characters, this one {len(key)}")
-    if order.profile not in (None, config.profile.name):
-        raise BadInput(f"profile {order.profile!r} is not served here, {config.profile.name!r} is: leave profile out")
-    if not 1 <= order.priority <= 100:
-        raise BadInput(f"priority = {order.priority}: give 1 (first) to 100")
-    if order.seed is not None and not 0 <= order.seed < 2**32:
-        raise BadInput(f"seed = {order.seed}: give 0 to 4294967295")
-    if order.attempts is not None and not 1 <= order.attempts <= 100:
-        raise BadInput(f"attempts = {order.attempts}: give 1 to 100")
-    if order.deadline_seconds is not None and not 0 < order.deadline_seconds <= 10 * 365 * 86_400:
-        raise BadInput(f"deadline_seconds = {order.deadline_seconds}: give a number above 0, or leave it out")
-    if order.size is not None and (order.size % 2 or not 64 <= order.size <= 2048):
-        raise BadInput(f"size = {order.size}: give an even number of pixels from 64 to 2048")
-    needs = {"validate": order.splat, "repair": order.splat, "turntable": order.source}
-    if order.kind in needs and not needs[order.kind]:
-        raise BadInput(f"a {order.kind} job needs a {'source' if order.kind == 'turntable' else 'splat'}")
-    if order.picture is not None:
-        _picture_name(order.picture)
-
-
-def _picture_name(data: bytes) -> str:
-    for start, name in PICTURES.items():
-        if data.startswith(start):
-            return name
-    raise BadInput(f"the picture starts with {data[:4]!r}: give a PNG or a JPEG")
 
 
 def _check_source(connection: sa.Connection, source: str) -> None:
