@@ -186,10 +186,12 @@ class TallyView(Wire):
 
 
 class StatsView(Wire):
-    """`medians`: seconds by kind, of the last fifty jobs. `tallies`: counts since the beginning."""
+    """`oldest_queued`: seconds that the first of the waiting has waited. `medians`: seconds by kind, of the last fifty
+    jobs. `tallies`: counts since the beginning."""
 
     queued: int
     running: int
+    oldest_queued: float
     medians: dict[str, float]
     tallies: tuple[TallyView, ...]
     asset_bytes: int
