@@ -328,7 +328,7 @@ def test_the_dialog_has_an_address_keeps_the_focus_and_gives_it_back(waiting: st
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     expect(card).to_be_focused()
-    assert "#job=" not in page.url
+    wait_for(lambda: "#job=" not in page.url)
     page.goto(f"{waiting}#job=0")
     page.reload()
     expect(page.get_by_role("dialog")).to_contain_text("no job")
