@@ -123,6 +123,14 @@ def test_more_requests_than_allowed_are_sent_away_and_health_still_answers(servi
     assert requests.get(f"{service.url}/v1/jobs", timeout=20).ok
 
 
+def test_a_caller_that_leaves_frees_its_place_and_its_job_stays(service: Service) -> None:
+    with pytest.raises(requests.ReadTimeout):
+        requests.post(f"{service.url}/generate/", data={"prompt": "a red mug"}, timeout=0.2)
+    wait_until(lambda: "its caller has left" in service.log, "it is noticed")
+    newest = requests.get(f"{service.url}/v1/jobs?limit=1", timeout=20).json()["jobs"][0]
+    assert (newest["prompt"], newest["state"]) == ("a red mug", "QUEUED")
+
+
 def test_a_job_whose_caller_has_given_up_is_not_made_for_nobody(service: Service) -> None:
     requests.post(f"{service.url}/generate/", data=ROCKET, timeout=60)
     newest = requests.get(f"{service.url}/v1/jobs?limit=1", timeout=20).json()["jobs"][0]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import time
 
-from flask import Flask, current_app
+from flask import Flask, current_app, request
+from loguru import logger
 
 from app.config import Config
 from app.errors import NotYet
@@ -60,13 +62,30 @@ def the_drain() -> Drain:
 
 
 def wait_for(id: str) -> Job:
-    """The ended job. Raises NotYet where it has not ended within worker.wait_seconds, or the process is to end."""
+    """The ended job. Raises NotYet where it has not ended within worker.wait_seconds, the process is to end, or the
+    caller has left: then nobody reads the answer, and the thread is free for the next."""
     jobs, drain, seconds = the_jobs(), the_drain(), the_config().worker.wait_seconds
     end = time.monotonic() + seconds
     job = jobs.get(id)
-    while not job.ended and not drain.over and (left := end - time.monotonic()) > 0:
-        job = jobs.wait(id, min(left, LOOK_EVERY))
+    gone = False
+    while not (job.ended or drain.over or gone) and (left := end - time.monotonic()) > 0:
+        job, gone = jobs.wait(id, min(left, LOOK_EVERY)), _caller_left()
     if not job.ended:
+        if gone:
+            logger.bind(job=id).info("its caller has left; it goes on")
         why = "the service is being restarted" if drain.over else f"it has not ended within {seconds:g} s"
         raise NotYet(f"job {id} is {job.state}: {why}; it goes on: ask for it at /v1/jobs/{id}")
     return job
+
+
+def _caller_left() -> bool:
+    """Whether the connection was closed at the other end. Nothing is taken from it: the next request may be there."""
+    connection: socket.socket | None = request.environ.get("gunicorn.socket")
+    if connection is None:
+        return False
+    try:
+        return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
