@@ -10,8 +10,9 @@ from loguru import logger
 
 from app.errors import BadInput
 from app.jobs.records import Job, Order
-from app.web import assets, events
+from app.web.assets import file_answer
 from app.web.context import the_config, the_drain, the_jobs
+from app.web.events import event_stream
 from app.web.intake import check_words, picture_from
 from app.web.models import (
     ASSETS,
@@ -92,13 +93,13 @@ def follow(path: JobPath, header: EventsHeader) -> Response:
     if not last.isdecimal():
         raise BadInput(f"Last-Event-ID = {last[:64]!r}: give the id of an event")
     jobs = the_jobs()
-    return events.answer(jobs, the_drain(), jobs.get(path.id), int(last))
+    return event_stream(jobs, the_drain(), jobs.get(path.id), int(last))
 
 
 @api.get("/jobs/<id>/<name>", responses={200: ANY_FILE, 206: ANY_FILE, 304: {"description": "The caller has it."}})
 def fetch(path: AssetPath) -> Response:
     """A file of a job; ranges and If-None-Match are understood."""
-    return assets.answer(the_jobs().open_asset(path.id, path.name), path.id)
+    return file_answer(the_jobs().open_asset(path.id, path.name), path.id)
 
 
 @api.get("/stats", responses={200: StatsView})

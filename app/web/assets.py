@@ -13,7 +13,7 @@ from app.web.models import ASSETS
 PIECE = 256 * 1024
 
 
-def answer(asset: Asset, job: str) -> Response:
+def file_answer(asset: Asset, job: str) -> Response:
     """The file, or the ranges asked for, or 304 where the caller has it. Raises 416 for a range that is not there."""
     response = Response(FileWrapper(asset.stream, PIECE), mimetype=ASSETS[asset.name], direct_passthrough=True)
     response.content_length = asset.size

@@ -17,7 +17,7 @@ from app.web.models import JobView
 HEARTBEAT_SECONDS = 10.0
 
 
-def answer(jobs: Jobs, drain: Drain, job: Job, seen: int) -> Response:
+def event_stream(jobs: Jobs, drain: Drain, job: Job, seen: int) -> Response:
     """seen: the version that the caller has already. 204, which ends a browser's reconnecting, after the last one."""
     if job.ended and job.version <= seen:
         return Response(status=204)

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from app.errors import BadInput
 from app.jobs.records import Job, Order
-from app.web import assets
+from app.web.assets import file_answer
 from app.web.context import the_config, the_jobs, wait_for
 from app.web.endings import raise_unless_done
 from app.web.intake import check_words, looks_like_picture, picture_from
@@ -73,7 +73,7 @@ def generate() -> Response:
     job = _generated()
     if job.outcome == "refused":
         return _refusal(job)
-    return _with_headers(assets.answer(the_jobs().open_asset(job.id, "asset.ply"), job.id), job)
+    return _with_headers(file_answer(the_jobs().open_asset(job.id, "asset.ply"), job.id), job)
 
 
 @worker.post(
@@ -89,7 +89,7 @@ def generate_video() -> Response:
     if job.outcome == "refused":
         return _refusal(job)
     _ended(Order(kind="turntable", source=job.id, size=size))
-    return _with_headers(assets.answer(the_jobs().open_asset(job.id, "turntable.mp4"), job.id), job)
+    return _with_headers(file_answer(the_jobs().open_asset(job.id, "turntable.mp4"), job.id), job)
 
 
 def _generated() -> Job:
