@@ -49,6 +49,12 @@ class Group(click.Group):
                 "error: out of memory: fewer or smaller views, or a lower limits.max_gaussians", fg="red", err=True
             )
             ctx.exit(1)
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, which this file does not import
+                raise
+            remedy = "set gpu.memory to offload or gpu.quantize to nf4, or close what else uses the card"
+            click.secho(f"error: out of GPU memory: {remedy}", fg="red", err=True)
+            ctx.exit(1)
         except OSError as error:
             if error.errno == errno.EPIPE:  # whoever read our output has gone
                 raise
