@@ -18,10 +18,10 @@ from app.config import Config
 from app.errors import ConfigError
 from app.jobs.client import Jobs
 from app.web import create_app
-from app.web.auth import new_token, read_hashes, token_hash
+from app.web.auth import read_hashes, token_hash
 from app.web.server import listen_address
 
-TOKEN = new_token()
+TOKEN = "sg_" + "k" * 43  # fixed, so that every process collects the same tests
 
 
 @contextmanager
