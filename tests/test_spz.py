@@ -165,6 +165,15 @@ def test_writing_what_was_read_changes_nothing(version):
         np.testing.assert_array_equal(getattr(again, field), getattr(first, field), err_msg=field)
 
 
+@pytest.mark.parametrize("version", [3, 4])
+def test_the_bytes_do_not_tell_when_they_were_written(version, monkeypatch):
+    splat, written = random_splat(), []
+    for now in (1e9, 2e9):
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        written.append(encode_spz(splat, version))
+    assert written[0] == written[1]
+
+
 def test_beyond_the_range_the_nearest_end_is_stored():
     splat = random_splat(2, 1)
     far = Splat(

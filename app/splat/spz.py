@@ -108,7 +108,12 @@ def encode_spz(splat: Splat, version: Literal[3, 4] = 3) -> bytes:
     with tempfile.TemporaryDirectory(prefix="splatgate-") as folder:  # gsply writes to a path only
         path = Path(folder, "splat.spz")
         write_spz(path, packed, version=version, fractional_bits=_fraction_bits(splat.means))
-        return path.read_bytes()
+        return _undated(path.read_bytes())
+
+
+def _undated(data: bytes) -> bytes:
+    """Without the time that gzip notes of its making (RFC 1952: zero means none): equal splats give equal bytes."""
+    return data[:4] + bytes(4) + data[8:] if data.startswith(GZIP_MAGIC) else data
 
 
 def _pieces(data: memoryview, name: str) -> Iterator[bytes]:
