@@ -82,7 +82,8 @@ def test_health_needs_no_token(guarded: FlaskClient) -> None:
 def test_the_worker_protocol_needs_a_token_unless_it_is_opened(guarded: FlaskClient, tmp_path: Path) -> None:
     assert guarded.post("/generate/", data={"prompt": ""}).status_code == 401
     with client(tmp_path, tokens_file=str(tmp_path / "tokens"), open_worker=True) as opened:
-        assert opened.post("/generate/", data={"prompt": ""}).status_code == 422
+        for path in ("/generate/", "/generate", "/generate_video/", "/generate_video"):
+            assert opened.post(path, data={"prompt": ""}).status_code == 422
         assert opened.get("/v1/jobs").status_code == 401
 
 

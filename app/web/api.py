@@ -39,6 +39,7 @@ ANY_FILE: dict[str, Any] = {
 }
 NOTHING: dict[str, Any] = {"description": "Nothing new, and nothing will come."}
 TEXT = {"type": "string"}
+MAX_VERSION_DIGITS = 18
 STREAM: dict[str, Any] = {
     "description": "Events `job`: the job as JSON, with its version as id.",
     "content": {
@@ -90,7 +91,7 @@ def cancel(path: JobPath) -> Response:
 def follow(path: JobPath, header: EventsHeader) -> Response:
     """Every change of a job as server-sent events, until it ends."""
     last = header.last or "0"
-    if not last.isdecimal():
+    if not last.isdecimal() or len(last) > MAX_VERSION_DIGITS:
         raise BadInput(f"Last-Event-ID = {last[:64]!r}: give the id of an event")
     jobs = the_jobs()
     return event_stream(jobs, the_drain(), jobs.get(path.id), int(last))

@@ -22,7 +22,7 @@ from app.errors import ConfigError, Forbidden, Unauthorized
 
 PREFIX = "sg_"
 OPEN = ("/livez", "/readyz")
-WORKER = ("/generate/", "/generate_video/")
+WORKER = ("/generate/", "/generate", "/generate_video/", "/generate_video")
 NAMELESS = (*OPEN, "/metrics")
 """Numbers only; a scraper calls us by the name of our container."""
 
@@ -80,8 +80,16 @@ def guard(app: Flask, config: Config) -> None:
 def _same_site() -> None:
     """Raises Forbidden where a page of another site sends the request."""
     origin = request.headers.get("Origin")
-    if request.method not in ("GET", "HEAD", "OPTIONS") and origin and urlsplit(origin).netloc != request.host:
+    if request.method not in ("GET", "HEAD", "OPTIONS") and origin and _host_in(origin) != request.host:
         raise Forbidden(f"a page of {origin[:200]} sent this; only pages of this service may")
+
+
+def _host_in(origin: str) -> str:
+    """Empty where it is no address, as in `null`."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def is_open(path: str, config: AuthConfig) -> bool:

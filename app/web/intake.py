@@ -13,6 +13,7 @@ from app.errors import BadFile, BadInput
 from app.prompt import check_prompt
 from app.splat.files import decode_splat
 from app.stages.scene import parse
+from app.web.limits import take_place
 
 PICTURE_STARTS = ("data:image/", "iVBORw0KGgo", "/9j/")
 """How a PNG or JPEG begins in base64: no prompt does."""
@@ -26,7 +27,8 @@ def check_words(prompt: str, config: Config) -> None:
 
 
 def check_splat(data: bytes, config: Config) -> None:
-    """Raises BadFile where these bytes are no splat, or one over the limits."""
+    """Raises BadFile where these bytes are no splat, or one over the limits; TooBusy where too many are looked at."""
+    take_place(config.limits)
     decode_splat(data, config.limits.max_gaussians, "the splat")
 
 
@@ -36,7 +38,7 @@ def looks_like_picture(text: str) -> bool:
 
 
 def picture_from(text: str, config: Config) -> bytes:
-    """The bytes of a PNG or JPEG in base64, a data URL too. Raises BadInput, BadFile."""
+    """The bytes of a PNG or JPEG in base64, a data URL too. Raises BadInput, BadFile, TooBusy."""
     if config.profile.name == "shapes":
         raise BadInput("profile 'shapes' builds from words only: leave the picture out, or serve profile 'full'")
     _, _, encoded = text.rpartition(",")
@@ -44,6 +46,7 @@ def picture_from(text: str, config: Config) -> bytes:
         data = base64.b64decode("".join(encoded.split()), validate=True)
     except (binascii.Error, ValueError):
         raise BadInput("the picture is not base64: encode the bytes of a PNG or JPEG file") from None
+    take_place(config.limits)
     _check_picture(data, config.limits.max_picture_pixels)
     return data
 

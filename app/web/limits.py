@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Self
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from flask import Flask, g, request
+from flask import Flask, current_app, g, request
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wsgi import ClosingIterator
 
@@ -24,10 +24,11 @@ UNCOUNTED = ("/livez", "/readyz", "/metrics")
 
 SPARE = 16
 LARGE = 2**20
-"""Bytes; a body over this takes one of limits.max_uploads places."""
+"""Bytes; a body over this takes one of limits.max_uploads places, and so does whatever is unpacked."""
 
 MAX_FIELDS = 16
 BUSY = "splatgate.busy"
+PLACES = "splatgate.places"
 
 WSGI = Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]
 
@@ -36,15 +37,26 @@ def limit(app: Flask, config: LimitsConfig) -> None:
     """Puts the limits in front of every view. Call it after `auth.guard`: a stranger's body is not read."""
     size = config.max_body_mb * 2**20
     app.config.update(MAX_CONTENT_LENGTH=size, MAX_FORM_MEMORY_SIZE=size, MAX_FORM_PARTS=MAX_FIELDS)
-    places = threading.BoundedSemaphore(config.max_uploads)
+    app.extensions[PLACES] = threading.BoundedSemaphore(config.max_uploads)
     app.wsgi_app = _counted(app.wsgi_app, config.max_requests)  # type: ignore[method-assign, assignment]
     app.before_request(lambda: _refuse_when_busy(config))
-    app.before_request(lambda: _read_body(config, places))
+    app.before_request(lambda: _read_body(config))
     app.teardown_request(lambda _error: done_uploading())
 
 
+def take_place(config: LimitsConfig) -> None:
+    """One of limits.max_uploads places, where the request has none yet: for large bodies, and before anything is
+    unpacked, because a small file may unpack to gigabytes. Raises TooBusy."""
+    if "upload_place" in g:
+        return
+    places = current_app.extensions[PLACES]
+    if not places.acquire(timeout=config.body_seconds):
+        raise TooBusy(f"{config.max_uploads} uploads are being read (limits.max_uploads): try again soon")
+    g.upload_place = places
+
+
 def done_uploading() -> None:
-    """Frees the place of a large body; for views that go on to wait for a result."""
+    """Frees the place of an upload; for views that go on to wait for a result."""
     if places := g.pop("upload_place", None):
         places.release()
 
@@ -103,17 +115,18 @@ def _refuse_when_busy(config: LimitsConfig) -> None:
         raise TooBusy(f"{config.max_requests} requests are being answered (limits.max_requests): try again soon")
 
 
-def _read_body(config: LimitsConfig, places: threading.BoundedSemaphore) -> None:
-    """Into request.form, request.files or request.data. Raises TooLarge, TooSlow, TooBusy."""
+def _read_body(config: LimitsConfig) -> None:
+    """Into request.form, request.files or request.data, where a view wants one: for a stranger at /livez, which needs
+    no token, no thread waits. Raises TooLarge, TooSlow, TooBusy."""
+    if request.method != "POST" or request.routing_exception:
+        return
     length = request.content_length
     if not length and "Transfer-Encoding" not in request.headers:
         return
     if (length or 0) > config.max_body_mb * 2**20:
         raise TooLarge(f"the body has {length:,} bytes, limits.max_body_mb is {config.max_body_mb}")
     if length is None or length > LARGE:
-        if not places.acquire(timeout=config.body_seconds):
-            raise TooBusy(f"{config.max_uploads} large bodies are on their way (limits.max_uploads): try again soon")
-        g.upload_place = places
+        take_place(config)
     if length is not None:
         request.environ.pop("wsgi.input_terminated", None)  # with it, half a body would pass for a whole one
     with Hurry(request.environ.get("gunicorn.socket"), config.body_seconds) as hurry:

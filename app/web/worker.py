@@ -114,7 +114,9 @@ def _ended(order: Order) -> Job:
 
 
 def _order() -> Order:
-    prompt, config = request.form.get("prompt", ""), the_config()
+    if "prompt" not in request.form:
+        raise BadInput('no form field prompt: send a form, e.g. curl -F prompt="a blue rocket"; JSON goes to /v1/jobs')
+    prompt, config = request.form["prompt"], the_config()
     if looks_like_picture(prompt):
         return Order(picture=picture_from(prompt, config), seed=_number("seed", 0, 2**32 - 1))
     check_words(prompt, config)
