@@ -7,13 +7,16 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from dbos import DBOSClient
 from hosts import Server, client, host, postgres_server, settings, sqlite_file
 from service import wait_until
 
@@ -24,7 +27,8 @@ from app.errors import StageFailed
 from app.identity import Taken, Trace, node_id, take_lock
 from app.jobs.client import Jobs
 from app.jobs.progress import STAGES, stage_of
-from app.jobs.records import Order
+from app.jobs.records import Job, Order
+from app.jobs.store import QUEUE
 from app.pipeline import Brief, generate, load_stages
 from app.selftest import self_test
 from app.splat.damage import DAMAGES
@@ -37,6 +41,8 @@ __all__ = ["postgres_server", "sqlite_file"]  # fixtures
 ROCKET = Order(prompt="a blue rocket")
 STRICT = {"threshold": 1.0, "min_gaussians": 1_000}
 """Refuses everything, so that a job takes all its attempts."""
+
+SMALL = {"shapes": {"gaussians": 1_000}, "render": {"size": 32}}
 
 Make = Callable[..., Config]
 
@@ -148,6 +154,63 @@ def test_jobs_run_by_priority_and_then_in_the_order_they_came(make: Make) -> Non
         here.start_ready()
         ended = sorted((jobs.wait(id, 120) for id in ids), key=lambda job: job.finished or 0)
         assert [ids.index(job.id) for job in ended] == [3, 5, 0, 1, 4, 2]
+
+
+def test_orders_of_many_callers_at_once_are_begun_in_the_order_that_their_positions_said(make: Make) -> None:
+    config = make(**SMALL)
+    with host(config) as here, client(config) as jobs:
+        with ThreadPoolExecutor(8) as pool:
+            orders = [replace(ROCKET, priority=(10, 1)[index % 3 == 2]) for index in range(16)]
+            ids = [job.id for job in pool.map(jobs.submit, orders)]
+        expected = sorted(ids, key=lambda id: jobs.position(id) or 0)
+        assert [jobs.position(id) for id in expected] == list(range(1, 17))
+        here.start_ready()
+        assert_one_at_a_time([jobs.wait(id, 120) for id in expected])
+
+
+def test_an_engine_that_is_handed_several_jobs_works_on_one_at_a_time(make: Make) -> None:
+    """The queue hands out a second job where a busy machine is slow to begin the first; here it always does."""
+    config = make(**SMALL)
+    with host(config) as here, client(config) as jobs:
+        engine = here.start_ready()
+        hand_out(jobs, 4)
+        ended = [jobs.wait(job.id, 120) for job in [jobs.submit(ROCKET) for _ in range(12)]]
+        assert_one_at_a_time(ended)
+        assert here.stop(engine) == 0
+        with jobs.store.reading() as connection:
+            assert set(connection.exec_driver_sql("SELECT starts FROM jobs").scalars()) == {1}
+
+
+def test_a_stopped_engine_gives_back_the_jobs_that_it_was_handed_and_did_not_begin(make: Make) -> None:
+    config = make(validate=STRICT, shapes={"gaussians": 40_000})
+    with host(config) as here, client(config) as jobs:
+        engine = here.start_ready()
+        hand_out(jobs, 4)
+        ids = [jobs.submit(replace(ROCKET, attempts=5)).id, *(jobs.submit(ROCKET).id for _ in range(3))]
+        wait_until(lambda: jobs.get(ids[0]).attempt == 2, "the second attempt has begun")
+        jobs.cancel(ids[1])
+        assert here.stop(engine) == 0
+        assert [jobs.get(id).state for id in ids] == ["QUEUED", "CANCELLED", "QUEUED", "QUEUED"]
+        with jobs.store.reading() as connection:
+            assert set(connection.exec_driver_sql("SELECT starts FROM jobs").scalars()) == {0}
+        here.start_ready()
+        assert_one_at_a_time([jobs.wait(id, 120) for id in ids if id != ids[1]])
+
+
+def hand_out(jobs: Jobs, at_once: int) -> None:
+    """Has DBOS hand that many jobs to each engine at once."""
+    queue = DBOSClient(system_database_engine=jobs.store.engine).retrieve_queue(QUEUE)
+    assert queue
+    queue.set_worker_concurrency(at_once)
+
+
+def assert_one_at_a_time(ended: list[Job]) -> None:
+    """All passed the stages, in this order, each begun when the one before had ended."""
+    assert {job.state for job in ended} == {"DONE"}
+    begun = sorted(ended, key=lambda job: job.started or 0)
+    assert [job.id for job in begun] == [job.id for job in ended]
+    for before, after in pairwise(ended):
+        assert (before.finished or 0) <= (after.started or 0)
 
 
 # ---- being killed ----------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ ORDER = [
     ),
     *("gate", "pipeline", "certificate"),
     *("jobs", "jobs.records", "jobs.store", "jobs.assets", "jobs.orders", "jobs.watch", "jobs.client", "jobs.backup"),
-    *("jobs.ledger", "jobs.rollcall", "jobs.retention", "jobs.progress", "jobs.steps", "jobs.workflow"),
+    *("jobs.turn", "jobs.ledger", "jobs.rollcall", "jobs.retention", "jobs.progress", "jobs.steps", "jobs.workflow"),
     *("feedback", "feedback.lines", "feedback.statistics", "feedback.advice", "feedback.join", "feedback.book"),
     *("feedback.report", "feedback.plot"),
     *("hardware", "identity", "selftest", "engine", "serve"),

@@ -31,6 +31,9 @@ MEDIAN_OF = 50
 
 MAX_PAGE = 1_000
 
+SEQUENCES = 1 << 24
+"""How many orders of one priority DBOS can tell apart: its priority is below 2**31, ours at most 100."""
+
 
 class Jobs:
     """The jobs as a caller sees them. Thread-safe; one for each web process.
@@ -76,9 +79,10 @@ class Jobs:
         try:
             with self.store.writing(alone=True) as connection:
                 self._check_room(connection, order)
-                connection.execute(sa.insert(tables.jobs), row)
+                sequence = _next(connection)
+                connection.execute(sa.insert(tables.jobs), row | {"sequence": sequence})
                 _insert_assets(connection, row["id"], given, row["created"])
-                self._enqueue(connection, row["id"], order.priority)
+                self._enqueue(connection, row["id"], order.priority, sequence)
         except IntegrityError:  # the key was taken between the look and the insert
             self.assets.remove(row["id"])
             known = self._known(key or "", order)
@@ -144,11 +148,10 @@ class Jobs:
 
     def position(self, id: str) -> int | None:
         """1: the next to be taken. None: it does not wait."""
-        job = self.get(id)
-        if job.state != "QUEUED":
+        if self.get(id).state != "QUEUED":
             return None
         with self.store.reading() as connection:
-            return 1 + _count(connection, _before(job))
+            return 1 + _count(connection, _before(id))
 
     def eta(self, id: str) -> float | None:
         """Seconds until the job is likely to have ended, from the measured median; None while there is nothing to
@@ -162,7 +165,7 @@ class Jobs:
         if job.state == "RUNNING":
             return max(0.0, median - (self.clock() - (job.started or self.clock())))
         with self.store.reading() as connection:
-            ahead = _count(connection, _before(job)) + _count(connection, tables.jobs.c.state == "RUNNING")
+            ahead = _count(connection, _before(id)) + _count(connection, tables.jobs.c.state == "RUNNING")
         return median * (ahead // serving + 1)
 
     def engines(self) -> list[Engine]:
@@ -277,8 +280,10 @@ class Jobs:
             after = max(1, math.ceil(median)) if median is not None else 30
             raise QueueFull(f"{waiting:,} jobs wait, jobs.max_queued is {limit:,}: try again in {after} s", after)
 
-    def _enqueue(self, connection: sa.Connection, id: str, priority: int) -> None:
-        options = {"queue_name": QUEUE, "workflow_name": "job", "workflow_id": id, "priority": priority}
+    def _enqueue(self, connection: sa.Connection, id: str, priority: int, sequence: int) -> None:
+        """DBOS's priority carries the whole order: its own times are of whole seconds on SQLite."""
+        rank = priority * SEQUENCES + sequence % SEQUENCES
+        options = {"queue_name": QUEUE, "workflow_name": "job", "workflow_id": id, "priority": rank}
         self._open()[1].enqueue_in_transaction(connection, options | {"app_version": APPLICATION}, id)  # type: ignore[arg-type]
 
     def _versions(self, ids: Iterable[str]) -> dict[str, int]:
@@ -326,10 +331,18 @@ def _names(connection: sa.Connection, ids: list[str]) -> dict[str, tuple[str, ..
     return found
 
 
-def _before(job: Job) -> sa.ColumnElement[bool]:
-    """The waiting jobs that are taken before this one."""
+def _next(connection: sa.Connection) -> int:
+    """Above the sequence of all jobs that wait or run; in a transaction that takes orders alone."""
     t = tables.jobs.c
-    return (t.state == "QUEUED") & ((t.priority < job.priority) | ((t.priority == job.priority) & (t.id < job.id)))
+    highest = sa.select(sa.func.max(t.sequence)).where(t.state.in_(("QUEUED", "RUNNING")))
+    return (connection.scalar(highest) or 0) + 1
+
+
+def _before(id: str) -> sa.ColumnElement[bool]:
+    """The waiting jobs that are taken before this one."""
+    t, mine = tables.jobs.c, tables.jobs.alias().c
+    place, own = (sa.tuple_(each.priority, sa.func.coalesce(each.sequence, 0)) for each in (t, mine))
+    return (t.state == "QUEUED") & sa.exists().where((mine.id == id) & (place < own))
 
 
 def _count(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> int:

@@ -43,6 +43,7 @@ jobs = sa.Table(
     sa.Column("format", sa.String(8), nullable=False),
     sa.Column("profile", sa.String(16), nullable=False),
     sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("sequence", sa.BigInteger),  # rises from order to order while any waits; empty in an older release's rows
     sa.Column("source", sa.String(32)),
     sa.Column("size", sa.Integer),
     sa.Column("state", sa.String(16), nullable=False),
@@ -63,7 +64,7 @@ jobs = sa.Table(
     sa.Column("version", sa.BigInteger, nullable=False, default=1),
     sa.Column("cancelled", sa.Boolean, nullable=False, default=False),  # asked for; takes effect between stages
     sa.Column("starts", sa.Integer, nullable=False, default=0),  # engines that began it and did not live to end it
-    sa.Index("jobs_queue", "state", "priority", "id"),
+    sa.Index("jobs_queue", "state", "priority", "sequence"),
     sa.Index("jobs_prompt", "prompt"),
 )
 
@@ -313,7 +314,7 @@ def _insert(sqlite: bool) -> Any:
 
 
 def to_job(row: sa.RowMapping, names: tuple[str, ...]) -> Job:
-    hidden = {"key", "digest", "cancelled", "starts"}
+    hidden = {"key", "digest", "sequence", "cancelled", "starts"}
     values = {name: value for name, value in row.items() if name not in hidden}
     return Job(**values | {"reasons": tuple(row["reasons"]), "scores": tuple(row["scores"]), "assets": names})
 

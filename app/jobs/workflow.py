@@ -19,6 +19,7 @@ from app.jobs.assets import Assets, Stored
 from app.jobs.ledger import Claim, Ending, Ledger, Void
 from app.jobs.progress import Progress, Stage, Stopped
 from app.jobs.steps import Drawn, Steps
+from app.jobs.turn import Turn
 
 Values = dict[str, Any]
 """A step's result as JSON has it."""
@@ -48,6 +49,7 @@ class Worker:
         self._arm = arm
         self._busy = busy
         self._fatal = fatal
+        self._turn = Turn()
         self._draining = threading.Event()
         self._quiet = threading.Condition()
         self._claim: Claim | None = None
@@ -76,7 +78,15 @@ class Worker:
         return quiet
 
     def run(self, id: str) -> None:
-        """The workflow: one job from begin to end."""
+        """The workflow: one job from begin to end. It is begun when no other job runs here."""
+        try:
+            place = self._ledger.place(id)
+        except DatabaseDown as error:
+            self._lose_hold(error)
+        with self._turn.at(place):
+            self._run(id)
+
+    def _run(self, id: str) -> None:
         self._checkpoint()
         try:
             if claim := self._ledger.begin(id):
