@@ -120,9 +120,9 @@ class Supervisor:
 
     def _bury(self, child: Child, code: int) -> None:
         assert child.process
-        child.process.returncode = code  # it was reaped here, not by Popen
+        pid, child.process.returncode = child.process.pid, code  # it was reaped here, not by Popen
         with suppress(ProcessLookupError):
-            os.killpg(child.process.pid, signal.SIGKILL)  # a worker that outlived its master would keep the port
+            os.killpg(pid, signal.SIGKILL)  # a worker that outlived its master would keep the port
         child.process = None
         now = time.monotonic()
         child.deaths.append(now)
@@ -132,7 +132,7 @@ class Supervisor:
         child.pause = min(2 * child.pause, LONGEST_PAUSE)
         reason = cause_of_death(code)
         logger.warning(f"{child.name}: ended: {reason}; started again in {pause:g} s")
-        self._record(child, reason)
+        self._record(child, pid, reason)
         if len(child.deaths) == MAX_DEATHS and now - child.deaths[0] < WITHIN_SECONDS:
             logger.critical(f"{child.name}: died {MAX_DEATHS} times in {now - child.deaths[0]:.0f} s: giving up")
             self._gave_up = True
@@ -169,14 +169,18 @@ class Supervisor:
     def _id(self, child: Child) -> str:
         return f"{node_id(Path(self._config.serve.data))}-{child.engine}"
 
-    def _record(self, child: Child, reason: str) -> None:
-        """Counts the death, and says that an engine is gone at once, not when its heartbeat is missed."""
+    def _record(self, child: Child, pid: int, reason: str) -> None:
+        """Counts the death, and says that an engine is gone at once, not when its heartbeat is missed.
+
+        One that found its device taken leaves the row of the engine that has it as it is.
+        """
         try:
             store = self._opened()
             with store.noting() as connection:
                 store.tally(connection, "death", f"{'engine' if child.engine else child.name}: {reason}")
                 if child.engine:
-                    alive = (engines.c.id == self._id(child)) & (engines.c.state != "FAILED")  # who failed has said why
+                    mine = (engines.c.id == self._id(child)) & (engines.c.pid == pid)
+                    alive = mine & (engines.c.state != "FAILED")  # who failed has said why
                     gone = {"state": "LOST", "why": f"ended: {reason}; it is being started again"}
                     connection.execute(sa.update(engines).where(alive).values(**gone))
         except (DatabaseDown, Unavailable) as error:
@@ -191,7 +195,7 @@ class Supervisor:
             for child in self._children:
                 if child.process:
                     logger.warning(f"{child.name}: did not end in time and is killed")
-                    os.kill(child.process.pid, signal.SIGKILL)
+                    os.killpg(child.process.pid, signal.SIGKILL)
             self._wait_for_all(EXTRA_GRACE)
         if self._store:
             self._store.close()

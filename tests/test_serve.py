@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,10 @@ from service import free_port, wait_until
 
 from app.config import Config
 from app.errors import Unavailable
-from app.jobs.records import Order
+from app.identity import node_id
+from app.jobs.records import Engine, Order
+from app.jobs.rollcall import Report
+from app.jobs.store import Store
 from app.serve import cause_of_death, check_data, environment, plan
 
 SMALL = """
@@ -161,8 +165,8 @@ def test_a_data_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> Non
 # ---- the supervisor alone --------------------------------------------------------------------------------------------
 
 
-def supervised(tmp_path: Path, *programs: str) -> subprocess.Popen[str]:
-    """A supervisor, in a process of its own, of children that run these Python programs."""
+def supervised(tmp_path: Path, *programs: str, engine: str = "") -> subprocess.Popen[str]:
+    """A supervisor, in a process of its own, of children that run these Python programs. engine: their device."""
     code = f"""
 import os, sys
 from app.config import Config
@@ -171,7 +175,10 @@ from app.serve import Child, Supervisor
 start_logging("INFO")
 config = Config.model_validate({{"serve": {{"data": {str(tmp_path)!r}, "grace_seconds": 0.5}}}})
 programs = {programs!r}
-children = [Child(f"child {{i}}", [sys.executable, "-c", each], dict(os.environ)) for i, each in enumerate(programs)]
+command = [sys.executable, "-c"]
+children = [
+    Child(f"child {{i}}", [*command, each], dict(os.environ), {engine!r}) for i, each in enumerate(programs)
+]
 sys.exit(Supervisor(config, children).run())
 """
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=clean())
@@ -184,6 +191,31 @@ def test_a_child_that_keeps_dying_ends_the_service_with_an_error(tmp_path: Path)
     assert log.count("child 0: ended: database down") == 5
     assert "died 5 times" in log
     assert "child 1: started as process" in log
+
+
+def test_a_second_service_leaves_the_engine_of_the_first_ready(tmp_path: Path) -> None:
+    config = Config.model_validate({"serve": {"data": str(tmp_path)}})
+    row = Engine(
+        id=f"{node_id(tmp_path)}-cpu",
+        host="here",
+        pid=os.getpid(),
+        device="CPU",
+        state="READY",
+        why="",
+        heartbeat=time.time(),
+        progress=None,
+        eta=None,
+        job=None,
+        started=time.time(),
+        memory_used=None,
+        memory_total=None,
+    )
+    with closing(Store(config)) as store, client(config) as jobs:
+        Report(store, row, time.time)
+        supervisor = supervised(tmp_path, "raise SystemExit(73)", engine="cpu")
+        _, log = supervisor.communicate(timeout=120)
+        assert "ended: device taken" in log
+        assert [engine.state for engine in jobs.engines()] == ["READY"]
 
 
 def test_pauses_before_a_new_start_become_longer(tmp_path: Path) -> None:
