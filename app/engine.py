@@ -48,10 +48,12 @@ BROKEN_GPU, NO_DATABASE, NOT_READY, TAKEN = 70, 71, 72, 73
 STICKY = (
     "illegal memory access",
     "launch failure",
+    "launch timed out",
     "device-side assert",
     "misaligned address",
     "illegal instruction",
     "invalid program counter",
+    "global/shared address space",
     "hardware stack error",
     "uncorrectable ECC",
     "GPU is lost",
@@ -86,11 +88,11 @@ class Engine:
 
     def run(self) -> None:
         """Load, test, serve until SIGTERM, drain. Ends the process with a code of its own where it cannot go on."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self.stopping.set())
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         try:
             stages = self._warm_up()
+            for number in (signal.SIGTERM, signal.SIGINT):  # until here it has no job, and ends at once when told to
+                signal.signal(number, lambda *_: self.stopping.set())
             worker = self._launch(stages)
         except DatabaseDown as error:
             self.fatal(error)
@@ -257,12 +259,18 @@ class Engine:
             raise
 
     def _offload(self) -> None:
+        """Loads the models anew, waiting in the host's memory. Ends the process where they cannot be: it has none."""
+        faulthandler.dump_traceback_later(self.config.deadlines.load, exit=True, file=self._trace.stream)
         del self.steps.stages  # lets go of the loaded models before the others come
         gc.collect()
         torch.cuda.empty_cache()
         waiting = self.config.gpu.model_copy(update={"memory": "offload"})
         self.steps.config = self.config.model_copy(update={"gpu": waiting})
-        self.steps.stages = load_stages(self.steps.config)
+        try:
+            self.steps.stages = load_stages(self.steps.config)
+        except Exception as error:  # noqa: BLE001  the edge: without models every job to come would fail
+            self._fail(error)
+        self.arm(None)
         self.say(why="out of GPU memory: until the next start the models wait in the host's memory, which is slower")
 
     def _busy(self, job: str | None) -> None:

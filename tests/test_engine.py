@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from app.identity import Taken, Trace, node_id, take_lock
 from app.jobs.client import Jobs
 from app.jobs.progress import STAGES, stage_of
 from app.jobs.records import Job, Order
+from app.jobs.steps import Steps
 from app.jobs.store import QUEUE
 from app.pipeline import Brief, generate, load_stages
 from app.selftest import self_test
@@ -293,6 +296,15 @@ def test_a_stopped_engine_finishes_its_stage_and_gives_its_job_back(make: Make) 
         assert jobs.wait(job.id, 120).outcome == "refused"
 
 
+def test_an_engine_that_is_still_starting_ends_at_once(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    with host(config) as here, client(config) as jobs:
+        process = here.start()
+        wait_until(lambda: [engine.state for engine in jobs.engines()] == ["STARTING"], "the engine has begun to load")
+        assert here.stop(process) == -signal.SIGTERM
+        assert "READY" not in here.log
+
+
 def test_a_running_job_is_cancelled_between_two_stages(make: Make) -> None:
     config = make(validate=STRICT, shapes={"gaussians": 40_000})
     with host(config) as here, client(config) as jobs:
@@ -361,8 +373,6 @@ def idle(tmp_path: Path) -> Iterator[Engine]:
 
 
 def test_out_of_memory_is_tried_once_more_with_waiting_models(idle: Engine) -> None:
-    from app.jobs.steps import Steps
-
     idle.steps = Steps(idle.config, load_stages(idle.config), idle.ledger, idle.assets)
     before, calls = idle.steps.stages, []
 
@@ -377,6 +387,23 @@ def test_out_of_memory_is_tried_once_more_with_waiting_models(idle: Engine) -> N
     assert idle.steps.stages is not before
     with pytest.raises(torch.OutOfMemoryError):
         idle.guard(lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("again")))
+
+
+def test_models_that_cannot_be_loaded_again_end_the_process(idle: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without models it would fail every job to come, and call itself ready."""
+
+    def cannot(_config: Config) -> NoReturn:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    idle.steps = Steps(idle.config, load_stages(idle.config), idle.ledger, idle.assets)
+    monkeypatch.setattr("app.engine.load_stages", cannot)
+    child = os.fork()
+    if not child:
+        with suppress(BaseException):  # what comes out of here must not become a second test run
+            idle.guard(lambda: cannot(idle.config))
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 72
 
 
 @pytest.mark.parametrize("words", STICKY)

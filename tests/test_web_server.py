@@ -158,7 +158,7 @@ def test_a_log_line_is_json_and_names_the_job(service: Service) -> None:
 
 
 def test_sigterm_ends_it_soon_though_somebody_follows_a_job(tmp_path: Path) -> None:
-    with web(tmp_path, SERVE__GRACE_SECONDS=8) as service:
+    with web(tmp_path, SERVE__GRACE_SECONDS=600) as service:  # nobody waits so long for a job that no engine will take
         id = requests.post(f"{service.url}/v1/jobs", json=ROCKET, timeout=20).json()["id"]
         followed = requests.get(f"{service.url}/v1/jobs/{id}/events", stream=True, timeout=60)
         waiting = ThreadPoolExecutor(1)
@@ -166,6 +166,7 @@ def test_sigterm_ends_it_soon_though_somebody_follows_a_job(tmp_path: Path) -> N
         wait_until(lambda: _count(service) == 2, "the caller waits")
         service.process.send_signal(signal.SIGTERM)
         assert b"QUEUED" in followed.content
+        assert "restarted" in waited.result().json()["detail"]
         assert waited.result().status_code == 504
         waiting.shutdown()
         assert service.process.wait(20) == 0

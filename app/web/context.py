@@ -11,7 +11,7 @@ from loguru import logger
 from app.config import Config
 from app.errors import NotYet
 from app.jobs.client import Jobs
-from app.jobs.records import Job
+from app.jobs.records import SERVING, Job
 
 KEY = "splatgate"
 LOOK_EVERY = 1.0
@@ -19,7 +19,8 @@ LOOK_EVERY = 1.0
 
 
 class Drain:
-    """Set when the process was asked to end: streams end at once, waits a little before the time is over."""
+    """Set when the process was asked to end: streams end at once, waits a little before the time is over, or as soon
+    as nobody works for them any more."""
 
     def __init__(self, grace_seconds: float) -> None:
         self._waits_for = max(0.0, grace_seconds - 2 * LOOK_EVERY)
@@ -68,14 +69,21 @@ def wait_for(id: str) -> Job:
     end = time.monotonic() + seconds
     job = jobs.get(id)
     gone = False
-    while not (job.ended or drain.over or gone) and (left := end - time.monotonic()) > 0:
+    while not (job.ended or drain.over or gone or _left_alone(job)) and (left := end - time.monotonic()) > 0:
         job, gone = jobs.wait(id, min(left, LOOK_EVERY)), _caller_left()
     if not job.ended:
         if gone:
             logger.bind(job=id).info("its caller has left; it goes on")
-        why = "the service is being restarted" if drain.over else f"it has not ended within {seconds:g} s"
+        why = "the service is being restarted" if drain.begun else f"it has not ended within {seconds:g} s"
         raise NotYet(f"job {id} is {job.state}: {why}; it goes on: ask for it at /v1/jobs/{id}")
     return job
+
+
+def _left_alone(job: Job) -> bool:
+    """Whether the process is to end, the job waits, and no engine is there, on another host perhaps, to take it."""
+    if not the_drain().begun or job.state != "QUEUED":
+        return False
+    return not any(engine.state in SERVING for engine in the_jobs().engines())
 
 
 def _caller_left() -> bool:
