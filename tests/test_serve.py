@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -151,6 +152,17 @@ def test_a_service_that_is_not_there_is_not_healthy() -> None:
     asked = subprocess.run(splatgate("health"), env=environ, capture_output=True, text=True, timeout=120)
     assert asked.returncode == 1
     assert "is splatgate serve running?" in asked.stdout
+
+
+def test_a_port_of_another_program_is_not_healthy() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as other:
+        command = splatgate("health", "--port", str(other.getsockname()[1]))
+        asked = subprocess.Popen(command, env=clean(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        connection, _ = other.accept()
+        with closing(connection):
+            connection.sendall(b"SSH-2.0-other\r\n")
+        out, log = asked.communicate(timeout=120)
+    assert (asked.returncode, "another program's" in out, "Traceback" in log) == (1, True, False)
 
 
 def test_a_data_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 from app.config import Config
 from app.jobs.client import Jobs
 from app.web import create_app
+from app.web.metrics import SCORES
 
 ROCKET = {"prompt": "a blue rocket"}
 
@@ -312,6 +313,12 @@ def test_not_ready_says_why(client: FlaskClient) -> None:
     assert (answer.status_code, answer.json["ready"], answer.json["engines"]) == (503, False, [])
     assert "no engine" in answer.json["why"]
     assert client.get("/livez").status_code == 200
+
+
+def test_scores_of_words_and_of_pictures_are_told_apart_by_their_buckets() -> None:
+    for threshold in (Config().validation.threshold, Config().validation.image_threshold):
+        assert threshold in SCORES
+        assert sum(threshold < bound < threshold + 0.2 for bound in SCORES) >= 3
 
 
 def test_live_only_while_the_supervisor_lives(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:

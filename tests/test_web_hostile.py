@@ -11,6 +11,7 @@ from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
+from flask import g
 from flask.testing import FlaskClient
 from PIL import Image
 from service import Service, web
@@ -99,6 +100,17 @@ def test_a_place_is_free_again_whatever_the_upload_was(client: FlaskClient) -> N
         answer = client.post("/v1/repair", data={"splat": (io.BytesIO(data), "a.ply")})
         assert answer.status_code == 422
     assert places._value == places._initial_value
+
+
+def test_a_wait_counts_from_the_begin_of_its_request(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow upload, or the first of two jobs, has used up some of what the caller waits."""
+    monkeypatch.setattr(Jobs, "wait", lambda *_: pytest.fail("the caller has left long ago"))
+    client.application.before_request(_an_hour_ago)
+    assert client.post("/generate/", data=ROCKET).status_code == 504
+
+
+def _an_hour_ago() -> None:
+    g.began -= 3_600
 
 
 def test_json_for_the_worker_is_told_where_json_goes(client: FlaskClient) -> None:

@@ -13,6 +13,7 @@ from app.cli import JSON, PROFILE, configured, print_json
 from app.config import Config, ServeConfig
 
 HEALTH_SECONDS = 5.0
+MOST_BYTES = 1_000_000
 
 
 @click.command()
@@ -40,12 +41,14 @@ def serve(config: Config, host: str | None, port: int | None, data: Path | None)
 
 @click.command()
 @click.option("--live", is_flag=True, help="Ask only whether the web process answers, not whether an engine is ready.")
+@click.option("--port", type=click.IntRange(1, 65_535), help="Where it was told to listen. Default: config (10010).")
 @JSON
 @configured
-def health(config: Config, live: bool, as_json: bool) -> None:
+def health(config: Config, live: bool, port: int | None, as_json: bool) -> None:
     """Ask the service on this machine how it is: exit 0 ready, 1 not. For HEALTHCHECK and load balancers."""
     host = config.serve.host if config.serve.host not in ("0.0.0.0", "::", "") else "127.0.0.1"
-    url = f"http://{f'[{host}]' if ':' in host else host}:{config.serve.port}/{'livez' if live else 'readyz'}"
+    address = f"{f'[{host}]' if ':' in host else host}:{port or config.serve.port}"
+    url = f"http://{address}/{'livez' if live else 'readyz'}"
     ready, answer = _ask(url)
     if as_json:
         print_json({"url": url, "ready": ready, "answer": answer})
@@ -55,15 +58,18 @@ def health(config: Config, live: bool, as_json: bool) -> None:
 
 
 def _ask(url: str) -> tuple[bool, object]:
+    from http.client import HTTPException
     from urllib.error import HTTPError, URLError
     from urllib.request import ProxyHandler, build_opener
 
     opener = build_opener(ProxyHandler({}))  # a proxy is for elsewhere, not for this machine
     try:
         with opener.open(url, timeout=HEALTH_SECONDS) as response:
-            return True, _parsed(response.read())
+            return True, _parsed(response.read(MOST_BYTES))
     except HTTPError as error:
-        return False, _parsed(error.read())
+        return False, _parsed(error.read(MOST_BYTES))
+    except HTTPException as error:
+        return False, f"what listens there speaks no HTTP ({type(error).__name__}): is the port another program's?"
     except (URLError, OSError) as error:
         return False, f"no answer: {getattr(error, 'reason', error)}; is splatgate serve running?"
 

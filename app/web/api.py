@@ -83,7 +83,7 @@ def show(path: JobPath) -> Response:
 def cancel(path: JobPath) -> Response:
     """Cancel a job: a waiting one at once, a running one between two stages; an ended one stays as it is."""
     job = the_jobs().cancel(path.id)
-    logger.bind(job=job.id).info("cancelled by a caller")
+    logger.bind(job=job.id).info(f"a caller asked to cancel it: {job.state}")
     return _view(job)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 
-from flask import Flask, current_app, request
+from flask import Flask, current_app, g, request
 from loguru import logger
 
 from app.config import Config
@@ -63,10 +63,10 @@ def the_drain() -> Drain:
 
 
 def wait_for(id: str) -> Job:
-    """The ended job. Raises NotYet where it has not ended within worker.wait_seconds, the process is to end, or the
-    caller has left: then nobody reads the answer, and the thread is free for the next."""
+    """The ended job. Raises NotYet where it has not ended within worker.wait_seconds of the begin of the request, the
+    process is to end, or the caller has left: then nobody reads the answer, and the thread is free for the next."""
     jobs, drain, seconds = the_jobs(), the_drain(), the_config().worker.wait_seconds
-    end = time.monotonic() + seconds
+    end = g.began + seconds
     job = jobs.get(id)
     gone = False
     while not (job.ended or drain.over or gone or _left_alone(job)) and (left := end - time.monotonic()) > 0:

@@ -25,7 +25,8 @@ Row = TypeVar("Row", StageTime, Result)
 
 PAGE = 1_000
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-SCORES = tuple(round(0.02 * step, 2) for step in range(21))
+SCORES = tuple(round(step / 100, 2) for step in (*range(0, 40, 2), *range(40, 101, 5)))
+"""Fine where words are scored, coarser where pictures are: a picture is compared with pictures."""
 GAUSSIANS = (1e3, 7e3, 2e4, 5e4, 1e5, 1.5e5, 2e5, 3e5, 5e5, 1e6, 2e6, 4e6)
 
 TALLIES = {
@@ -34,7 +35,11 @@ TALLIES = {
     "reason": ("splatgate_refusals", "Reasons for refusals.", "reason"),
     "finding": ("splatgate_findings", "Findings in splats, by kind.", "kind"),
     "repair": ("splatgate_repairs", "Repairs of splats, by kind.", "kind"),
-    "death": ("splatgate_engine_restarts", "Engines that died, by reason.", "reason"),
+    "death": (
+        "splatgate_engine_restarts",
+        "Processes that died and were started again: engines, web; by reason.",
+        "reason",
+    ),
 }
 
 
