@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from hosts import client, postgres_server, settings, sqlite_file
 from hypothesis import given
 from hypothesis import strategies as st
+from service import wait_until
 
 from app.config import Config
 from app.errors import BadInput, ConfigError, Conflict, DatabaseDown, KeyReused, NotFound, QueueFull
@@ -27,6 +28,7 @@ from app.jobs.records import Engine, Order
 from app.jobs.retention import Retention
 from app.jobs.rollcall import Report, Watchman
 from app.jobs.store import Store, database_url
+from app.jobs.turn import Place, Turn
 
 __all__ = ["postgres_server", "sqlite_file"]  # fixtures
 
@@ -183,6 +185,44 @@ def test_waiting_ends_with_the_change_that_was_waited_for(jobs: Jobs) -> None:
         assert waiting.result(30).state == "DONE"
     assert jobs.changes(claim.job.id, claim.job.version + 1, 1) == jobs.get(claim.job.id)
     assert jobs.changes(claim.job.id, jobs.get(claim.job.id).version, 0.05) is None
+
+
+def test_a_pause_ends_with_the_first_commit_of_another(tmp_path: Path) -> None:
+    with client(settings(tmp_path)) as jobs, client(settings(tmp_path)) as other, ThreadPoolExecutor(1) as pool:
+        assert jobs.counts() == {}
+        pausing = pool.submit(jobs.store.pause, 60)
+        for _ in range(20):  # the first may come before the pause has begun
+            other.submit(ROCKET)
+            if wait([pausing], timeout=0.2).done:
+                break
+        assert pausing.done()
+
+
+def test_jobs_of_an_older_release_are_taken_before_new_ones(jobs: Jobs) -> None:
+    """Their rows have no sequence."""
+    old, new = (jobs.submit(ROCKET).id for _ in range(2))
+    with jobs.store.writing() as connection:
+        connection.execute(sa.update(tables.jobs).where(tables.jobs.c.id == old).values(sequence=None))
+    assert [jobs.position(id) for id in (old, new)] == [1, 2]
+    assert ledger(jobs).place(old) < ledger(jobs).place(new)
+    assert ledger(jobs).place("0" * 32) == (0, 0), "of a job that is gone"
+
+
+def test_a_turn_goes_to_the_first_in_order_of_those_who_wait() -> None:
+    turn, places = Turn(), [(10, 2), (1, 7), (10, 1), (1, 3), (100, 1)]
+    begun: list[Place] = []
+
+    def take(place: Place) -> None:
+        with turn.at(place):
+            begun.append(place)
+
+    with ThreadPoolExecutor(len(places)) as pool:
+        with turn.at((50, 1)):
+            taken = [pool.submit(take, place) for place in places]
+            wait_until(lambda: turn.waiting == len(places), "all wait")
+            assert begun == []
+        wait(taken)
+    assert begun == sorted(places)
 
 
 # ---- what an engine may write ----------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ class Jobs:
         self.assets = Assets(config)
         self._opening = threading.Lock()
         self._opened: tuple[Store, DBOSClient] | None = None
-        self._watch = Watch(self._versions)
+        self._watch = Watch(self._versions, lambda seconds: self.store.pause(seconds))
 
     @property
     def store(self) -> Store:

@@ -96,8 +96,7 @@ class Ledger:
                 begun = {"state": "RUNNING", "engine": self.engine, "started": self.clock()}
                 counted = {"starts": row["starts"] + 1, "version": row["version"] + 1}
                 connection.execute(sa.update(jobs).where(jobs.c.id == id).values(**begun, **counted))
-                job = to_job(connection.execute(mine).mappings().one(), ())
-                return Claim(job, self.engine, counted["starts"])
+                return Claim(to_job({**row, **begun, **counted}, ()), self.engine, counted["starts"])
         self._refuse(id, stop)
         return None
 
@@ -105,9 +104,10 @@ class Ledger:
         """Notes how far the job is, and returns why it must stop, if it must. Raises Void."""
         change = {"attempt": attempt, "stage": stage, "fraction": fraction, "version": jobs.c.version + 1}
         with self.store.noting() as connection:
-            if not connection.execute(sa.update(jobs).where(_held(claim)).values(**change)).rowcount:
-                raise Void
-            row = connection.execute(sa.select(jobs).where(jobs.c.id == claim.job.id)).mappings().one()
+            noted = sa.update(jobs).where(_held(claim)).values(**change).returning(jobs.c.cancelled, jobs.c.deadline)
+            row = connection.execute(noted).mappings().first()
+        if not row:
+            raise Void
         return self._stop(row)
 
     def end(self, claim: Claim, ending: Ending, times: tuple[StageSeconds, ...] = ()) -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ APPLICATION = "splatgate"
 
 LOCK, PREPARING = 0x53504C54, 0x53504C55
 """PostgreSQL advisory locks: one process at a time counts the queue and adds to it, or prepares the tables."""
+
+LOOK_SECONDS = 0.005
+"""Between two looks at whether there was a commit, while somebody waits for one."""
 
 metadata = sa.MetaData()
 
@@ -184,6 +188,18 @@ class Store:
                 connection.exec_driver_sql("SET LOCAL synchronous_commit TO OFF")
             yield connection
 
+    def pause(self, seconds: float) -> None:
+        """Returns after that time; on SQLite, whose look at whether there was a commit costs microseconds, then."""
+        end = time.monotonic() + seconds
+        if not self.sqlite:
+            time.sleep(seconds)
+            return
+        with explained(self.url), closing(self.engine.raw_connection()) as connection:
+            cursor = connection.cursor()
+            before = cursor.execute("PRAGMA data_version").fetchone()
+            while cursor.execute("PRAGMA data_version").fetchone() == before and time.monotonic() < end:
+                time.sleep(LOOK_SECONDS)
+
     def tally(self, connection: sa.Connection, what: str, label: str, count: int = 1) -> None:
         """Adds to a count that only rises."""
         insert = _insert(self.sqlite)(tallies).values(what=what, label=label[:128], count=count)
@@ -313,7 +329,7 @@ def _insert(sqlite: bool) -> Any:
     return sqlite_dialect.insert if sqlite else postgresql.insert
 
 
-def to_job(row: sa.RowMapping, names: tuple[str, ...]) -> Job:
+def to_job(row: sa.RowMapping | dict[str, Any], names: tuple[str, ...]) -> Job:
     hidden = {"key", "digest", "sequence", "cancelled", "starts"}
     values = {name: value for name, value in row.items() if name not in hidden}
     return Job(**values | {"reasons": tuple(row["reasons"]), "scores": tuple(row["scores"]), "assets": names})

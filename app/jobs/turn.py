@@ -22,6 +22,12 @@ class Turn:
         self._waiting: list[Place] = []
         self._taken = False
 
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        with self._changed:
+            return len(self._waiting)
+
     @contextmanager
     def at(self, place: Place) -> Iterator[None]:
         """Begins when nobody has the turn and nobody who waits comes before; has the turn until it ends."""

@@ -10,17 +10,21 @@ from collections.abc import Callable, Iterable
 from app.errors import DatabaseDown
 
 EVERY = 0.02
-"""Seconds between two looks, while somebody waits."""
+"""Seconds between two looks, while somebody waits and nothing tells that there is something to see."""
 
 Versions = Callable[[Iterable[str]], dict[str, int]]
 """The versions of the jobs of these ids, as they are now."""
+
+Pause = Callable[[float], None]
+"""Returns after that many seconds, or sooner where something may have changed."""
 
 
 class Watch:
     """Tells waiting threads when the version of their job rises."""
 
-    def __init__(self, versions: Versions) -> None:
+    def __init__(self, versions: Versions, pause: Pause) -> None:
         self._versions = versions
+        self._pause = pause
         self._changed = threading.Condition()
         self._waiting: Counter[str] = Counter()
         self._known: dict[str, int] = {}
@@ -63,9 +67,9 @@ class Watch:
                 ids = list(self._waiting)
             try:
                 now = self._versions(ids)
+                with self._changed:
+                    self._known |= {id: version for id, version in now.items() if id in self._waiting}
+                    self._changed.notify_all()
+                self._pause(EVERY)
             except DatabaseDown:
-                now = {}  # the waiting go on until their timeout; their next question says what is wrong
-            with self._changed:
-                self._known |= {id: version for id, version in now.items() if id in self._waiting}
-                self._changed.notify_all()
-            time.sleep(EVERY)
+                time.sleep(EVERY)  # the waiting go on until their timeout; their next question says what is wrong
