@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -185,7 +184,6 @@ def test_threads_do_not_pile_up(service: Service) -> None:
         list(pool.map(lambda _: requests.get(f"{service.url}/v1/jobs", timeout=20).ok, range(200)))
     workers = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
     assert len(list(Path(f"/proc/{workers[0]}/task").iterdir())) < 8 + 16 + 8
-    assert threading.active_count() < 20
 
 
 def _half_request(service: Service, body: bytes = b'{"prompt": ', length: int = 1_000) -> socket.socket:
