@@ -40,6 +40,7 @@ from app.jobs.store import APPLICATION, QUEUE, Store
 from app.jobs.workflow import Worker
 from app.log import ToLoguru, start_logging
 from app.pipeline import Stages, load_stages
+from app.readiness import say_ready
 from app.selftest import self_test
 
 BROKEN_GPU, NO_DATABASE, NOT_READY, TAKEN = 70, 71, 72, 73
@@ -99,6 +100,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001  the edge: whatever it is, the state says so and the process ends
             self._fail(error)
         self.say(state="READY", why="", progress=None, eta=None)
+        say_ready()
         logger.info(f"engine {self.id}: READY on {self.report.engine.device}")
         self._look_after()
         self._drain(worker)

@@ -26,12 +26,14 @@ from app.hardware import gpus
 from app.identity import node_id
 from app.jobs.rollcall import Watchman
 from app.jobs.store import Store, engines
+from app.readiness import VARIABLE, Word
 
 MAX_DEATHS, WITHIN_SECONDS = 5, 60.0
-"""A child that dies this often in this time is not mended by starting it again: the supervisor gives up."""
+"""A child that dies this often in this time, or this often in a row without having become ready, however long each
+start takes, is not mended by starting it again: the supervisor gives up."""
 
-FIRST_PAUSE, LONGEST_PAUSE, LIVED_SECONDS = 0.25, 8.0, 60.0
-"""Seconds before a dead child is started again: doubled each time, the first anew once it has lived for a minute."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
+"""Seconds before a dead child is started again: doubled each time, the first anew once it has been ready."""
 
 EXTRA_GRACE = 5.0
 """Beyond serve.grace_seconds, for the children to say goodbye before they are killed."""
@@ -49,17 +51,21 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 @dataclass
 class Child:
-    """A process that has to run. name: for the log; engine: its device, empty for the web process."""
+    """A process that has to run. name: for the log; engine: its device, empty for the web process.
+
+    word: through it the process that runs says that it is ready. vain: deaths since one was ready.
+    """
 
     name: str
     command: list[str]
     environ: dict[str, str]
     engine: str = ""
     process: subprocess.Popen[bytes] | None = None
-    started: float = 0.0
+    word: Word | None = None
     due: float = 0.0
     pause: float = FIRST_PAUSE
     deaths: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_DEATHS))
+    vain: int = 0
 
 
 class Supervisor:
@@ -91,10 +97,11 @@ class Supervisor:
     def _start_due(self) -> None:
         for child in self._children:
             if not child.process and child.due <= time.monotonic():
-                child.started = time.monotonic()
+                child.word = Word()
                 child.process = subprocess.Popen(
                     child.command,
-                    env=child.environ,
+                    env=child.environ | {VARIABLE: str(child.word.writing)},
+                    pass_fds=[child.word.writing],
                     stdin=subprocess.DEVNULL,
                     preexec_fn=_before_child,
                     process_group=0,
@@ -124,17 +131,12 @@ class Supervisor:
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)  # a worker that outlived its master would keep the port
         child.process = None
-        now = time.monotonic()
-        child.deaths.append(now)
-        if now - child.started > LIVED_SECONDS:
-            child.pause = FIRST_PAUSE
-        child.due, pause = now + child.pause, child.pause
-        child.pause = min(2 * child.pause, LONGEST_PAUSE)
-        reason = cause_of_death(code)
+        now, reason = time.monotonic(), cause_of_death(code)
+        pause = _count_death(child, now)
         logger.warning(f"{child.name}: ended: {reason}; started again in {pause:g} s")
         self._record(child, pid, reason)
-        if len(child.deaths) == MAX_DEATHS and now - child.deaths[0] < WITHIN_SECONDS:
-            logger.critical(f"{child.name}: died {MAX_DEATHS} times in {now - child.deaths[0]:.0f} s: giving up")
+        if hopeless := _hopeless(child, now):
+            logger.critical(f"{child.name}: {hopeless}, the last time by {reason}: giving up")
             self._gave_up = True
 
     def _look_for_the_silent(self) -> None:
@@ -247,6 +249,33 @@ def environment(config: Config, environ: Mapping[str, str]) -> dict[str, str]:
         "SPLATGATE__LOG__LEVEL": config.log.level,
     }
     return {**environ, **ours}
+
+
+def _count_death(child: Child, now: float) -> float:
+    """Notes a death, and says how long (seconds) until the next start."""
+    assert child.word
+    if child.word.given:
+        child.vain, child.pause = 0, FIRST_PAUSE
+    else:
+        child.vain += 1
+    child.word.close()
+    child.deaths.append(now)
+    pause, child.pause = child.pause, min(2 * child.pause, LONGEST_PAUSE)
+    child.due = now + pause
+    return pause
+
+
+def _hopeless(child: Child, now: float) -> str:
+    """Why it makes no sense to start it again; empty while it does.
+
+    Who dies often in a minute would take its callers along each time; who never becomes ready (models that cannot be
+    loaded, a GPU that fails at the first touch, a port that another program has) can take minutes for each try.
+    """
+    if len(child.deaths) == MAX_DEATHS and now - child.deaths[0] < WITHIN_SECONDS:
+        return f"died {MAX_DEATHS} times in {now - child.deaths[0]:.0f} s"
+    if child.vain >= MAX_DEATHS:
+        return f"died {child.vain} times in a row without ever having been ready"
+    return ""
 
 
 def cause_of_death(code: int) -> str:

@@ -177,13 +177,18 @@ def test_a_data_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> Non
 # ---- the supervisor alone --------------------------------------------------------------------------------------------
 
 
-def supervised(tmp_path: Path, *programs: str, engine: str = "") -> subprocess.Popen[str]:
-    """A supervisor, in a process of its own, of children that run these Python programs. engine: their device."""
+def supervised(tmp_path: Path, *programs: str, engine: str = "", within: float = 60) -> subprocess.Popen[str]:
+    """A supervisor, in a process of its own, of children that run these Python programs. engine: their device.
+
+    within: seconds in which so many deaths are too many; 0 lets a test wait less for what is slow in life.
+    """
     code = f"""
 import os, sys
+from app import serve
 from app.config import Config
 from app.log import start_logging
 from app.serve import Child, Supervisor
+serve.WITHIN_SECONDS = {within}
 start_logging("INFO")
 config = Config.model_validate({{"serve": {{"data": {str(tmp_path)!r}, "grace_seconds": 0.5}}}})
 programs = {programs!r}
@@ -203,6 +208,27 @@ def test_a_child_that_keeps_dying_ends_the_service_with_an_error(tmp_path: Path)
     assert log.count("child 0: ended: database down") == 5
     assert "died 5 times" in log
     assert "child 1: started as process" in log
+
+
+READY = "from app.readiness import say_ready; say_ready(); "
+
+
+def test_a_child_that_never_becomes_ready_ends_the_service_however_long_each_try_takes(tmp_path: Path) -> None:
+    supervisor = supervised(tmp_path, "raise SystemExit(72)", "import time; time.sleep(600)", within=0)
+    _, log = supervisor.communicate(timeout=120)
+    assert supervisor.returncode == 1
+    assert log.count("child 0: ended: not ready") == 5
+    assert "died 5 times in a row without ever having been ready, the last time by not ready: giving up" in log
+
+
+def test_a_child_that_was_ready_is_started_again_at_once_and_for_ever(tmp_path: Path) -> None:
+    supervisor = supervised(tmp_path, READY + "raise SystemExit(70)", within=0)
+    assert supervisor.stderr
+    ends = [next(line for line in supervisor.stderr if "started again in" in line) for _ in range(7)]
+    assert all("broken GPU; started again in 0.25 s" in line for line in ends)
+    supervisor.send_signal(signal.SIGTERM)
+    _, log = supervisor.communicate(timeout=60)
+    assert (supervisor.returncode, "giving up" in log) == (0, False)
 
 
 def test_a_second_service_leaves_the_engine_of_the_first_ready(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from app.config import Config, load_config
 from app.errors import SplatgateError
 from app.jobs.client import Jobs
 from app.log import ToLoguru, start_logging
+from app.readiness import say_ready
 from app.web import create_app
 from app.web.auth import is_loopback, read_hashes
 from app.web.context import KEY
@@ -135,6 +136,7 @@ def _settings(config: Config) -> dict[str, Any]:
         "graceful_timeout": round(config.serve.grace_seconds),
         "worker_tmp_dir": str(MEMORY_FOLDER) if os.access(MEMORY_FOLDER, os.W_OK) else None,
         "control_socket_disable": True,
+        "post_worker_init": lambda _worker: say_ready(),
         "logger_class": Log,
         "proc_name": "splatgate-web",
     }
