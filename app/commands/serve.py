@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from app.address import own_address
 from app.cli import JSON, PROFILE, configured, print_json
 from app.config import Config, ServeConfig
 
@@ -46,9 +47,7 @@ def serve(config: Config, host: str | None, port: int | None, data: Path | None)
 @configured
 def health(config: Config, live: bool, port: int | None, as_json: bool) -> None:
     """Ask the service on this machine how it is: exit 0 ready, 1 not. For HEALTHCHECK and load balancers."""
-    host = config.serve.host if config.serve.host not in ("0.0.0.0", "::", "") else "127.0.0.1"
-    address = f"{f'[{host}]' if ':' in host else host}:{port or config.serve.port}"
-    url = f"http://{address}/{'livez' if live else 'readyz'}"
+    url = f"http://{own_address(config, port)}/{'livez' if live else 'readyz'}"
     ready, answer = _ask(url)
     if as_json:
         print_json({"url": url, "ready": ready, "answer": answer})

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from flask import Flask, request
 
+from app.address import is_loopback
 from app.config import AuthConfig, Config
 from app.errors import ConfigError, Forbidden, Unauthorized
 
@@ -132,14 +133,6 @@ def _local_checker(config: Config) -> Callable[[], None]:
             raise Forbidden(f"without auth.tokens_file the host is called {' or '.join(LOCAL_NAMES)}, not {name!r}")
 
     return check
-
-
-def is_loopback(host: str) -> bool:
-    """Whether this host name or address is this machine's own."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _is_local(address: str | None) -> bool:

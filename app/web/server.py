@@ -18,17 +18,17 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker
 from loguru import logger
 
+from app.address import host_and_port, is_loopback, listening_host
 from app.config import Config, load_config
 from app.errors import SplatgateError
 from app.jobs.client import Jobs
 from app.log import ToLoguru, start_logging
 from app.readiness import say_ready
 from app.web import create_app
-from app.web.auth import is_loopback, read_hashes
+from app.web.auth import read_hashes
 from app.web.context import KEY
 from app.web.limits import SPARE, Hurry
 
-LOOPBACK = "127.0.0.1"
 HEADER_SECONDS = 5.0
 """A client has this long to send the headers of a request."""
 
@@ -54,19 +54,14 @@ def main() -> None:
 
 
 def listen_address(config: Config) -> str:
-    """Host and port to bind to: without tokens this machine's own address, whatever serve.host says.
-
-    serve.published_on on loopback says that a container engine lets this machine only reach serve.host.
-    """
-    host = config.serve.host
+    """Host and port to bind to; says in the log where no tokens are asked for, and whom that keeps out."""
+    host = listening_host(config)
     if not config.auth.tokens_file and not is_loopback(config.serve.published_on):
-        own = host if is_loopback(host) else LOOPBACK
-        unused = "" if own == host else f" (serve.host = {host!r} is not used)"
-        logger.warning(f"no tokens (auth.tokens_file is empty): only this machine is served, at {own}{unused}")
-        host = own
+        unused = "" if host == config.serve.host else f" (serve.host = {config.serve.host!r} is not used)"
+        logger.warning(f"no tokens (auth.tokens_file is empty): only this machine is served, at {host}{unused}")
     elif not config.auth.tokens_file:
         logger.warning("no tokens (auth.tokens_file is empty): whoever reaches the published port is served")
-    return f"[{host}]:{config.serve.port}" if ":" in host else f"{host}:{config.serve.port}"
+    return host_and_port(host, config.serve.port)
 
 
 class Log(Logger):
