@@ -7,12 +7,13 @@ import pytest
 from healthy import ASSETS, asset, ball
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from loguru import logger
 
 from app.config import DiagnoseConfig
 from app.splat.damage import DAMAGES, FLOOR, double_logit, lost, opacity_at
-from app.splat.diagnosis import Diagnosis, diagnose, field_stats
-from app.splat.model import Splat, sigmoid
+from app.splat.diagnosis import PIECE, Diagnosis, diagnose, field_stats, zero_quaternion_mask
+from app.splat.model import Float32, Splat, sigmoid
 
 EXPECTED = {
     "uniform opacity -9.2103": ("uniform_opacity", "opacity_logits"),
@@ -201,6 +202,24 @@ def test_a_handful_of_gaussians_can_be_diagnosed(count: int) -> None:
 def test_statistics_are_of_finite_values_only() -> None:
     stats = field_stats(np.array([1, 3, np.nan, np.inf, -np.inf], np.float32))
     assert (stats.count, stats.nonfinite, stats.mean, stats.std, stats.min, stats.max) == (5, 3, 2, 1, 1, 3)
+
+
+@pytest.mark.parametrize(("level", "spread"), [(0, 1), (1e6, 0.1), (-9.2103, 0), (0, 1e38)])
+@pytest.mark.parametrize("count", [1, PIECE, 2 * PIECE + 7])
+def test_the_deviation_is_numpys_whatever_the_size_and_the_level(count: int, level: float, spread: float) -> None:
+    values = (level + spread * np.random.default_rng(0).uniform(-1, 1, count)).astype(np.float32)
+    assert field_stats(values).std == pytest.approx(values.std(dtype=np.float64), rel=1e-12, abs=1e-12)
+
+
+@given(
+    quats=arrays(np.float32, (9, 4), elements=st.sampled_from([0, -0.0, 1e-30, 1e-6, -1e-6, 2e-6, 1, np.nan, np.inf])),
+    smallest=st.sampled_from([0, 1e-6, 1.5e-6, 1]),
+)
+@settings(deadline=None, max_examples=100)
+def test_a_rotation_is_zero_by_its_norm_wherever_the_components_stand(quats: Float32, smallest: float) -> None:
+    splat = replace(ball(9), quats=quats)
+    norms = np.linalg.norm(quats.astype(np.float64), axis=1)
+    np.testing.assert_array_equal(zero_quaternion_mask(splat, smallest), norms <= smallest)
 
 
 def test_a_diagnosis_is_json_even_where_nothing_is_finite() -> None:

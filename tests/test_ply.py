@@ -14,7 +14,7 @@ from plyfile import PlyData
 
 from app.errors import BadFile, BadInput
 from app.splat.model import Splat
-from app.splat.ply import decode_ply, encode_ply
+from app.splat.ply import PIECE, decode_ply, encode_ply
 
 LIMIT = 2_000
 NUMPY_TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "uint": "u4", "float": "f4", "double": "f8"}
@@ -153,6 +153,15 @@ def test_round_trip_keeps_every_bit(count, degree, seed):
     values[0, :3] = 0.5
     splat = Splat(values[:, :3], values[:, 3:7], values[:, 7:10], values[:, 10], values[:, 11:].reshape(count, -1, 3))
     assert_same(decode_ply(encode_ply(splat), LIMIT), splat)
+
+
+@pytest.mark.parametrize("count", [PIECE - 1, PIECE, 2 * PIECE + 3])
+@pytest.mark.parametrize("degree", [0, 3])
+def test_rows_written_in_several_pieces_are_all_there_in_their_order(degree, count):
+    splat = random_splat(count, degree)
+    rows = np.column_stack([np.zeros((count, 3)), *columns_of(splat).values()]).astype("<f4")
+    order = [3, 4, 5, 0, 1, 2, *range(6, rows.shape[1])]  # normals, which are zero, come after the positions
+    assert encode_ply(splat).partition(b"end_header\n")[2] == rows[:, order].tobytes()
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
