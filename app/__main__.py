@@ -26,8 +26,9 @@ from app.cli import FILE, JSON, PROFILE, Group, configured, print_json, progress
 from app.commands.backup import backup
 from app.commands.doctor import doctor
 from app.commands.feedback import feedback
+from app.commands.health import health
 from app.commands.models import models
-from app.commands.serve import health, serve
+from app.commands.serve import serve
 from app.commands.token import token
 from app.commands.turntable import turntable
 from app.config import Config, RenderConfig, ViewConfig

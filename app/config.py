@@ -170,6 +170,7 @@ class ShapesConfig(Section):
 
 
 class ServeConfig(Section):
+    web: bool = True
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65_535)] = 10_010
     published_on: str = ""

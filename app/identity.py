@@ -33,6 +33,14 @@ def node_id(data: Path) -> str:
             made.unlink()
         except OSError as error:
             raise Unavailable(f"{path}: cannot be written: {error.strerror}; make the data folder writable") from None
+    return known_node(data)
+
+
+def known_node(data: Path) -> str:
+    """The name of the host that owns this data folder; empty where no engine was ever started on it."""
+    path = data / "node"
+    if not path.exists():
+        return ""
     name = path.read_text().strip()
     if not name.isalnum():
         raise Unavailable(f"{path}: holds {name!r}, no name: remove it, and the next start writes it anew")

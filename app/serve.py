@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from loguru import logger
 
 from app.config import Config
-from app.errors import DatabaseDown, Unavailable
+from app.errors import ConfigError, DatabaseDown, Unavailable
 from app.hardware import gpus
 from app.identity import node_id
 from app.jobs.rollcall import Watchman
@@ -222,21 +222,34 @@ class Supervisor:
 
 
 def plan(config: Config, environ: Mapping[str, str]) -> list[Child]:
-    """The web process and the engines that this host is to run.
+    """The web process, unless serve.web is off, and the engines that this host is to run.
 
-    Raises Unavailable where profile full has no GPU.
+    Raises Unavailable where profile full has no GPU, ConfigError where no job could reach engines that are alone.
     """
+    _check_shared(config)
     # by its id the web process answers whether we live (/livez)
-    web = Child("web", [sys.executable, "-m", "app.web.server"], {**environ, "SPLATGATE_SUPERVISOR": str(os.getpid())})
+    told = {**environ, "SPLATGATE_SUPERVISOR": str(os.getpid())}
+    web = [Child("web", [sys.executable, "-m", "app.web.server"], told)] if config.serve.web else []
     cards = gpus() if config.profile.name == "full" else ()
     if cards:
-        return [web, *(_engine(environ, f"gpu{index}", card.uuid) for index, card in enumerate(cards))]
+        return [*web, *(_engine(environ, f"gpu{index}", card.uuid) for index, card in enumerate(cards))]
     if config.profile.name == "full":
         raise Unavailable(
             "profile 'full' needs an NVIDIA GPU, and the driver shows none here: run nvidia-smi, give the container "
             "its GPUs (--gpus all), or try --profile shapes, which needs none"
         )
-    return [web, _engine(environ, "cpu", "")]
+    return [*web, _engine(environ, "cpu", "")]
+
+
+def _check_shared(config: Config) -> None:
+    """Engines alone get their jobs from a database, and hand in their files to a place, that another host sees too."""
+    missing = [key for key in ("database", "assets") if not getattr(config, key).url]
+    if missing and not config.serve.web:
+        keys = " and ".join(f"{key}.url" for key in missing)
+        raise ConfigError(
+            f"serve.web = false, and {keys} not set: engines without a web process work for another host, and share "
+            "its PostgreSQL and its object store; set both URLs as they are there (docs/cluster.md)"
+        )
 
 
 def environment(config: Config, environ: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,6 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,7 +22,8 @@ from app.jobs import store as tables
 from app.jobs.assets import Asset, Assets, Stored, stored_bytes
 from app.jobs.orders import check, new_id, picture_name
 from app.jobs.records import SERVING, Engine, Job, Kind, Order, Result, StageTime, State, Stats, Tally
-from app.jobs.store import APPLICATION, QUEUE, Store, to_engine, to_job
+from app.jobs.rollcall import roll
+from app.jobs.store import APPLICATION, QUEUE, Store, to_job
 from app.jobs.watch import Watch
 
 MEDIAN_OF = 50
@@ -170,9 +170,7 @@ class Jobs:
 
     def engines(self) -> list[Engine]:
         """Every engine that was ever seen here and not removed; LOST where it has been silent for too long."""
-        with self.store.reading() as connection:
-            rows = connection.execute(sa.select(tables.engines).order_by(tables.engines.c.id)).mappings().all()
-        return [self._or_lost(to_engine(row)) for row in rows]
+        return roll(self.store, self.clock(), self.config.jobs.lost_after_seconds)
 
     def open_asset(self, id: str, name: str) -> Asset:
         """Opens a file of a job. Raises NotFound where the job, or the job's file, is not there."""
@@ -295,12 +293,6 @@ class Jobs:
         query = sa.select(table).where(table.c.row > row).order_by(table.c.row).limit(limit)
         with self.store.reading() as connection:
             return connection.execute(query).mappings().all()
-
-    def _or_lost(self, engine: Engine) -> Engine:
-        age = self.clock() - engine.heartbeat
-        if engine.state in ("FAILED", "LOST") or age < self.config.jobs.lost_after_seconds:
-            return engine
-        return replace(engine, state="LOST", why=f"silent for {age:.0f} s")
 
 
 def _check_source(connection: sa.Connection, source: str) -> None:

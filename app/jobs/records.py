@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 Kind = Literal["generate", "validate", "repair", "turntable"]
@@ -110,6 +110,13 @@ class Engine:
     started: float
     memory_used: int | None
     memory_total: int | None
+
+    def seen(self, now: float, lost_after: float) -> Engine:
+        """As it is at `now`, seconds since 1970: LOST where it has been silent for `lost_after` seconds."""
+        age = now - self.heartbeat
+        if self.state in ("FAILED", "LOST") or age < lost_after:
+            return self
+        return replace(self, state="LOST", why=f"silent for {age:.0f} s")
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,20 @@ from dataclasses import dataclass, replace
 import sqlalchemy as sa
 
 from app.jobs.records import Engine
-from app.jobs.store import Store, engines
+from app.jobs.store import Store, engines, to_engine
 
 FORGET_SECONDS = 86_400.0
 """An engine that has been silent for this long is not shown any more."""
+
+
+def roll(store: Store, now: float, lost_after: float) -> list[Engine]:
+    """Every engine that was ever seen and not removed, by its id; LOST where it has been silent for too long.
+
+    now: seconds since 1970; lost_after: seconds.
+    """
+    with store.reading() as connection:
+        rows = connection.execute(sa.select(engines).order_by(engines.c.id)).mappings().all()
+    return [to_engine(row).seen(now, lost_after) for row in rows]
 
 
 class Report:

@@ -138,10 +138,11 @@ tallies = sa.Table(
 class Store:
     """The opened database. Thread-safe; one for each process.
 
+    prepare: whether tables that are missing are made; who only reads what others wrote does without.
     Raises ConfigError for a URL of another kind, DatabaseDown where it cannot be opened, read or written.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, prepare: bool = True) -> None:
         self.url = database_url(config)
         self.engine = sa.create_engine(self.url, **_options(self.url))
         self._light = self.engine
@@ -150,7 +151,8 @@ class Store:
             self._light = sa.create_engine(self.url, pool_size=2)
             sa.event.listen(self._light, "connect", _prepare_light_sqlite)
         try:
-            self._prepare()
+            if prepare:
+                self._prepare()
         except BaseException:
             self.close()
             raise

@@ -1,0 +1,90 @@
+"""`splatgate health`: of the service on this machine, by its port, or, where it has none, by the database."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from app.address import own_address
+from app.cli import JSON, configured, print_json
+from app.config import Config
+from app.errors import SplatgateError
+
+HEALTH_SECONDS = 5.0
+MOST_BYTES = 1_000_000
+
+
+@click.command()
+@click.option("--live", is_flag=True, help="Ask only whether it runs, not whether an engine is ready.")
+@click.option("--port", type=click.IntRange(1, 65_535), help="Where it was told to listen. Default: config (10010).")
+@JSON
+@configured
+def health(config: Config, live: bool, port: int | None, as_json: bool) -> None:
+    """Ask the service on this machine how it is: exit 0 ready, 1 not. For HEALTHCHECK and load balancers.
+
+    Where serve.web is off, the database is asked how the engines of this host are.
+    """
+    if config.serve.web:
+        url = f"http://{own_address(config, port)}/{'livez' if live else 'readyz'}"
+        ready, answer = _ask(url)
+    else:
+        url, ready, answer = _look_up(config, live)
+    if as_json:
+        print_json({"url": url, "ready": ready, "answer": answer})
+    else:
+        click.echo(f"{'ok' if ready else 'not ready'}: {url}: {json.dumps(answer)}")
+    sys.exit(0 if ready else 1)
+
+
+def _ask(url: str) -> tuple[bool, object]:
+    from http.client import HTTPException
+    from urllib.error import HTTPError, URLError
+    from urllib.request import ProxyHandler, build_opener
+
+    opener = build_opener(ProxyHandler({}))  # a proxy is for elsewhere, not for this machine
+    try:
+        with opener.open(url, timeout=HEALTH_SECONDS) as response:
+            return True, _parsed(response.read(MOST_BYTES))
+    except HTTPError as error:
+        return False, _parsed(error.read(MOST_BYTES))
+    except HTTPException as error:
+        return False, f"what listens there speaks no HTTP ({type(error).__name__}): is the port another program's?"
+    except (URLError, OSError) as error:
+        return False, f"no answer: {getattr(error, 'reason', error)}; is splatgate serve running?"
+
+
+def _parsed(body: bytes) -> object:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return body[:200].decode(errors="replace")
+
+
+def _look_up(config: Config, live: bool) -> tuple[str, bool, object]:
+    """The database without its password, whether an engine of this host is ready, and what each of them does.
+
+    live: whether one has spoken lately, whatever it said, is enough.
+    """
+    from app.identity import known_node
+    from app.jobs.records import SERVING
+    from app.jobs.rollcall import roll
+    from app.jobs.store import Store, database_url
+
+    url = database_url(config).render_as_string()
+    store = Store(config, prepare=False)
+    try:
+        node = known_node(Path(config.serve.data))
+        engines = roll(store, time.time(), config.jobs.lost_after_seconds)
+    except SplatgateError as error:
+        return url, False, str(error)
+    finally:
+        store.close()
+    own = [engine for engine in engines if node and engine.id.startswith(f"{node}-")]
+    well = [engine for engine in own if engine.state in SERVING or (live and engine.state not in ("FAILED", "LOST"))]
+    if not own:
+        return url, False, "no engine of this host has reported yet; is splatgate serve running?"
+    return url, bool(well), {engine.id: f"{engine.state} {engine.why}".strip() for engine in own}
