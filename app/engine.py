@@ -42,6 +42,9 @@ from app.log import ToLoguru, start_logging
 from app.pipeline import Stages, load_stages
 from app.readiness import say_ready
 from app.selftest import self_test
+from app.starting import Starting
+from app.weights.manifest import Model
+from app.weights.store import arrived, fetch_command, missing, missing_message
 
 BROKEN_GPU, NO_DATABASE, NOT_READY, TAKEN = 70, 71, 72, 73
 """Exit codes; app.serve has their meaning in words."""
@@ -116,13 +119,27 @@ class Engine:
     def _warm_up(self) -> Stages:
         """Loaded stages that have passed the self-test."""
         self.ledger.requeue(self.id)  # whoever had this id is dead: we hold its lock
+        starting = Starting(self.say)
+        self._wait_for_models(starting)
         faulthandler.dump_traceback_later(self.config.deadlines.load, exit=True, file=self._trace.stream)
-        stages = load_stages(self.config)
-        self.say(state="WARMING", why="self-test")
+        stages = load_stages(self.config, starting)
+        self.say(state="WARMING", why="self-test", progress=None, eta=None)
         record = Path(self.config.serve.data) / "selftest.json"
         self_test(stages, self.config, self.report.engine.device, record, lambda line: self.say(why=line))
         self.arm(None)
         return stages
+
+    def _wait_for_models(self, starting: Starting) -> None:
+        """Until all that is needed is on the disk. Somebody else fetches it: to us the weights are there to be read
+        (docs/models.md), and dying for want of them would only take the answer away from who asks what is wrong."""
+        told: tuple[Model, ...] = ()
+        while lacking := missing(self.config):
+            if lacking != told:
+                logger.warning(f"engine {self.id} waits for models: {missing_message(told := lacking, self.config)}")
+            total = sum(model.about_bytes for model in lacking)
+            words = f"models are missing: `{fetch_command(lacking)}` fetches them"
+            starting.at(words, arrived(lacking, self.config), total)
+            time.sleep(LOOK_SECONDS)
 
     def _launch(self, stages: Stages) -> Worker:
         """Takes jobs from now on, the ones that a predecessor left among them."""

@@ -24,7 +24,7 @@ from app.stages import score, shapes
 from app.stages.picture import Maker, OnStep, Picture
 from app.stages.score import Score, Scorer, ScorerParams, shapes_scorer_params
 from app.weights.manifest import SCORER, scorer_is_ours
-from app.weights.store import locate_file, require
+from app.weights.store import OnLoad, in_silence, locate_file, require
 
 STAND_IN = (
     "profile 'shapes' is the embedded stand-in: a small built-in world and its own small scorer, not FLUX + TRELLIS"
@@ -90,27 +90,30 @@ OnStage = Callable[[str], None]
 """Told the name of each stage as it begins."""
 
 
-def load_stages(config: Config) -> Stages:
-    """Loads what the configured profile needs. Raises Unavailable or BadWeights, naming what is missing."""
+def load_stages(config: Config, on_load: OnLoad = in_silence) -> Stages:
+    """Loads what the configured profile needs. on_load: told what is verified and loaded.
+
+    Raises Unavailable or BadWeights, naming what is missing.
+    """
     if config.profile.name == "full":
-        return _load_full(config)
+        return _load_full(config, on_load)
     scorer = load_scorer(config)
     return Stages(shapes.load(shapes.ShapesParams(config.shapes.gaussians)), scorer)
 
 
-def _load_full(config: Config) -> Stages:
+def _load_full(config: Config, on_load: OnLoad) -> Stages:
     try:
         require(config)  # all that is missing is told at once, before anything heavy begins
     except NotFetched as error:
         raise NotFetched(f"{error}\nor begin with the embedded stand-in, which needs none: --profile shapes") from None
     from app.stages import full  # diffusers takes seconds to import, and the stand-in needs none of it
 
-    generator, scorer = full.load(config), load_scorer(config)
+    generator, scorer = full.load(config, on_load), load_scorer(config, on_load)
     full.settle(generator, scorer, config)
     return Stages(generator, scorer)
 
 
-def load_scorer(config: Config) -> Scorer | None:
+def load_scorer(config: Config, on_load: OnLoad = in_silence) -> Scorer | None:
     """The profile's scorer, or None, with a warning, where validation is switched off."""
     if config.profile.name == "shapes":
         logger.warning(STAND_IN)
@@ -122,7 +125,9 @@ def load_scorer(config: Config) -> Scorer | None:
     else:
         weights = config.score.weights
         if scorer_is_ours(config):
-            weights = str(locate_file(SCORER, config))
+            file = locate_file(SCORER, config, on_load)
+            on_load(f"loading {SCORER}", 0, file.stat().st_size)
+            weights = str(file)
         params = ScorerParams(**config.score.model_dump() | {"weights": weights})
     scorer = score.load(params)
     logger.info(f"CLIP validator ready (threshold={config.validation.threshold:g})")

@@ -26,7 +26,7 @@ ORDER = [
     *("jobs.client", "jobs.backup", "jobs.turn", "jobs.ledger", "jobs.retention", "jobs.progress", "jobs.steps", "jobs.workflow"),
     *("feedback", "feedback.lines", "feedback.statistics", "feedback.advice", "feedback.join", "feedback.book"),
     *("feedback.report", "feedback.plot"),
-    *("hardware", "identity", "selftest", "engine", "serve"),
+    *("hardware", "identity", "selftest", "starting", "engine", "serve"),
     *("web.context", "web.models", "web.problems", "web.auth", "web.limits", "web.headers", "web.access"),
     *("web.assets", "web.events", "web.intake", "web.endings", "web.metrics", "web.pages"),
     *("web.health", "web.api", "web.splats", "web.worker", "web.docs", "web.feedback", "web", "web.server"),

@@ -120,9 +120,9 @@ def test_the_lock_comes_back_as_it_was_written(config: Config) -> None:
 
 
 def test_the_digest_of_a_model_follows_its_files(config: Config) -> None:
-    before = store.fingerprint(DINO.name, config)
+    before = store.lock_of(DINO, config).sha256
     put(DINO, config, {"config.json": b"{}", "model.safetensors": b"other"})
-    assert store.fingerprint(DINO.name, config) != before
+    assert store.lock_of(DINO, config).sha256 != before
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_another_commit_than_this_release_uses_is_refused(config: Config) -> Non
 
 def test_a_file_is_hashed_once_and_again_when_it_was_written(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[str] = []
-    monkeypatch.setattr(store, "sha256_of", lambda path: hashed.append(path.name) or sha256_of(path))
+    monkeypatch.setattr(store, "sha256_of", lambda path, told: hashed.append(path.name) or sha256_of(path, told))
     store.locate(DINO.name, config)
     store.locate(DINO.name, config)
     assert sorted(hashed) == ["config.json", "model.safetensors"]
@@ -242,6 +242,27 @@ def test_a_file_is_hashed_once_and_again_when_it_was_written(config: Config, mon
     assert hashed[2:] == ["model.safetensors"]
     store.verify(DINO, config, anew=True)
     assert len(hashed) == 5
+
+
+@pytest.mark.parametrize("what", ["hashed", "remembered"])
+def test_who_waits_for_a_model_is_told_every_byte_of_it(config: Config, what: str) -> None:
+    put(DINO, config, {"config.json": b"{}", "model.safetensors": os.urandom(3_000_000)})
+    if what == "remembered":
+        store.locate(DINO.name, config)
+    told: list[tuple[str, int, int]] = []
+    store.locate(DINO.name, config, lambda *each: told.append(each))
+    assert sum(more for _, more, _ in told) == 3_000_002
+    assert {(words, of) for words, _, of in told} == {(f"verifying {DINO.name}", 3_000_002)}
+    assert len(told) == (2 if what == "remembered" else 4), "large files are told in pieces"
+
+
+def test_what_has_arrived_counts_the_parts_of_a_fetch(config: Config) -> None:
+    before = store.arrived([DINO], config)
+    assert before == 10_002
+    parts = store.folder_of(DINO, config) / ".parts"
+    parts.mkdir()
+    (parts / "model.safetensors.0123").write_bytes(bytes(500))
+    assert store.arrived([DINO, find("u2net")], config) == before + 500
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"a": 1}', '{"a": [1, 2]}', "null"])

@@ -26,7 +26,8 @@ from app.stages.picture import Maker, OnStep, Picture
 from app.stages.score import Scorer
 from app.stages.text_to_image import ImageParams, TextToImage
 from app.trellis.pipeline import Trellis
-from app.weights.store import files_in, fingerprint, locate, locate_file
+from app.weights.manifest import find
+from app.weights.store import OnLoad, files_in, in_silence, locate, locate_file, lock_of
 
 DENOISERS = {"transformer", "unet"}
 """What a pipeline calls the network that it runs once a step; it runs the others once a picture."""
@@ -56,20 +57,24 @@ class Full:
         return self.trellis.run([self.cutout.run(picture.image)], seed)
 
 
-def load(config: Config) -> Full:
-    """Every model of the chain, the picture's in CPU memory until `settle`.
+def load(config: Config, on_load: OnLoad = in_silence) -> Full:
+    """Every model of the chain, the picture's in CPU memory until `settle`. on_load: told what is read.
 
     Raises NotFetched or WrongWeights, naming the command that helps, and BadWeights for a path without such a model.
     """
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
     _keep_compiled(config)
     picture, splat, encoder = (
-        _found(name, config) for name in (config.image.model, config.trellis.model, config.trellis.encoder)
+        _found(name, config, on_load) for name in (config.image.model, config.trellis.model, config.trellis.encoder)
     )
-    cut = _found(config.cutout.model, config, one_file=True)
+    cut = _found(config.cutout.model, config, on_load, one_file=True)
+    on_load(f"loading {picture.name} and {cut.name}", 0, picture.bytes + cut.bytes)
+    drawer = text_to_image.load(_image_params(config, picture.name, device), picture.path)
+    cutter = cutout.load(_cutout_params(config), cut.path)
+    on_load(f"loading {splat.name} and {encoder.name}", 0, splat.bytes + encoder.bytes)
     return Full(
-        text_to_image.load(_image_params(config, picture.name, device), picture.path),
-        cutout.load(_cutout_params(config), cut.path),
+        drawer,
+        cutter,
         image_to_splat.load(splat.path, encoder.path, device),
         (
             Maker("text_to_image", picture.name, picture.sha256),
@@ -124,20 +129,25 @@ def _cutout_params(config: Config) -> CutoutParams:
 
 @dataclass(frozen=True)
 class _Found:
-    """A model's name, where it is (a folder, or its one file), and one digest (hex) for all of its files."""
+    """A model's name, where it is (a folder, or its one file), one digest (hex) for all its files, and their bytes."""
 
     name: str
     path: Path
     sha256: str
+    bytes: int
 
 
-def _found(name: str, config: Config, *, one_file: bool = False) -> _Found:
+def _found(name: str, config: Config, on_load: OnLoad, *, one_file: bool = False) -> _Found:
     if "/" not in name:
-        path = locate_file(name, config) if one_file else locate(name, config)
-        return _Found(name, path, fingerprint(name, config))
+        path = locate_file(name, config, on_load) if one_file else locate(name, config, on_load)
+        locked = lock_of(find(name), config)
+        return _Found(name, path, locked.sha256, locked.bytes)
     path = Path(name)
     files = [path] if path.is_file() else [path / file for file in files_in(path)]
     if not files:
         raise BadWeights(f"{path}: there is nothing there; correct the path, or use a name of `splatgate models list`")
-    lines = "".join(f"{sha256_of(file)}  {file.relative_to(path.parent)}\n" for file in files)
-    return _Found(path.stem if one_file else path.name, path, hashlib.sha256(lines.encode()).hexdigest())
+    total = sum(file.stat().st_size for file in files)
+    digests = {file: sha256_of(file, lambda count: on_load(f"hashing {path}", count, total)) for file in files}
+    lines = "".join(f"{sha256}  {file.relative_to(path.parent)}\n" for file, sha256 in digests.items())
+    digest = hashlib.sha256(lines.encode()).hexdigest()
+    return _Found(path.stem if one_file else path.name, path, digest, total)

@@ -9,7 +9,7 @@ from flask_openapi3 import APIBlueprint, Tag
 from pydantic import BaseModel
 
 from app.errors import SplatgateError, Unavailable
-from app.jobs.records import SERVING
+from app.jobs.records import SERVING, Engine
 from app.web.context import the_jobs
 from app.web.models import EngineView, Readiness, json_answer
 from app.web.problems import described
@@ -42,9 +42,14 @@ def readyz() -> Response:
         engines, why = [], str(error)
     ready = any(engine.state in SERVING for engine in engines)
     if not ready and engines:
-        why = "; ".join(f"{engine.id} is {engine.state}{': ' * bool(engine.why)}{engine.why}" for engine in engines)
+        why = "; ".join(_in_words(engine) for engine in engines)
     answer = Readiness(ready=ready, why=why, engines=tuple(EngineView.of(engine) for engine in engines))
     return json_answer(answer, 200 if ready else 503)
+
+
+def _in_words(engine: Engine) -> str:
+    left = "" if engine.eta is None else f", about {engine.eta:.0f} s left"
+    return f"{engine.id} is {engine.state}{': ' * bool(engine.why)}{engine.why}{left}"
 
 
 def _lives(pid: str) -> bool:

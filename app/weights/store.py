@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,6 +37,10 @@ HASHERS = 4
 OnBytes = Callable[[int], None]
 """Told how many more bytes have been dealt with."""
 
+OnLoad = Callable[[str, int, int], None]
+"""Told, by any thread, what is being done ("verifying u2net"), how many more bytes of it have been, and how many there
+are in all."""
+
 Condition = Literal["missing", "present", "verified", "broken"]
 Stamp = tuple[int, int, int, int]
 
@@ -53,20 +58,25 @@ class State:
     problem: str = ""
 
 
-def locate(name: str, config: Config) -> Path:
+def in_silence(_what: str, _more: int, _of: int) -> None:
+    """For whom nobody waits."""
+
+
+def locate(name: str, config: Config, on_load: OnLoad = in_silence) -> Path:
     """The folder of a model whose every file is the one in the lock.
 
     Raises NotFetched where the model is not on this host, WrongWeights where a file is missing, cut short, changed, or
     not in the lock; both say what to do.
     """
     model = find(name)
-    verify(model, config)
+    total = lock_of(model, config).bytes
+    verify(model, config, on_bytes=lambda count: on_load(f"verifying {name}", count, total))
     return folder_of(model, config)
 
 
-def locate_file(name: str, config: Config) -> Path:
+def locate_file(name: str, config: Config, on_load: OnLoad = in_silence) -> Path:
     """The one file of a model that has only one. Raises as `locate`, and BadWeights where it has several."""
-    folder = locate(name, config)
+    folder = locate(name, config, on_load)
     files = lock_of(find(name), config).files
     if len(files) != 1:
         raise BadWeights(f"{name}: has {len(files)} files, expected one")
@@ -78,11 +88,29 @@ def require(config: Config) -> None:
 
     A quick look: what is there is held against the lock by `locate` when it is loaded.
     """
+    if lacking := missing(config):
+        raise NotFetched(missing_message(lacking, config))
     states = [look(model, config) for model in needed(config)]
-    if missing := [state.model for state in states if state.condition == "missing"]:
-        raise NotFetched(missing_message(missing, config))
     if broken := [state for state in states if state.condition == "broken"]:
         raise WrongWeights("\n".join(state.problem for state in broken))
+
+
+def missing(config: Config) -> tuple[Model, ...]:
+    """The models that the configuration needs and this host lacks, by a quick look."""
+    return tuple(model for model in needed(config) if look(model, config).condition == "missing")
+
+
+def arrived(models: Iterable[Model], config: Config) -> int:
+    """How many bytes lie in the folders of these models, those of a fetch that is still at work among them."""
+    return sum(_size(path) for model in models for path in folder_of(model, config).rglob("*"))
+
+
+def _size(path: Path) -> int:
+    try:
+        found = path.stat()
+    except OSError:  # it was a part, and is the file now
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
 def missing_message(missing: Iterable[Model], config: Config) -> str:
@@ -94,13 +122,13 @@ def missing_message(missing: Iterable[Model], config: Config) -> str:
         gate = "; gated: needs an account that has accepted its conditions" if model.gated else ""
         size, licence = gigabytes(model.about_bytes), model.licence
         lines.append(f"  {model.name}: {model.purpose}, {size}, licence {licence}, from {model.repository}{gate}")
-    lines.append(f"fetch them with: splatgate models fetch {' '.join(model.name for model in missing)}")
+    lines.append(f"fetch them with: {fetch_command(missing)}")
     return "\n".join(lines)
 
 
-def fingerprint(name: str, config: Config) -> str:
-    """One sha256 (hex) for all files of a model, as the lock has them. Raises NotFetched."""
-    return lock_of(find(name), config).sha256
+def fetch_command(missing: Iterable[Model]) -> str:
+    """What brings these models here, on a command line."""
+    return f"splatgate models fetch {' '.join(model.name for model in missing)}"
 
 
 def root(config: Config) -> Path:
@@ -150,15 +178,11 @@ def look(model: Model, config: Config) -> State:
 def verify(model: Model, config: Config, *, anew: bool = False, on_bytes: OnBytes = lambda _count: None) -> LockedModel:
     """Holds every file against the lock, hashing those that have changed since they were last hashed.
 
-    anew: hash all of them. Raises NotFetched or WrongWeights.
+    anew: hash all of them. on_bytes: told by several threads. Raises NotFetched or WrongWeights.
     """
     locked = lock_of(model, config)
     _check_sizes(model, locked, config)
-
-    def done(path: str) -> None:
-        on_bytes(locked.files[path].bytes)
-
-    for path, sha256 in digests(model, list(locked.files), config, anew=anew, on_file=done).items():
+    for path, sha256 in digests(model, list(locked.files), config, anew=anew, on_bytes=on_bytes).items():
         _check_digest(model, path, locked.files[path], sha256)
     return locked
 
@@ -169,18 +193,13 @@ def digests(
     config: Config,
     *,
     anew: bool = False,
-    on_file: Callable[[str], None] = lambda _path: None,
+    on_bytes: OnBytes = lambda _count: None,
 ) -> dict[str, str]:
     """The sha256 (hex) of files of a model's folder, several hashed at once, and remembered. Raises WrongWeights."""
     folder, known = folder_of(model, config), {} if anew else _known(config)
-
-    def digest(path: str) -> tuple[Stamp, str]:
-        found = _digest(known, folder / path, config)
-        on_file(path)
-        return found
-
     with ThreadPoolExecutor(HASHERS) as pool:
-        found = dict(zip(paths, pool.map(digest, paths), strict=True))
+        each = pool.map(lambda path: _digest(known, folder / path, config, on_bytes), paths)
+        found = dict(zip(paths, each, strict=True))
     _remember({f"{model.name}/{path}": value for path, value in found.items()}, config)
     return {path: sha256 for path, (_, sha256) in found.items()}
 
@@ -233,10 +252,13 @@ def _remembered(known: Known, path: Path, config: Config) -> str | None:
     return digest if stamp == _stamp(path) else None
 
 
-def _digest(known: Known, path: Path, config: Config) -> tuple[Stamp, str]:
+def _digest(known: Known, path: Path, config: Config, on_bytes: OnBytes) -> tuple[Stamp, str]:
     stamp = _stamp(path)  # before reading: what is written meanwhile makes the stamp stale, not the digest wrong
+    if digest := _remembered(known, path, config):
+        on_bytes(stamp[0])
+        return stamp, digest
     try:
-        return stamp, _remembered(known, path, config) or sha256_of(path)
+        return stamp, sha256_of(path, on_bytes)
     except BadFile as error:
         raise WrongWeights(str(error)) from None
 

@@ -1,0 +1,118 @@
+"""What an engine says while it starts: what it reads, how far it is, and that it waits for models."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from hosts import client, host, settings
+from service import wait_until
+
+from app.config import Config
+from app.starting import Starting
+from app.weights.lock import Lock, write_lock
+
+GB = 1_000_000_000
+
+
+class Listener:
+    """Takes what is said, at a time that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.said: list[dict[str, object]] = []
+        self.starting = Starting(lambda **words: self.said.append(words), lambda: self.now)
+
+
+def test_figures_are_said_once_a_second_and_a_new_thing_at_once() -> None:
+    listener = Listener()
+    for _ in range(30):
+        listener.starting("verifying u2net", GB, 40 * GB)
+        listener.now += 0.25
+    listener.starting("loading u2net", 0, 176_000_000)
+    assert [words["why"] for words in listener.said] == [
+        *(f"verifying u2net, {done}.0 GB of 40.0 GB" for done in (1, 5, 9, 13, 17, 21, 25, 29)),
+        "loading u2net, 176 MB",
+    ]
+    assert listener.said[-1] == {"why": "loading u2net, 176 MB", "progress": None, "eta": None}
+
+
+def test_the_time_left_follows_the_rate_and_is_not_said_before_there_is_one() -> None:
+    listener = Listener()
+    for _ in range(11):
+        listener.starting("verifying FLUX.1-schnell", 2 * GB, 40 * GB)
+        listener.now += 1
+    assert [words["eta"] for words in listener.said[:3]] == [None] * 3
+    last = listener.said[-1]
+    assert (last["progress"], last["eta"]) == (22 / 40, 18 * 10 / 22)
+
+
+def test_what_was_there_before_says_nothing_of_the_rate() -> None:
+    listener = Listener()
+    for done in (30, 30, 30, 30, 31, 32):
+        listener.starting.at("models are missing", done * GB, 40 * GB)
+        listener.now += 1
+    assert [words["eta"] for words in listener.said] == [None, None, None, None, 9 * 4 / 1, 8 * 5 / 2]
+
+
+def test_more_than_was_announced_is_not_over_the_whole() -> None:
+    listener = Listener()
+    for _ in range(6):
+        listener.starting("verifying mine", 10 * GB, 40 * GB)
+        listener.now += 1
+    assert (listener.said[-1]["progress"], listener.said[-1]["eta"]) == (1.0, 0.0)
+
+
+def test_threads_that_hash_at_once_lose_no_byte() -> None:
+    listener = Listener()
+    threads = [
+        threading.Thread(target=lambda: [listener.starting("verifying u2net", 1, 40_000) for _ in range(10_000)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    listener.now += 1
+    listener.starting("verifying u2net", 0, 40_000)
+    assert listener.said[-1]["progress"] == 1.0
+
+
+def test_an_engine_without_models_waits_and_names_the_command_and_goes_on_when_they_are_there(tmp_path: Path) -> None:
+    """Its models come from a copy of another host's folder here; that they are none it can load ends the test."""
+    folder = tmp_path / "models"
+    config = settings(tmp_path, profile={"name": "full"}, models={"folder": str(folder)})
+    with host(config) as here, client(config) as jobs:
+        process = here.start()
+        wait_until(
+            lambda: any("models are missing" in engine.why for engine in jobs.engines()), "it says what it lacks"
+        )
+        (engine,) = jobs.engines()
+        assert engine.state == "STARTING"
+        assert "`splatgate models fetch FLUX.1-schnell u2net TRELLIS-image-large" in engine.why
+        assert engine.why.endswith("fetches them, 39.5 GB")
+        assert "licence apache-2.0, from black-forest-labs/FLUX.1-schnell; gated" in here.log
+
+        part = folder / "u2net" / ".parts" / "u2net.onnx.0123"
+        part.parent.mkdir(parents=True)
+        part.write_bytes(bytes(50_000_000))
+        wait_until(lambda: "50 MB of 39.5 GB" in jobs.engines()[0].why, "it says what has arrived")
+        assert process.is_alive()
+
+        write_lock(folder, Lock(models=_all_locked(config)))
+        process.join(120)
+        (engine,) = jobs.engines()
+        assert (process.exitcode, engine.state) == (72, "FAILED")
+        assert "is missing; run `splatgate models fetch FLUX.1-schnell`" in engine.why
+
+
+def _all_locked(config: Config) -> dict[str, object]:
+    """Every needed model in the lock, with a file that is not there."""
+    from app.weights.lock import LockedFile, LockedModel
+    from app.weights.manifest import needed
+
+    file = {"config.json": LockedFile(sha256="0" * 64, bytes=2)}
+    return {
+        model.name: LockedModel(repository=model.repository, commit=model.revision, licence=model.licence, files=file)
+        for model in needed(config)
+    }
