@@ -41,6 +41,12 @@ class DatabaseDown(Unavailable):
     retryable = True
 
 
+class StorageDown(Unavailable):
+    """The object store of assets.url cannot be reached, read or written."""
+
+    retryable = True
+
+
 class BadWeights(Unavailable):
     """A model file is missing, of the wrong shape, or not the one that was pinned."""
 

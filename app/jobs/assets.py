@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -17,8 +17,13 @@ import fsspec
 
 from app.config import Config
 from app.digest import sha256_of
-from app.errors import NotFound, Unavailable
+from app.errors import ConfigError, NotFound, SplatgateError, StorageDown, Unavailable
 from app.splat.files import replacing
+
+READ_AHEAD = 8 * 2**20
+"""Bytes that are asked of an object store at once, and held, for each file that is being read."""
+
+PROBE = b"splatgate"
 
 
 @dataclass(frozen=True)
@@ -43,65 +48,114 @@ class Stored:
 
 
 class Assets:
-    """The files of all jobs, by path `job/attempt/name`. Raises Unavailable where the storage fails."""
+    """The files of all jobs, by path `job/attempt/name`.
+
+    url: where they lie, as it may be shown. Raises ConfigError for a URL that cannot be one, Unavailable where the disk
+    fails, StorageDown where the object store does.
+    """
 
     def __init__(self, config: Config) -> None:
+        check_url(config)
         url = config.assets.url or str((Path(config.serve.data) / "assets").absolute())
-        self.files, self.root = fsspec.core.url_to_fs(url)
+        # what another host stores or removes is seen at once
+        self.files, self.root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         self.local = isinstance(self.files, fsspec.implementations.local.LocalFileSystem)
+        self.url = shown(url)
 
     def put(self, path: str, data: bytes) -> None:
         """Stores what a caller gave."""
-        with _explained(path):
+        with self._explained(path, "stored"):
             target = f"{self.root}/{path}"
-            self.files.makedirs(target.rpartition("/")[0], exist_ok=True)
-            if self.local:
-                with replacing(Path(target)) as stream:
-                    stream.write(data)
-            else:
+            if not self.local:
                 self.files.pipe_file(target, data)
+                return
+            self.files.makedirs(target.rpartition("/")[0], exist_ok=True)
+            with replacing(Path(target)) as stream:
+                stream.write(data)
 
     @contextmanager
     def folder(self, path: str) -> Iterator[Path]:
         """A local folder; what it holds when the block ends is stored under `path`."""
-        with _explained(path):
-            if self.local:
+        if self.local:
+            with self._explained(path, "stored"):
                 local = Path(self.root) / path
                 local.mkdir(parents=True, exist_ok=True)
                 yield local
-                return
-            with tempfile.TemporaryDirectory() as name:
-                yield Path(name)
+            return
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+            with self._explained(path, "stored"):
                 for file in sorted(Path(name).iterdir()):
                     self.files.put_file(str(file), f"{self.root}/{path}/{file.name}")
 
     def read(self, path: str) -> bytes:
-        with self.open(path) as stream:
+        """Raises NotFound where nothing is stored there."""
+        with self.open(path) as stream, self._explained(path, "read"):
             return stream.read()
 
     def open(self, path: str) -> BinaryIO:
         """Raises NotFound where nothing is stored there."""
-        try:
-            return cast(BinaryIO, self.files.open(f"{self.root}/{path}", "rb"))
-        except FileNotFoundError:
-            raise NotFound(f"{path}: is not stored any more") from None
-        except OSError as error:
-            raise Unavailable(f"assets: {path}: {error.strerror or error}; check assets.url") from None
+        with self._explained(path, "read"):
+            try:
+                return cast(BinaryIO, self.files.open(f"{self.root}/{path}", "rb", block_size=READ_AHEAD))
+            except FileNotFoundError:
+                other = "" if self.local else f", or was stored by a host whose assets.url is not {self.url}"
+                raise NotFound(f"{path}: is not stored any more{other}") from None
 
     def remove(self, path: str) -> None:
         """Removes a job's or an attempt's folder; nothing there is as good as removed."""
-        try:
+        with self._explained(path, "removed"), suppress(FileNotFoundError):
             self.files.rm(f"{self.root}/{path}", recursive=True)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise Unavailable(f"assets: {path}: cannot be removed: {error.strerror or error}") from None
 
     def jobs(self) -> list[str]:
         """The ids of all jobs that have a folder."""
-        if not self.files.exists(self.root):
-            return []
-        return [str(name).rstrip("/").rpartition("/")[2] for name in self.files.ls(self.root, detail=False)]
+        with self._explained("", "listed"), suppress(FileNotFoundError):
+            return [str(name).rstrip("/").rpartition("/")[2] for name in self.files.ls(self.root, detail=False)]
+        return []
+
+    def probe(self, name: str) -> None:
+        """Stores a few bytes in a folder of this name, reads and removes them; raises what a job would have raised."""
+        self.put(f"{name}/probe", PROBE)
+        if self.read(f"{name}/probe") != PROBE:
+            raise StorageDown(f"assets: {self.url}: gives back other bytes than were stored: is it an object store?")
+        self.remove(name)
+
+    @contextmanager
+    def _explained(self, path: str, done: str) -> Iterator[None]:
+        """One line with the remedy. What a library of an object store raises is of any kind, and often no OSError."""
+        try:
+            yield
+        except SplatgateError:
+            raise
+        except Exception as error:
+            reason = getattr(error, "strerror", "") or " ".join(str(error).split()) or type(error).__name__
+            if not self.local:
+                remedy = "check assets.url, that the store can be reached from here, and the credentials (AWS_*)"
+                raise StorageDown(f"assets: {self.url}/{path}: cannot be {done}: {reason}; {remedy}") from None
+            if isinstance(error, OSError):
+                remedy = "check assets.url, permissions and free space"
+                raise Unavailable(f"assets: {path}: cannot be {done}: {reason}; {remedy}") from None
+            raise
+
+
+def check_url(config: Config) -> None:
+    """Raises ConfigError where assets.url is of a kind that is unknown, or whose package is not installed."""
+    url = config.assets.url
+    try:
+        fsspec.get_filesystem_class(fsspec.core.split_protocol(url)[0] or "file")
+    except ValueError:
+        raise ConfigError(
+            f"assets.url {shown(url)}: no such kind of storage: use s3://bucket/path or a folder"
+        ) from None
+    except ImportError as error:
+        raise ConfigError(f"assets.url {shown(url)}: {error}; for s3:// that is splatgate[s3]") from None
+
+
+def shown(url: str) -> str:
+    """A URL without what could be a password in it."""
+    kind, mark, rest = url.partition("://")
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return f"{kind}://{host.rpartition('@')[2]}{slash}{path}" if mark else url
 
 
 def stored(
@@ -117,13 +171,3 @@ def stored(
 
 def stored_bytes(name: str, path: str, data: bytes) -> Stored:
     return Stored(name, path, len(data), hashlib.sha256(data).hexdigest())
-
-
-@contextmanager
-def _explained(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise Unavailable(
-            f"assets: {path}: cannot be stored: {error.strerror or error}; check assets.url, permissions and free space"
-        ) from None
