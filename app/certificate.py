@@ -122,6 +122,11 @@ class Certificate(Record):
     config_digest: str
     versions: dict[str, str]
 
+    @property
+    def against_picture(self) -> bool:
+        """Whether the score is the likeness to picture.png, and not to the words."""
+        return self.score is not None and self.score.against == "picture"
+
     def to_json(self) -> str:
         return self.model_dump_json(indent=2) + "\n"
 
@@ -266,7 +271,7 @@ def check(certificate: Certificate, path: Path, config: Config) -> tuple[Check, 
     seen from the file and is not checked. Raises BadFile where the file is no splat or the certificate out of range,
     BadPrompt, BadWeights where the scorer is missing.
     """
-    if not (certificate.score and certificate.score.against == "picture"):
+    if not certificate.against_picture:
         check_prompt(certificate.prompt, config.limits)
     settings = certified_config(certificate, config)
     digest = sha256_of(path)
@@ -283,24 +288,23 @@ def check(certificate: Certificate, path: Path, config: Config) -> tuple[Check, 
         _equal("gaussians", f"{certificate.gaussians:,}", f"{len(splat):,}"),
         _equal("findings left", ", ".join(certificate.findings_left) or "none", ", ".join(left) or "none"),
         _equal("stand-in", str(certificate.stand_in), str(certificate.profile == "shapes")),
-        _check_gate(certificate.gate, config.validation),
+        _check_gate(certificate, config.validation),
         *_check_judgement(certificate, splat, settings, SAME_SCORE[asset.name], path.parent),
     )
 
 
-def _check_gate(gate: GateRecord, here: ValidateConfig) -> Check:
-    """A certificate may be stricter than this host, not laxer."""
-    strict = gate.enabled >= here.enabled and gate.threshold >= here.threshold
-    strict = strict and gate.min_gaussians >= here.min_gaussians
-    claimed, found = (f"{each.threshold:g}, {each.min_gaussians:,}, {each.enabled}" for each in (gate, here))
-    return Check("gate, as strict as here", claimed, found, strict)
+def _check_gate(certificate: Certificate, here: ValidateConfig) -> Check:
+    """A certificate may be stricter than this host, not laxer; of the two thresholds the one that decided counts."""
+    threshold = "image_threshold" if certificate.against_picture else "threshold"
+    claimed, found = ((getattr(gate, threshold), gate.min_gaussians, gate.enabled) for gate in (certificate.gate, here))
+    strict = all(theirs >= ours for theirs, ours in zip(claimed, found, strict=True))
+    return Check("gate, as strict as here", "{:g}, {:,}, {}".format(*claimed), "{:g}, {:,}, {}".format(*found), strict)
 
 
 def _check_judgement(
     certificate: Certificate, splat: Splat, settings: Config, same: float, folder: Path
 ) -> tuple[Check, ...]:
-    against_picture = certificate.score is not None and certificate.score.against == "picture"
-    picture = _certified_picture(certificate, folder, settings) if against_picture else None
+    picture = _certified_picture(certificate, folder, settings) if certificate.against_picture else None
     scorer = load_scorer(settings)
     score, _ = validate(splat, look(splat, settings), certificate.prompt, scorer, settings, picture)
     if not certificate.score or not score:
@@ -308,15 +312,15 @@ def _check_judgement(
         verdict = judge(len(splat), score.value if score else None, settings.validation)
         return (_equal("score", claimed, found), _check_verdict(certificate.verdict, verdict))
     model = next((model.weights_sha256 for model in certificate.models if model.role == "scorer"), None) or "none"
-    near = abs(score.value - certificate.score.value) <= same
+    near = _near(certificate.score.value, score.value, same)
     # within the tolerance the certified score decides: a verdict does not flip because another device rounds
     value = certificate.score.value if near else score.value
-    verdict = judge(len(splat), value, settings.validation, against_picture=against_picture)
+    verdict = judge(len(splat), value, settings.validation, against_picture=certificate.against_picture)
     return (
         _equal("scored against", certificate.score.against, score.against),
         _equal("scorer weights", model[:12], score.weights_sha256[:12]),
         *(
-            Check(f"score, {view.name}", _number(view.score), _number(each), abs((view.score or 9) - each) <= 2 * same)
+            Check(f"score, {view.name}", _number(view.score), _number(each), _near(view.score, each, 2 * same))
             for view, each in zip(certificate.views, score.per_view, strict=True)
         ),
         Check("score", _number(certificate.score.value), _number(score.value), near),
@@ -339,6 +343,10 @@ def _check_verdict(claimed: VerdictRecord, found: Verdict) -> Check:
 
 def _equal(claim: str, claimed: str, found: str) -> Check:
     return Check(claim, claimed, found, claimed == found)
+
+
+def _near(claimed: float | None, found: float, same: float) -> bool:
+    return claimed is not None and abs(claimed - found) <= same
 
 
 def _number(score: float | None) -> str:

@@ -252,6 +252,7 @@ def test_every_checked_claim_counts(made: tuple[Path, Result], tmp_path: Path, c
 def test_per_view_scores_and_a_laxer_gate_are_found_out(made: tuple[Path, Result], tmp_path: Path) -> None:
     assert not matches(made[0], tmp_path, lambda certificate: certificate["views"][0].update(score=0.99))
     assert not matches(made[0], tmp_path, lambda certificate: certificate["gate"].update(threshold=-1.0))
+    assert not matches(made[0], tmp_path, lambda certificate: certificate["gate"].update(min_gaussians=149_999))
     assert not matches(made[0], tmp_path, lambda certificate: certificate["assets"][0].update(bytes=1))
     assert matches(made[0], tmp_path, lambda certificate: certificate.update(seed=77))  # cannot be seen from a file
 

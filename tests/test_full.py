@@ -103,6 +103,21 @@ def test_a_picture_without_words_is_what_the_views_are_held_against(run, tmp_pat
     assert "not the picture of the certificate" in changed.stderr
 
 
+def test_a_gate_that_was_laxer_about_pictures_is_found_out(run, tmp_path, monkeypatch):
+    image = rocket(tmp_path / "rocket.png", cut_out=True)
+    run("generate", "--image", image, "-o", tmp_path / "a")
+    monkeypatch.setenv("SPLATGATE__VALIDATE__IMAGE_THRESHOLD", "0.71")
+    assert differing(run, tmp_path / "a") == ["gate, as strict as here"]
+    monkeypatch.setenv("SPLATGATE__VALIDATE__IMAGE_THRESHOLD", "0.69")
+    monkeypatch.setenv("SPLATGATE__VALIDATE__THRESHOLD", "0.9")  # of words, which there were none
+    assert differing(run, tmp_path / "a") == []
+
+
+def differing(run, folder: Path) -> list[str]:
+    checks = document(run("check", folder / "certificate.json", folder / "asset.ply", "--json"))["checks"]
+    return [check["claim"] for check in checks if not check["agrees"]]
+
+
 def test_a_picture_with_words_is_held_against_the_words(run, tmp_path):
     image = rocket(tmp_path / "rocket.png", cut_out=False)
     result = run("generate", "a blue rocket", "--image", image, "-o", tmp_path / "a", "--json")
