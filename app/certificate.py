@@ -21,6 +21,7 @@ from app.errors import BadFile
 from app.gate import Outcome, Verdict, judge
 from app.pipeline import Judged, load_scorer, look, validate
 from app.prompt import check_prompt
+from app.reading import read_bytes
 from app.splat.diagnosis import diagnose
 from app.splat.files import read_splat, replacing, write_splat
 from app.splat.model import Splat
@@ -133,15 +134,7 @@ class Certificate(Record):
 
 def read_certificate(path: Path) -> Certificate:
     """Reads a certificate, which nobody vouches for yet. Raises BadFile, naming the key at fault."""
-    if path.exists() and not path.is_file():
-        raise BadFile(f"{path}: is a folder, a pipe or a device; give a certificate.json")
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise BadFile(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from None
-    if len(text) > MAX_BYTES:
-        raise BadFile(f"{path}: is over {MAX_BYTES:,} bytes, more than a certificate of ours has")
+    text = read_bytes(path, MAX_BYTES, "no certificate of ours is so long, give a certificate.json")
     try:
         return Certificate.model_validate_json(text)
     except ValidationError as error:

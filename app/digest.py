@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from app.errors import BadFile
+from app.reading import reading
 
 
 def sha256_of(path: Path, on_bytes: Callable[[int], None] = lambda _count: None) -> str:
@@ -15,13 +15,8 @@ def sha256_of(path: Path, on_bytes: Callable[[int], None] = lambda _count: None)
     Raises BadFile where it cannot be read.
     """
     digest = hashlib.sha256()
-    if path.exists() and not path.is_file():
-        raise BadFile(f"{path}: is a folder, a pipe or a device; give a file")
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-                on_bytes(len(chunk))
-    except OSError as error:
-        raise BadFile(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from None
+    with reading(path) as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+            on_bytes(len(chunk))
     return digest.hexdigest()

@@ -68,7 +68,7 @@ def test_a_speck_is_refused():
 
 
 def test_a_path_that_is_no_picture_names_itself(tmp_path):
-    with pytest.raises(BadFile, match=r"nothing.png: no such file"):
+    with pytest.raises(BadFile, match=r"nothing.png: cannot be read: No such file"):
         read_picture(tmp_path / "nothing.png", LIMITS)
     (tmp_path / "text.png").write_text("hello")
     with pytest.raises(BadFile, match=r"text.png: is not a picture"):

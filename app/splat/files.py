@@ -5,14 +5,13 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EINVAL
 from pathlib import Path
 from typing import BinaryIO
 
 from app.errors import BadFile, BadInput
+from app.reading import reading, refuse_special
 from app.splat.model import Splat
 from app.splat.ply import decode_ply, write_ply
 from app.splat.spz import GZIP_MAGIC, MAGIC, ZSTD_MAGIC, decode_spz, encode_spz
@@ -64,8 +63,8 @@ def copy_splat(source: Path, target: Path) -> None:
 
 
 def stored_as(path: Path) -> str:
-    """The suffix that fits the content: ".ply" or ".spz"."""
-    with path.open("rb") as stream:
+    """The suffix that fits the content: ".ply" or ".spz". Raises BadFile."""
+    with reading(path) as stream:
         return ".ply" if stream.read(3) == b"ply" else ".spz"
 
 
@@ -78,7 +77,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.parent / f".splatgate-{secrets.token_hex(8)}.tmp"
     try:
-        _refuse_special(path)
+        refuse_special(path)  # a rename over a device or a pipe would take its place
         try:
             with temporary.open("xb") as stream:
                 yield stream
@@ -95,27 +94,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def _map(path: Path) -> memoryview:
-    try:
-        return _pages(path)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        reason = getattr(error, "strerror", None) or error
-        raise BadFile(f"{path}: cannot be read: {reason}; check the path and its permissions") from None
-
-
-def _pages(path: Path) -> memoryview:
     """The file as a view of its pages: nothing is copied before the header has been checked against the length."""
-    if not stat.S_ISREG(path.stat().st_mode):  # before opening: a pipe would wait for a writer
-        raise OSError(EINVAL, "it is a folder, a pipe or a device")
-    with path.open("rb") as stream:
+    with reading(path) as stream:
         if not os.fstat(stream.fileno()).st_size:
             return memoryview(b"")
         return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-
-
-def _refuse_special(path: Path) -> None:
-    """A rename over a device or a pipe would take its place."""
-    if path.exists() and not path.is_file():
-        raise OSError(EINVAL, "it is a folder, a pipe or a device")
 
 
 def _sync_folder(folder: Path) -> None:

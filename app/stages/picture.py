@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from app.config import LimitsConfig
 from app.errors import BadFile
+from app.reading import read_bytes
 
 OnStep = Callable[[int, int], None]
 """Told, while a picture is drawn, how many of how many steps are done."""
@@ -54,9 +55,10 @@ def read_picture(source: Path | bytes, limits: LimitsConfig) -> Picture:
     small. The number of pixels is checked before any of them is decoded.
     """
     name = str(source) if isinstance(source, Path) else "the picture"
-    data = _bytes(source, limits) if isinstance(source, Path) else source
+    if isinstance(source, Path):
+        source = read_bytes(source, limits.max_body_mb * 2**20, "make it smaller, or raise limits.max_body_mb")
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(source), formats=FORMATS) as image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the next line is stricter
             _check_size(image, name, limits)
             upright = ImageOps.exif_transpose(image)
@@ -76,21 +78,6 @@ def encode_png(picture: Picture) -> bytes:
     png = io.BytesIO()
     picture.image.save(png, "PNG")
     return png.getvalue()
-
-
-def _bytes(path: Path, limits: LimitsConfig) -> bytes:
-    most = limits.max_body_mb * 1_000_000
-    try:
-        if not path.is_file():  # a pipe would wait for a writer
-            raise BadFile(f"{path}: no such file; give a PNG, JPEG or WebP file")
-        with path.open("rb") as stream:
-            data = stream.read(most + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise BadFile(f"{path}: cannot be read: {reason}; check the path and its permissions") from None
-    if len(data) > most:
-        raise BadFile(f"{path}: is over {most:,} bytes (limits.max_body_mb); make it smaller")
-    return data
 
 
 def _check_size(image: Image.Image, name: str, limits: LimitsConfig) -> None:
