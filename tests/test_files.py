@@ -16,11 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from app.certificate import read_certificate
+from app.config import LimitsConfig
+from app.digest import sha256_of
 from app.errors import BadFile, BadInput
-from app.splat.files import copy_splat, decode_splat, read_splat, replacing, write_splat
+from app.reading import read_bytes
+from app.splat.files import copy_splat, decode_splat, read_splat, replacing, stored_as, write_splat
 from app.splat.model import Splat
 from app.splat.ply import encode_ply
 from app.splat.spz import encode_spz
+from app.stages.picture import read_picture
 
 SHARED = Path(__file__).parents[1] / ".." / "shared" / "data"
 LIMIT = 4_000_000
@@ -130,6 +135,33 @@ def test_what_cannot_be_read_is_one_bad_file_that_names_it(tmp_path):
             read_splat(path, LIMIT)
         assert str(caught.value).startswith(f"{path}: ")
         assert reason in str(caught.value)
+
+
+READERS = {
+    "splat": lambda path: read_splat(path, LIMIT),
+    "suffix": stored_as,
+    "certificate": read_certificate,
+    "picture": lambda path: read_picture(path, LimitsConfig()),
+    "sha256": sha256_of,
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("kind", ["folder.ply", "pipe.ply", "device", "missing.ply", "nul\0.ply", "loop.ply"])
+def test_whoever_reads_a_file_refuses_what_is_none(kind, reader, tmp_path):
+    path, reason = unreadable(tmp_path)[kind]
+    with pytest.raises(BadFile) as caught:
+        READERS[reader](path)
+    assert str(caught.value).startswith(f"{path}: cannot be read: ")
+    assert reason in str(caught.value)
+
+
+def test_a_file_over_the_limit_is_not_read_to_its_end(tmp_path):
+    path = tmp_path / "long"
+    path.write_bytes(b"12345")
+    assert read_bytes(path, 5, "shorten it") == b"12345"
+    with pytest.raises(BadFile, match="long: is over 4 bytes; shorten it"):
+        read_bytes(path, 4, "shorten it")
 
 
 @contextmanager
