@@ -1,0 +1,116 @@
+"""What README and docs say exists: links, settings, commands and their options, files, variables, metrics, pictures."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from app.__main__ import main
+from app.config import ENV_PREFIX, Config
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+TREE = Config().model_dump(by_alias=True)
+
+CODE = re.compile(r"```.*?```|`[^`\n]+`|^ {4}[^\n]*$", re.DOTALL | re.MULTILINE)
+GROUPS = "|".join(name for name, command in main.commands.items() if isinstance(command, click.Group))
+CALL = re.compile(rf"\bsplatgate (?:({GROUPS}) )?([a-z]+(?: \| [a-z]+)*)((?: ?[^\s`;&#]+)*)")
+"""A group or nothing, a command or several to choose from, and what follows as far as the next two spaces."""
+
+page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+
+
+def test_the_tables_of_settings_are_those_of_the_model() -> None:
+    done = subprocess.run([sys.executable, ROOT / "scripts/config_table", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@page
+def test_links_lead_somewhere(page: Path) -> None:
+    lost = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            lost.append(link)
+    assert lost == []
+
+
+@page
+def test_settings_that_are_named_exist(page: Path) -> None:
+    named = re.findall(r"`([a-z]+)\.([a-z_]+)(?: = [^`]+)?`", page.read_text())
+    named += [tuple(words.lower().split("__")) for words in re.findall(rf"{ENV_PREFIX}([A-Z_]+)", page.read_text())]
+    named = [words for words in named if words[0] in TREE and words[1] not in ("py", "md", "js")]
+    assert [f"{section}.{key}" for section, key in named if key not in TREE[section]] == []
+
+
+@page
+def test_variables_that_are_named_are_read_somewhere(page: Path) -> None:
+    files = [
+        ROOT / "compose.yaml",
+        *ROOT.glob("compose/*.yaml"),
+        *ROOT.glob("app/**/*.py"),
+        ROOT / "systemd/watch-health",
+    ]
+    read = " ".join(path.read_text() for path in files)
+    assert {
+        name for name in re.findall(r"\bSPLATGATE_[A-Z]+(?:_[A-Z]+)*\b", page.read_text()) if name not in read
+    } == set()
+
+
+@page
+def test_commands_and_their_options_exist(page: Path) -> None:
+    wrong = []
+    for group, names, rest in CALL.findall("\n".join(CODE.findall(page.read_text()))):
+        parent = main.commands[group] if group else main
+        for name in names.split(" | "):
+            command = parent.commands.get(name) if isinstance(parent, click.Group) else None
+            known = {each for owner in (main, command) if owner for option in owner.params for each in option.opts}
+            if not command or set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", rest)) - known - {"--help"}:
+                wrong.append(f"splatgate {group} {name}{rest}")
+    assert wrong == []
+
+
+@page
+def test_files_that_are_named_exist(page: Path) -> None:
+    named = re.findall(r"(?<![\w/.-])((?:scripts|app|tests|compose|systemd)/[\w./-]*\w)", page.read_text())
+    made = ("app/web/static/vendor", "app/web/node_modules")
+    there = [name for name in named if (ROOT / name).exists() or name.startswith(made) or any(ROOT.glob(f"{name}*"))]
+    assert set(named) - set(there) == set()
+
+
+@page
+def test_metrics_that_are_named_exist(page: Path) -> None:
+    known = (ROOT / "app/web/metrics.py").read_text()
+    named = {re.sub("_(total|bucket|sum|count)$", "", name) for name in re.findall(r"splatgate_\w+", page.read_text())}
+    assert {name for name in named if f'"{name}"' not in known} == set()
+
+
+def test_every_picture_is_shown_and_all_of_them_are_small() -> None:
+    pictures = sorted((ROOT / "docs/images").iterdir())
+    pages = " ".join(page.read_text() for page in PAGES)
+    assert [picture.name for picture in pictures if f"images/{picture.name})" not in pages] == []
+    assert sum(picture.stat().st_size for picture in pictures) < 2e6
+
+
+def test_a_newcomer_finds_the_container_at_once() -> None:
+    assert "docker compose up" in "".join((ROOT / "README.md").read_text().splitlines(keepends=True)[:20])
+
+
+# ---- what a page says ------------------------------------------------------------------------------------------------
+
+
+def prose(page: Path) -> str:
+    """Without code, in which brackets mean something else."""
+    return CODE.sub("", page.read_text())
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub names its headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
