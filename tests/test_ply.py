@@ -14,7 +14,7 @@ from plyfile import PlyData
 
 from app.errors import BadFile, BadInput
 from app.splat.model import Splat
-from app.splat.ply import PIECE, decode_ply, encode_ply
+from app.splat.ply import MAX_LISTS, PIECE, decode_ply, encode_ply
 
 LIMIT = 2_000
 NUMPY_TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "uint": "u4", "float": "f4", "double": "f8"}
@@ -304,6 +304,17 @@ BROKEN = {
 def test_a_broken_file_is_one_clear_error(case):
     data, *words = BROKEN[case]
     refused(data, *words)
+
+
+def test_more_lists_before_the_vertices_than_can_be_walked_through_are_refused():
+    rows = MAX_LISTS + 1
+    data = with_lists(b"uchar char", bytes(rows), str(rows).encode())
+    refused(data, "'face'", "100,001 rows with lists", "vertices first", limit=rows)
+    assert len(decode_ply(with_lists(b"uchar char", bytes(9), b"9"), LIMIT)) == 9
+
+
+def test_a_text_without_line_breaks_is_refused_before_it_is_parsed():
+    refused(TEXT[: TEXT.index(b"end_header\n") + 11] + b"1 " * 100_000, "a line has 65,536 characters or more")
 
 
 def test_more_gaussians_than_the_limit_are_refused():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, BinaryIO
@@ -22,7 +23,10 @@ from app.errors import BadFile, BadInput
 from app.splat.model import Float32, Splat
 
 MAX_HEADER_BYTES = 65_536
-"""A degree-3 3DGS header has 1.5 kB; what is longer is no splat."""
+"""A degree-3 3DGS header has 1.5 kB; what is longer is no splat, and no row of a text is longer."""
+
+MAX_LISTS = 100_000
+"""Before the vertices: they are walked through one by one, and millions of them would hold up everything else."""
 
 MEANS = ("x", "y", "z")
 NORMALS = ("nx", "ny", "nz")
@@ -205,6 +209,11 @@ def _skip(element: Any, count: int, order: str, data: bytes | memoryview, offset
     if not any(isinstance(prop, PlyListProperty) for prop in element.properties):
         return offset + count * int(element.dtype(order).itemsize)
     row = [tuple(np.dtype(kind) for kind in _types(prop, order)) for prop in element.properties]
+    if count * len(row) > MAX_LISTS:
+        raise BadFile(
+            f"{name}: element {_short(element.name)!r}: {count:,} rows with lists stand before the vertices, more than"
+            " are walked through; export it with the vertices first"
+        )
     try:
         for _ in range(count):
             for head, *values in row:
@@ -227,8 +236,7 @@ def _ascii_rows(header: _Header, data: bytes | memoryview, name: str) -> NDArray
     names = [element.name for element in header.ply.elements]
     before = sum(header.counts[element] for element in names[: names.index("vertex")])
     fields, count = header.ply["vertex"].properties, header.counts["vertex"]
-    text = (line for line in io.TextIOWrapper(io.BytesIO(data[header.size :]), "latin-1") if line.strip())
-    lines = islice(text, before, before + count)
+    lines = islice(_text_lines(data[header.size :], name), before, before + count)
     try:  # loadtxt warns of an input without lines, so the first is looked at here
         first = list(islice(lines, 1))
         table = np.loadtxt(chain(first, lines), np.float32, comments=None, ndmin=2) if first else np.empty((0, 0))
@@ -240,6 +248,16 @@ def _ascii_rows(header: _Header, data: bytes | memoryview, name: str) -> NDArray
             f" {count:,} of {len(fields)}; fetch or export it again"
         )
     return table.view([(field.name, np.float32) for field in fields])[:, 0]
+
+
+def _text_lines(body: bytes | memoryview, name: str) -> Iterator[str]:
+    """Those that hold anything. One without an end would be parsed to its end, whatever was expected."""
+    text = io.TextIOWrapper(io.BytesIO(body), "latin-1")
+    while line := text.readline(MAX_HEADER_BYTES):
+        if len(line) == MAX_HEADER_BYTES:
+            raise BadFile(f"{name}: a line has {MAX_HEADER_BYTES:,} characters or more, no row has; export it again")
+        if line.strip():
+            yield line
 
 
 def _splat(rows: NDArray[np.void], rest: int) -> Splat:
