@@ -26,7 +26,7 @@ from dbos import DBOS, DBOSPortableJSONSerializer
 from loguru import logger
 
 from app.config import Config, load_config
-from app.errors import DatabaseDown, SplatgateError, Unavailable
+from app.errors import DatabaseDown, SplatgateError, StorageDown, Unavailable
 from app.hardware import GpuGone, gpu
 from app.identity import Taken, Trace, node_id, take_lock
 from app.jobs.assets import Assets
@@ -46,7 +46,7 @@ from app.starting import Starting
 from app.weights.manifest import Model
 from app.weights.store import arrived, fetch_command, missing, missing_message
 
-BROKEN_GPU, NO_DATABASE, NOT_READY, TAKEN = 70, 71, 72, 73
+BROKEN_GPU, NO_DATABASE, NOT_READY, TAKEN, NO_STORAGE = 70, 71, 72, 73, 74
 """Exit codes; app.serve has their meaning in words."""
 
 STICKY = (
@@ -119,6 +119,7 @@ class Engine:
     def _warm_up(self) -> Stages:
         """Loaded stages that have passed the self-test."""
         self.ledger.requeue(self.id)  # whoever had this id is dead: we hold its lock
+        self._wait_for_storage()
         starting = Starting(self.say)
         self._wait_for_models(starting)
         faulthandler.dump_traceback_later(self.config.deadlines.load, exit=True, file=self._trace.stream)
@@ -128,6 +129,19 @@ class Engine:
         self_test(stages, self.config, self.report.engine.device, record, lambda line: self.say(why=line))
         self.arm(None)
         return stages
+
+    def _wait_for_storage(self) -> None:
+        """Until an object store keeps what it is given: without it the work of every job would be for nothing."""
+        told = ""
+        while not self.assets.local:
+            try:
+                self.assets.probe(f"probe-{self.id}")
+                break
+            except StorageDown as error:
+                if str(error) != told:
+                    logger.warning(f"engine {self.id} waits: {(told := str(error))}")
+                self.say(why=told)
+            time.sleep(LOOK_SECONDS)
 
     def _wait_for_models(self, starting: Starting) -> None:
         """Until all that is needed is on the disk. Somebody else fetches it: to us the weights are there to be read
@@ -265,9 +279,11 @@ class Engine:
     def fatal(self, error: Exception) -> NoReturn:
         """Ends the process now: no handler, no thread and no library is to be trusted."""
         logger.critical(f"engine {self.id}: {error}")
-        if not isinstance(error, DatabaseDown):
-            self.say(state="FAILED", why=_line(error))
-        _exit(NO_DATABASE if isinstance(error, DatabaseDown) else BROKEN_GPU)
+        if isinstance(error, DatabaseDown):
+            _exit(NO_DATABASE)
+        self.say(state="FAILED", why=_line(error))
+        print(_line(error), file=self._trace.stream, flush=True)  # the last words that its job is told by
+        _exit(NO_STORAGE if isinstance(error, StorageDown) else BROKEN_GPU)
 
     def _watched(self, call: Callable[[], Values]) -> Values:
         try:

@@ -42,7 +42,7 @@ LOOK_SECONDS, SILENCE = 1.0, 2.0
 """How often heartbeats are looked at, and the silence that kills, in jobs.lost_after_seconds: by then the engine counts
 as lost, and its jobs may be another's."""
 
-CODES = {70: "broken GPU", 71: "database down", 72: "not ready", 73: "device taken"}
+CODES = {70: "broken GPU", 71: "database down", 72: "not ready", 73: "device taken", 74: "storage down"}
 """Exit codes of app.engine, in words."""
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}

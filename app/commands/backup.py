@@ -19,15 +19,20 @@ from app.config import Config
 def backup(config: Config, output: Path | None, keep: int, as_json: bool) -> None:
     """Copy the SQLite database (jobs, verdicts, feedback) while the service runs.
 
-    Splats and pictures are plain files in the data folder; copy them as files. To restore: stop the service, put the
+    Splats and pictures are not in it. They are plain files in the data folder, or objects in the store of assets.url;
+    copy them by the means of either. To restore: stop the service, put the
     copy in the place of splatgate.db, remove splatgate.db-wal and splatgate.db-shm, start.
     """
+    from app.jobs.assets import shown
     from app.jobs.backup import back_up
 
     with progress("Copying the database"):
         written = back_up(config, output or Path(config.serve.data) / "backups", keep, datetime.now(UTC))
     size = written.stat().st_size
+    elsewhere = shown(config.assets.url) or str(Path(config.serve.data) / "assets")
     if as_json:
-        print_json({"output": str(written), "bytes": size})
+        print_json({"output": str(written), "bytes": size, "assets_not_included": elsewhere})
     else:
-        click.echo(f"wrote {written}: {size / 2**20:.1f} MB")
+        click.echo(
+            f"wrote {written}: {size / 2**20:.1f} MB; splats and pictures are not in it: they lie in {elsewhere}"
+        )

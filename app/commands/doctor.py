@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +22,7 @@ from rich.text import Text
 from app import __version__
 from app.cli import JSON, PROFILE, configured, print_json, progress
 from app.config import Config
+from app.errors import SplatgateError
 
 PACKAGES = ("torch", "triton", "gsplat", "diffusers", "transformers", "onnxruntime", "open_clip_torch", "av")
 
@@ -58,7 +60,7 @@ class Fact:
 @JSON
 @configured
 def doctor(config: Config, as_json: bool) -> None:
-    """Look at GPU, driver, versions, disk, memory and models: exit 0 the profile can run here, 1 it cannot."""
+    """Look at GPU, driver, versions, disk, memory, models and databases: exit 0 the profile can run, 1 it cannot."""
     with progress("Looking around"):
         facts = tuple(examine(config))
     blocked = any(fact.blocking for fact in facts)
@@ -78,6 +80,7 @@ def examine(config: Config) -> Iterator[Fact]:
     yield from _versions()
     yield from _torch(config)
     yield from _disk(config)
+    yield from shared(config)
     yield from _models(config)
 
 
@@ -200,6 +203,44 @@ def _disk(config: Config) -> Iterator[Fact]:
         if not os.access(there, os.W_OK):
             problem = f"{there} cannot be written by this user: change its owner, or set another folder"
         yield Fact("disk", what, f"{folder}: {gigabytes(free)} free", problem, what == "data folder" and bool(problem))
+
+
+def shared(config: Config) -> Iterator[Fact]:
+    """What hosts have in common: whether it can be reached from here, and written."""
+    if config.database.url:
+        yield _tried("database", _database_answers, config)
+    if config.assets.url:
+        yield _tried("assets", _assets_are_kept, config)
+    elif config.database.url.startswith("postgres"):
+        alone = "no other host can read or write them: for several hosts set assets.url to an object store"
+        yield Fact("shared", "assets", "in the data folder of this host", alone)
+
+
+def _tried(what: str, attempt: Callable[[Config], str], config: Config) -> Fact:
+    try:
+        return Fact("shared", what, attempt(config))
+    except SplatgateError as error:
+        return Fact("shared", what, "cannot be used", str(error), blocking=True)
+
+
+def _database_answers(config: Config) -> str:
+    from app.jobs.store import Store, database_url
+
+    store = Store(config, prepare=False)
+    try:
+        with store.reading() as connection:
+            connection.exec_driver_sql("SELECT 1")
+    finally:
+        store.close()
+    return f"{database_url(config).render_as_string()} answers"
+
+
+def _assets_are_kept(config: Config) -> str:
+    from app.jobs.assets import Assets
+
+    assets = Assets(config)
+    assets.probe(f"probe-{secrets.token_hex(4)}")
+    return f"{assets.url} keeps what it is given"
 
 
 def _models(config: Config) -> Iterator[Fact]:

@@ -22,7 +22,9 @@ def back_up(config: Config, folder: Path, keep: int, now: datetime) -> Path:
     """
     url = database_url(config)
     if url.get_backend_name() != "sqlite":
-        raise Unavailable("the database is PostgreSQL: back it up with pg_dump on its host")
+        raise Unavailable(
+            "the database is PostgreSQL: back it up with pg_dump on its host; the files of the jobs are not in it"
+        )
     source = Path(str(url.database))
     if not source.is_file():
         raise Unavailable(f"{source}: no such database; is serve.data the service's data folder?")

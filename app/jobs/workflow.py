@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from dbos import DBOS, PortableWorkflowError
 from loguru import logger
 
-from app.errors import DatabaseDown, SplatgateError
+from app.errors import DatabaseDown, SplatgateError, StorageDown, Unavailable
 from app.jobs.assets import Assets, Stored
 from app.jobs.ledger import Claim, Ending, Ledger, Void
 from app.jobs.progress import Progress, Stage, Stopped
@@ -160,6 +160,8 @@ class Worker:
                 return self._guard(call)
             except DatabaseDown as error:
                 self._lose_hold(error)
+            except StorageDown as error:
+                self._fatal(error)  # not given back: should this one job's files be the trouble, it kills a few only
             finally:
                 progress.close()
 
@@ -167,12 +169,12 @@ class Worker:
 
     def _tidy(self, claim: Claim, ending: Ending) -> None:
         """Removes the files that nobody can ask for: attempts that were not chosen, a failed job's everything."""
-        if ending.state != "DONE":
-            self._assets.remove(claim.job.id)
-            return
-        for attempt in range(1, claim.job.attempts + 1):
-            if attempt != ending.attempt:
-                self._assets.remove(f"{claim.job.id}/{attempt}")
+        attempts = (f"{claim.job.id}/{each}" for each in range(1, claim.job.attempts + 1) if each != ending.attempt)
+        try:
+            for path in attempts if ending.state == "DONE" else (claim.job.id,):
+                self._assets.remove(path)
+        except Unavailable as error:
+            logger.warning(f"{error}; it goes with the job, when that is forgotten")
 
     def _checkpoint(self) -> None:
         """Between two stages: where the engine drains, this thread does not go on."""

@@ -1,0 +1,50 @@
+"""An object store for tests: a server that speaks S3 over HTTP, in a process of its own, with one bucket."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from service import free_port, wait_until
+
+BUCKET = "splats"
+SECRET = "this-is-the-secret-key-of-the-bucket"  # what no log and no message may hold
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the server."""
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    log = tmp_path_factory.mktemp("s3") / "log"
+    with log.open("wb") as stream:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        server = subprocess.Popen(command, stdout=stream, stderr=stream)
+    try:
+        wait_until(lambda: _has_bucket(url) or server.poll() is not None, "the object store answers")
+        assert server.poll() is None, log.read_text()
+        yield url
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The URL of an empty place in the store; this process, and those that it starts, have the credentials."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tester")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    return f"s3://{BUCKET}/{tmp_path.name}"
+
+
+def _has_bucket(url: str) -> bool:
+    try:
+        return requests.put(f"{url}/{BUCKET}", timeout=60).ok
+    except requests.ConnectionError:
+        return False
