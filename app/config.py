@@ -40,6 +40,7 @@ class GenerateConfig(Section):
 
 class LimitsConfig(Section):
     max_gaussians: Annotated[int, Field(ge=1)] = 4_000_000
+    max_overdraw: Annotated[float, Field(gt=0)] = 20_000.0
     max_prompt_characters: Annotated[int, Field(ge=1)] = 2_000
     max_body_mb: Annotated[int, Field(ge=1)] = 128
     max_picture_pixels: Annotated[int, Field(ge=1, le=MAX_PIXELS)] = 4096**2

@@ -18,7 +18,7 @@ from app.prompt import check_prompt
 from app.splat.cameras import IDENTITY, Placement, judge_placement, judging_views
 from app.splat.diagnosis import Diagnosis, Finding, diagnose
 from app.splat.model import Splat
-from app.splat.raster import Views, render
+from app.splat.raster import Views, overdraw, render
 from app.splat.repair import RepairReport, repair
 from app.stages import score, shapes
 from app.stages.picture import Maker, OnStep, Picture
@@ -246,6 +246,19 @@ def look(splat: Splat, config: Config) -> Views:
         background=settings.background,
         device=settings.device,
     )
+
+
+def overdrawn(splat: Splat, config: Config) -> str:
+    """Why a splat that a caller brought is not drawn; empty where it is.
+
+    Millions of Gaussians that each fill the picture take a CPU minutes and a GPU all of its memory, and every job
+    behind them waits. What a generator makes is not asked: it has no such habits, and it is ours.
+    """
+    settings, most = config.render, config.limits.max_overdraw
+    count = overdraw(splat, judging_views(settings), place(splat, settings.placement, settings.extent))
+    if count <= most:
+        return ""
+    return f"too costly to draw: {count:,.0f} gaussians lie over each tile, limits.max_overdraw is {most:,.0f}"
 
 
 def place(splat: Splat, placement: str, extent: float) -> Placement:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ from app.pipeline import Brief, generate, load_stages
 from app.selftest import self_test
 from app.splat.damage import DAMAGES
 from app.splat.files import decode_splat
+from app.splat.model import Splat
 from app.splat.ply import encode_ply
 from app.stages import shapes
 
@@ -131,6 +133,34 @@ def test_a_damaged_splat_is_repaired(served: Jobs) -> None:
     assert job.assets == ("asset.spz", "input.ply", "report.json"), job
     assert (report["changed"], report["findings_left"]) == (True, []), name
     assert len(decode_splat(read(served, job.id, "asset.spz"), 10_000)) == report["gaussians_out"]
+
+
+def giants(count: int) -> bytes:
+    """A PLY of Gaussians that each fill the picture and hide nothing behind them."""
+    rng = np.random.default_rng(0)
+    means, quats, log_scales = (rng.normal(0, 0.3, (count, size)) for size in (3, 4, 3))
+    return encode_ply(Splat(means, quats, log_scales, rng.normal(-3, 1.5, count), np.zeros((count, 1, 3))))
+
+
+def test_a_splat_that_would_be_drawn_for_minutes_is_refused_and_holds_nobody_up(served: Jobs) -> None:
+    ordered = served.submit(Order(kind="validate", prompt="a red cube", splat=giants(30_000)))
+    behind = served.submit(ROCKET)
+    job = served.wait(ordered.id, 120)
+    assert (job.state, job.outcome, job.score) == ("DONE", "refused", None)
+    assert re.match(
+        r"too costly to draw: 2\d,\d{3} gaussians lie over each tile, limits.max_overdraw is 20,000$", job.reasons[0]
+    )
+    assert job.assets == ("input.ply", "verdict.json")
+    assert json.loads(read(served, job.id, "verdict.json"))["reasons"] == list(job.reasons)
+    assert served.wait(behind.id, 120).outcome == "passed"
+
+
+def test_a_repaired_splat_that_would_be_drawn_for_minutes_has_no_film(served: Jobs) -> None:
+    repaired = served.wait(served.submit(Order(kind="repair", splat=giants(30_000))).id, 120)
+    assert repaired.state == "DONE"
+    film = served.wait(served.submit(Order(kind="turntable", source=repaired.id)).id, 120)
+    assert film.state == "FAILED"
+    assert "too costly to draw" in film.error
 
 
 def test_bytes_that_are_no_splat_fail_and_harm_nobody(served: Jobs) -> None:

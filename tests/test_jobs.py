@@ -273,6 +273,15 @@ def test_a_job_whose_engine_died_three_times_is_quarantined_with_the_last_words(
     assert job.error.endswith("Timeout at cpu.py")
 
 
+def test_what_a_caller_brought_is_not_tried_again_when_it_ran_into_a_deadline(jobs: Jobs) -> None:
+    id = jobs.submit(Order(kind="repair", splat=b"ply\n")).id
+    assert ledger(jobs).begin(id)
+    assert ledger(jobs).begin(id) is None
+    job = jobs.get(id)
+    assert job.state == "QUARANTINED"
+    assert job.error == "a stage took longer than its deadline, and would with this splat each time: Timeout at cpu.py"
+
+
 def test_a_job_that_was_given_back_has_not_lost_a_life(jobs: Jobs) -> None:
     id = jobs.submit(ROCKET).id
     for _ in range(5):

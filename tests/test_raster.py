@@ -18,11 +18,12 @@ from PIL import Image
 from app.errors import Unavailable
 from app.splat.cameras import Camera, Placement, judge_placement, orbit
 from app.splat.model import SH_C0, Splat
-from app.splat.raster import Views, choose_backend, coverage, render, side_by_side
+from app.splat.raster import Views, choose_backend, coverage, overdraw, render, side_by_side
 from app.splat.raster_cpu import tiles
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT / ".." / "shared" / "data"
+ONE_WAY = np.tile([1.0, 0, 0, 0], (100, 1))
 REFERENCE_ORBIT = ((0, -15), (90, -15), (180, 0), (315, -60))
 
 
@@ -204,6 +205,17 @@ def test_giants_are_drawn_in_parts_without_changing_a_bit(most: int, monkeypatch
     in_parts = draw(splat, camera)
     np.testing.assert_array_equal(at_once.images, in_parts.images)
     np.testing.assert_array_equal(at_once.alphas, in_parts.alphas)
+
+
+def test_overdraw_counts_the_gaussians_over_a_tile() -> None:
+    camera = orbit(0, 0, 2.5, 49.1, 96)
+    giants = Splat(np.zeros((50, 3)), ONE_WAY[:50], np.zeros((50, 3)), np.zeros(50), np.zeros((50, 1, 3)))
+    assert overdraw(giants, [camera]) == 50
+    assert overdraw(replace(giants, log_scales=np.full((50, 3), -9.0)), [camera]) == pytest.approx(50 * 4 / 36)
+    behind = orbit(180, 0, 2.5, 49.1, 96)
+    moved = replace(giants, means=np.tile([0, 0, 3.0], (50, 1)), log_scales=np.full((50, 3), -3.0))
+    assert overdraw(moved, [camera]) == 0
+    assert overdraw(moved, [camera, behind]) > 0
 
 
 def test_a_gaussian_of_any_finite_size_floods_the_view_with_its_opacity() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from app.jobs.assets import Stored
-from app.jobs.records import ENDED, Job, JobOutcome, State
+from app.jobs.records import ENDED, Job, JobOutcome, Kind, State
 from app.jobs.store import Store, assets, jobs, results, stage_times, to_job
 from app.jobs.turn import Place
 
@@ -90,6 +90,8 @@ class Ledger:
             if not row or row["state"] in ENDED:
                 return None
             stop = self._stop(row)
+            if row["starts"] and not stop and self._hangs_always(row):
+                stop = Stop("QUARANTINED", f"{HANGS}: {self.last_words(row['engine'])}")
             if row["starts"] >= self.max_deaths and not stop:
                 stop = Stop("QUARANTINED", self._obituary(row))
             if not stop:
@@ -186,6 +188,10 @@ class Ledger:
             return Stop("EXPIRED", LATE)
         return None
 
+    def _hangs_always(self, row: sa.RowMapping) -> bool:
+        """Whether the job ran into a stage's deadline with what its caller brought: the next time would be the same."""
+        return row["kind"] in BROUGHT and self.last_words(row["engine"] or "").startswith("Timeout")
+
     def _obituary(self, row: sa.RowMapping) -> str:
         words = self.last_words(row["engine"] or "") or "it left no traceback (killed from outside, or out of memory)"
         return f"its engine died {row['starts']} times while it ran (jobs.max_deaths); the last time: {words}"
@@ -212,12 +218,15 @@ class Ledger:
             self.store.tally(connection, what, label)
 
 
+BROUGHT: tuple[Kind, ...] = ("validate", "repair", "turntable")
+HANGS = "a stage took longer than its deadline, and would with this splat each time"
 LATE = "its deadline passed before it was done"
 
 
 def reason_kind(reason: str) -> str:
     """The kind of a reason of the gate, for the counts: its numbers differ each time."""
     kinds = {"gaussians, fewer": "too few gaussians", "under the threshold": "score", "no score": "no score"}
+    kinds["too costly to draw"] = "overdraw"
     return next((kind for words, kind in kinds.items() if words in reason), "other")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from app import certificate, pipeline
 from app.config import Config
 from app.errors import BadFile, StageFailed
+from app.gate import Verdict
 from app.jobs.assets import Assets, Stored, stored
 from app.jobs.ledger import Ending, Ledger
 from app.jobs.progress import Progress
@@ -101,15 +102,19 @@ class Steps:
         )
 
     def validate(self, progress: Progress) -> Ending:
-        """A given splat, as it is, held against the prompt: verdict.json and views.png."""
+        """A given splat, as it is, held against the prompt: verdict.json and views.png, unless it is not drawn."""
         job, told = progress.claim.job, progress.on_stage(1)
         told("[2/4] Diagnosing...")
         splat = self._given_splat(job)
         findings = diagnose(splat, self.config.diagnose).to_dict()["findings"]
         told(f"[3/4] Rendering {len(self.config.render.views)} views...")
-        views = pipeline.look(splat, self.config)
-        told("[4/4] Validating with CLIP...")
-        score, verdict = pipeline.validate(splat, views, job.prompt, self.stages.scorer, self.config)
+        views, score = None, None
+        if costly := pipeline.overdrawn(splat, self.config):
+            verdict = Verdict("refused", (costly,))
+        else:
+            views = pipeline.look(splat, self.config)
+            told("[4/4] Validating with CLIP...")
+            score, verdict = pipeline.validate(splat, views, job.prompt, self.stages.scorer, self.config)
         report = {
             "prompt": job.prompt,
             "profile": self.config.profile.name,
@@ -122,9 +127,10 @@ class Steps:
             "findings": findings,
         }
         with self._assets.folder(f"{job.id}/1") as folder:
-            certificate.write_picture(folder / "views.png", views)
+            if views:
+                certificate.write_picture(folder / "views.png", views)
             _write_json(folder / "verdict.json", report)
-            files = stored(folder, f"{job.id}/1", ("views.png", "verdict.json"))
+            files = stored(folder, f"{job.id}/1", ("views.png", "verdict.json") if views else ("verdict.json",))
         return Ending(
             "DONE",
             attempt=1,
@@ -176,6 +182,8 @@ class Steps:
         if not shown:
             raise BadFile(f"job {source} has no splat any more: its time is over (assets.keep_days, assets.max_gb)")
         splat = decode_splat(self._assets.read(shown.path), self.config.limits.max_gaussians, shown.name)
+        if costly := pipeline.overdrawn(splat, self.config):  # it may be one that a caller brought to be repaired
+            raise BadFile(f"job {source}: its splat is {costly}")
         path = shown.path.rpartition("/")[0]
         with self._assets.folder(path) as folder:
             told = progress.on_fraction(line)

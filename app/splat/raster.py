@@ -79,6 +79,22 @@ def render(
     return Views(np.clip(images, 0, 1, out=images), alphas, tuple(cameras), backend)
 
 
+def overdraw(splat: Splat, cameras: Sequence[Camera], placement: Placement = IDENTITY) -> float:
+    """How many Gaussians lie over a tile of 16 x 16 pixels, on the mean over a view, of the camera that sees the most.
+
+    Counted on the CPU, whatever draws: time and, on a GPU, memory of a drawing go with it.
+    """
+    from app.splat import raster_cpu  # numba takes a second to import
+
+    scene = place(splat, placement)
+    counts = []
+    for camera in cameras:
+        size, clip = (camera.width, camera.height), (camera.near, camera.far)
+        shape = scene.means, scene.quats, scene.scales, scene.opacities
+        counts.append(raster_cpu.overdraw(*shape, camera.world_to_camera, camera.K, size, clip))
+    return max(counts, default=0.0)
+
+
 def choose_backend(device: Device) -> Backend:
     """The rasteriser that `device` means on this host. Raises Unavailable, with the remedy, for "cuda" without it."""
     if device == "cpu":

@@ -6,9 +6,9 @@ are: the same input gives the same picture, bit for bit.
 
 from pathlib import Path
 
-from app.splat.raster_cpu.tiles import _assemble, rasterize
+from app.splat.raster_cpu.tiles import _assemble, overdraw, rasterize
 
-__all__ = ["is_compiled", "rasterize"]
+__all__ = ["is_compiled", "overdraw", "rasterize"]
 
 
 def is_compiled() -> bool:

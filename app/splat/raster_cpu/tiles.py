@@ -87,9 +87,31 @@ def rasterize(
         return _assemble(tiles, width, height, background)
 
 
+def overdraw(
+    means: Float32,
+    quats: Float32,
+    scales: Float32,
+    opacities: Float32,
+    world_to_camera: Float32,
+    K: Float32,
+    size: tuple[int, int],
+    clip: tuple[float, float],
+) -> float:
+    """How many Gaussians meet a tile, on the mean over the picture: what drawing costs. Arguments as of `rasterize`."""
+    tiles = -(-size[0] // TILE) * -(-size[1] // TILE)
+    with _one_at_a_time:  # colours are only passed on, so that any (N, 3) will do
+        _, _, boxes = project(means, quats, scales, opacities, means, screen(K, size, clip), world_to_camera)
+    return float(_meets(boxes).sum() / tiles)
+
+
+def _meets(boxes: Integers) -> Integers:
+    """(N,) how many tiles the box of each Gaussian has."""
+    return (boxes[:, 2] - boxes[:, 0]).astype(np.int64) * (boxes[:, 3] - boxes[:, 1])
+
+
 def _slabs(depths: Float32, boxes: Integers) -> Iterator[Integers]:
     """The boxes, front to back in as many parts as keep a part's entries under MOST_ENTRIES: one, but for giants."""
-    meets = (boxes[:, 2] - boxes[:, 0]).astype(np.int64) * (boxes[:, 3] - boxes[:, 1])
+    meets = _meets(boxes)
     if meets.sum() <= MOST_ENTRIES:
         yield boxes
         return
