@@ -15,7 +15,7 @@ from pathlib import Path
 
 import requests
 
-PATIENCE = 120
+PATIENCE = 600
 """Seconds; how long a test waits for a process, at most."""
 
 FAST: dict[str, object] = {
