@@ -67,6 +67,13 @@ def test_a_speck_is_refused():
         read_picture(stream.getvalue(), LIMITS)
 
 
+def test_a_strip_whose_square_would_fill_the_memory_is_refused():
+    stream = io.BytesIO()
+    Image.new("RGB", (200_000, 32)).save(stream, "PNG")
+    with pytest.raises(BadFile, match=r"200000 x 32 pixels; 5,792 a side are the most.*crop it"):
+        read_picture(stream.getvalue(), LIMITS)
+
+
 def test_a_path_that_is_no_picture_names_itself(tmp_path):
     with pytest.raises(BadFile, match=r"nothing.png: cannot be read: No such file"):
         read_picture(tmp_path / "nothing.png", LIMITS)

@@ -5,6 +5,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from app.errors import BadWeights, StageFailed, Unavailable
@@ -86,6 +87,35 @@ def test_bad_weight_file_is_named(tmp_path: Path, damage, reason: str) -> None:
     with pytest.raises(BadWeights, match=reason) as error:
         score.load(ScorerParams(model=f"local-dir:{folder}", device="cpu"))
     assert "open_clip_model.safetensors" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("merges.txt.gz", b"", "merges.txt.gz makes 514 words, the model has 1,538"),
+        ("merges.txt.gz", (SHAPES_CLIP / "merges.txt.gz").read_bytes()[:500], "does not fit"),
+        ("merges.txt.gz", b"no gzip", "does not fit"),
+        ("open_clip_config.json", b"", "does not fit"),
+        ("open_clip_config.json", b'{"model_cfg": []}', "does not fit"),
+        (
+            "open_clip_config.json",
+            b'{"model_cfg": {"embed_dim": 1, "vision_cfg": {}, "text_cfg": 0}}',
+            "does not fit",
+        ),
+    ],
+)
+def test_a_scorer_folder_with_a_broken_file_is_named(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+    folder = _copy(tmp_path)
+    (folder / name).write_bytes(content)
+    with pytest.raises(BadWeights, match=reason):
+        score.load(ScorerParams(model=f"local-dir:{folder}", device="cpu"))
+
+
+def test_a_large_picture_is_shrunk_before_it_becomes_numbers() -> None:
+    square = score.on_square(Image.new("RGBA", (3_000, 1_500), (255, 0, 0, 0)), (0.0, 1.0, 0.0))
+    assert square.shape == (1, 1_024, 1_024, 3)
+    assert (square == (0, 1, 0)).all()
+    assert score.on_square(Image.new("RGB", (1_024, 40)), (1.0, 1.0, 1.0)).shape == (1, 1_024, 1_024, 3)
 
 
 def test_weights_that_are_not_on_the_host_are_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,8 @@ def load(params: CutoutParams, weights: Path) -> Cutout:
     try:
         session = from_file(params.kind, onnxruntime.SessionOptions(), providers=_chosen(providers))
     except Exception as error:  # noqa: BLE001  (ONNX Runtime's exceptions share no other base)
-        raise BadWeights(f"{weights}: cannot be loaded: {str(error).splitlines()[0]}") from None
+        reason = str(error).partition("\n")[0]
+        raise BadWeights(f"{weights}: cannot be loaded: {reason}") from None
     logger.info(f"cutout: {params.kind} on {session.inner_session.get_providers()[0]}")
     return Cutout(params, session)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import warnings
 import zlib
@@ -23,6 +24,9 @@ OnStep = Callable[[int, int], None]
 FORMATS = ("PNG", "JPEG", "WEBP")
 SMALLEST = 32
 """Pixels a side: less holds nothing that a splat could be made of."""
+OBLONG = 2
+"""The square around a picture has at most so many times limits.max_picture_pixels: a strip of 32 x 500,000 pixels is
+small, and its square would take all the memory of the host."""
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 """What Pillow raises, by format, for a file that ends early or lies about itself."""
 
@@ -85,5 +89,8 @@ def _check_size(image: Image.Image, name: str, limits: LimitsConfig) -> None:
     if width * height > limits.max_picture_pixels:
         most = f"limits.max_picture_pixels is {limits.max_picture_pixels:,}"
         raise BadFile(f"{name}: has {width} x {height} pixels, {most}; make it smaller")
+    if max(width, height) ** 2 > OBLONG * limits.max_picture_pixels:
+        most = f"{math.isqrt(OBLONG * limits.max_picture_pixels):,} a side are the most"
+        raise BadFile(f"{name}: has {width} x {height} pixels; {most}, for the object is put in a square; crop it")
     if min(width, height) < SMALLEST:
         raise BadFile(f"{name}: has {width} x {height} pixels; {SMALLEST} a side are the least")

@@ -6,6 +6,7 @@ open_clip_config.json. Weights are safetensors only. This file does not know spl
 
 from __future__ import annotations
 
+import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import open_clip
 import torch
 from loguru import logger
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors import SafetensorError
 from torch.nn import functional
 
@@ -27,6 +28,9 @@ SHAPES_CLIP = Path(__file__).parent / "shapes_clip"
 """The embedded scorer: config, vocabulary and weights (scripts/train_shapes_clip makes them)."""
 
 TEXT_CACHE_SIZE = 256
+
+LARGEST_SIDE = 1024
+"""Pixels; no model sees as many, and a picture of 16 million pixels would take 0.4 GB on the way to it."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,8 @@ def load(params: ScorerParams) -> Scorer:
     try:
         model = _build(params, weights)
         tokenizer = open_clip.get_tokenizer(params.model, **_vocabulary(params))
-    except (SafetensorError, RuntimeError, KeyError, ValueError, OSError) as error:
+        _check_vocabulary(params, model, tokenizer)
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, OSError, EOFError, zlib.error) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise BadWeights(f"{weights}: does not fit {params.model}: {reason}") from None
     scorer = Scorer(params, model, tokenizer, sha256_of(weights))
@@ -173,7 +178,11 @@ def to_pixels(images: torch.Tensor, model: Any) -> torch.Tensor:
 
 
 def on_square(picture: Image.Image, background: tuple[float, float, float]) -> Float32:
-    """(1, S, S, 3) in [0, 1]: the picture in the middle of a square of that colour, which also shows through it."""
+    """(1, S, S, 3) in [0, 1]: the picture in the middle of a square of that colour, which also shows through it.
+
+    S: its longer side, at most LARGEST_SIDE.
+    """
+    picture = ImageOps.contain(picture, (LARGEST_SIDE,) * 2) if max(picture.size) > LARGEST_SIDE else picture
     side, colour = max(picture.size), tuple(round(255 * share) for share in background)
     square = Image.new("RGB", (side, side), colour)
     corner = (side - picture.width) // 2, (side - picture.height) // 2
@@ -243,6 +252,12 @@ def _vocabulary(params: ScorerParams) -> dict[str, str]:
     if not merges.is_file():
         raise BadWeights(f"{merges}: the scorer's vocabulary is missing")
     return {"bpe_path": str(merges)}
+
+
+def _check_vocabulary(params: ScorerParams, model: Any, tokenizer: Any) -> None:
+    """Merges that are cut short or empty are read without complaint, and every word would be another one."""
+    if _vocabulary(params) and tokenizer.vocab_size != model.vocab_size:
+        raise ValueError(f"merges.txt.gz makes {tokenizer.vocab_size:,} words, the model has {model.vocab_size:,}")
 
 
 def _device(wanted: str) -> torch.device:
