@@ -1,9 +1,11 @@
 """What stands around the code: image, compose, units, monitoring. They must agree with it and with each other."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,16 @@ from app.jobs.client import Jobs
 from app.web import create_app
 
 ROOT = Path(__file__).parent.parent
+COMPOSE_FILES = [ROOT / "compose.yaml", *sorted((ROOT / "compose").glob("*.yaml"))]
+CLUSTER = {
+    "SPLATGATE_DATABASE_URL": "postgresql://splatgate:word@10.0.0.1/splatgate",
+    "SPLATGATE_ASSETS_URL": "s3://bucket/splatgate",
+    "SPLATGATE_DATABASE_ADDRESS": "10.0.0.1",
+    "SPLATGATE_DATABASE_PASSWORD": "word",
+    "AWS_SECRET_ACCESS_KEY": "key",
+}
+Done = subprocess.CompletedProcess[str]
+
 UNITS = sorted(path.name for path in (ROOT / "systemd").glob("splatgate*"))
 EXPOSURE = 2.0
 """systemd-analyze security's figure for our units: 0 is best, 10 is a unit without any protection."""
@@ -30,6 +42,17 @@ def run(*words: str | Path) -> str:
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def compose(*names: str, settings: dict[str, str], options: tuple[str, ...] = ("--quiet",)) -> Done:
+    """`docker compose config` of compose.yaml with these files over it; skips where there is no docker compose."""
+    docker = tool("docker")
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_CONFIG") if name in os.environ}
+    if subprocess.run([docker, "compose", "version"], env=kept, capture_output=True).returncode:
+        pytest.skip("docker has no compose plugin")
+    files = [ROOT / "compose.yaml", *(ROOT / f"compose/{name}.yaml" for name in names)]
+    words = [docker, "compose", *(word for file in files for word in ("--file", str(file))), "config", *options]
+    return subprocess.run(words, env=kept | settings, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +82,62 @@ def test_the_alert_rules_fire_when_they_should() -> None:
     run(tool("promtool"), "test", "rules", ROOT / "compose/monitoring/rules.test.yml")
 
 
-@pytest.mark.parametrize("file", ["Dockerfile", "compose.yaml", "compose/cpu.yaml"])
+def test_compose_files_are_what_the_specification_allows(tmp_path: Path) -> None:
+    """The schema knows no tags: `!reset` is an order to Compose, and what it says is the value for one without it."""
+    for file in COMPOSE_FILES:
+        (tmp_path / file.name).write_text(file.read_text().replace("!reset ", ""))
+    copies = [tmp_path / file.name for file in COMPOSE_FILES]
+    check = Path(sys.executable).with_name("check-jsonschema")
+    run(check, "--builtin-schema", "vendor.compose-spec", *copies)
+    (tmp_path / "compose.yaml").write_text("services:\n  app:\n    restrat: always\n")
+    with pytest.raises(AssertionError, match="restrat"):
+        run(check, "--builtin-schema", "vendor.compose-spec", *copies)
+
+
+@pytest.mark.parametrize("role", [("cluster",), ("cluster", "cpu"), ("head",), ("head", "cpu"), ("head", "postgres")])
+def test_a_host_of_a_cluster_is_what_its_files_say(role: tuple[str, ...]) -> None:
+    merged = json.loads(compose(*role, settings=CLUSTER, options=("--format", "json")).stdout)["services"]
+    app, environ = merged["app"], merged["app"]["environment"]
+    assert environ["SPLATGATE__DATABASE__URL"] == CLUSTER["SPLATGATE_DATABASE_URL"]
+    assert environ["SPLATGATE__ASSETS__URL"] == CLUSTER["SPLATGATE_ASSETS_URL"]
+    assert environ["AWS_SECRET_ACCESS_KEY"] == CLUSTER["AWS_SECRET_ACCESS_KEY"]
+    assert environ["AWS_ENDPOINT_URL"] is None, "what is not set is not set to nothing either"
+    assert environ.get("SPLATGATE__SERVE__WEB") == ("false" if "cluster" in role else None)
+    assert [port["host_ip"] for port in app.get("ports", [])] == ([] if "cluster" in role else ["127.0.0.1"])
+    assert "devices" in app["deploy"]["resources"].get("reservations", {}) or "cpu" in role
+    if "postgres" in role:
+        assert [port["host_ip"] for port in merged["postgres"]["ports"]] == ["10.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("role", "missing"),
+    [
+        (("cluster",), "SPLATGATE_DATABASE_URL"),
+        (("cluster",), "SPLATGATE_ASSETS_URL"),
+        (("head",), "SPLATGATE_DATABASE_URL"),
+        (("head",), "SPLATGATE_ASSETS_URL"),
+        (("head", "postgres"), "SPLATGATE_DATABASE_PASSWORD"),
+        (("head", "postgres"), "SPLATGATE_DATABASE_ADDRESS"),
+    ],
+)
+def test_what_a_host_of_a_cluster_has_to_be_told_is_asked_for(role: tuple[str, ...], missing: str) -> None:
+    asked = compose(*role, settings={name: value for name, value in CLUSTER.items() if name != missing})
+    assert asked.returncode != 0
+    assert f"{missing} is missing a value: set it in .env to the" in asked.stderr
+
+
+def test_every_host_of_a_cluster_is_given_the_same_settings() -> None:
+    head, engines = (
+        set(re.findall(r"^ {6}([A-Z_]+):", (ROOT / f"compose/{name}.yaml").read_text(), re.MULTILINE))
+        for name in ("head", "cluster")
+    )
+    assert engines - head == {"SPLATGATE__SERVE__WEB"}
+    assert head < engines
+
+
+@pytest.mark.parametrize(
+    "file", ["Dockerfile", "compose.yaml", "compose/cpu.yaml", "compose/cluster.yaml", "compose/head.yaml"]
+)
 def test_settings_of_the_container_are_settings_of_ours(file: str) -> None:
     text = (ROOT / file).read_text()
     keys = set(re.findall(rf"\b({ENV_PREFIX}\w+)\s*[:=]", text))
@@ -86,8 +164,9 @@ def test_the_image_has_the_versions_that_are_tested() -> None:
     )
     names, in_image = ({pin.partition("==")[0] for pin in pins} for pins in (ours, image))
     project = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for_gpus = {re.split(r"[<>=\[]", line)[0] for line in project["optional-dependencies"]["gpu"]}
-    assert for_gpus <= in_image, "what a GPU needs belongs into the image"
+    extras = [line for extra in ("gpu", "s3") for line in project["optional-dependencies"][extra]]
+    wanted = {re.split(r"[<>=\[]", line)[0] for line in extras}
+    assert wanted <= in_image, "what a GPU and an object store need belongs into the image"
     assert not {pin for pin in image - ours if pin.partition("==")[0] in names}, "the same package in two versions"
 
 
