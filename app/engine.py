@@ -25,6 +25,7 @@ import torch
 from dbos import DBOS, DBOSPortableJSONSerializer
 from loguru import logger
 
+from app.child import say_ready
 from app.config import Config, load_config
 from app.errors import DatabaseDown, SplatgateError, StorageDown, Unavailable
 from app.hardware import GpuGone, gpu
@@ -40,7 +41,6 @@ from app.jobs.store import APPLICATION, QUEUE, Store
 from app.jobs.workflow import Worker
 from app.log import ToLoguru, start_logging
 from app.pipeline import Stages, load_stages
-from app.readiness import say_ready
 from app.selftest import self_test
 from app.starting import Starting
 from app.weights.manifest import Model

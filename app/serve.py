@@ -5,7 +5,6 @@ It holds no GPU, loads no model and never imports torch, so there is little in i
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -20,13 +19,13 @@ from pathlib import Path
 import sqlalchemy as sa
 from loguru import logger
 
+from app.child import PR_SET_CHILD_SUBREAPER, VARIABLE, Word, die_with_parent, prctl
 from app.config import Config
 from app.errors import ConfigError, DatabaseDown, Unavailable
 from app.hardware import gpus
 from app.identity import node_id
 from app.jobs.rollcall import Watchman
 from app.jobs.store import Store, engines
-from app.readiness import VARIABLE, Word
 
 MAX_DEATHS, WITHIN_SECONDS = 5, 60.0
 """A child that dies this often in this time, or this often in a row without having become ready, however long each
@@ -46,7 +45,6 @@ CODES = {70: "broken GPU", 71: "database down", 72: "not ready", 73: "device tak
 """Exit codes of app.engine, in words."""
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 @dataclass
@@ -82,7 +80,7 @@ class Supervisor:
     def run(self) -> int:
         """Until SIGTERM or SIGINT, or until a child keeps dying. Returns the exit code: 0, or 1 where it gave up."""
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        _prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans of our children come to us, whether we are PID 1 or not
+        prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans of our children come to us, whether we are PID 1 or not
         while not self._gave_up:
             self._start_due()
             caught = signal.sigtimedwait(SIGNALS, self._until_next())
@@ -319,9 +317,5 @@ def _engine(environ: Mapping[str, str], device: str, uuid: str) -> Child:
 
 def _before_child() -> None:
     """In the child, before it becomes its program: it shall not outlive us, and gets its signals back."""
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-
-
-def _prctl(option: int, value: int) -> None:
-    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

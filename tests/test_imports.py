@@ -6,7 +6,7 @@ from pathlib import Path
 APP = Path(__file__).parent.parent / "app"
 
 ORDER = [
-    *("app", "errors", "config", "reading", "digest", "log", "prompt", "readiness", "address"),
+    *("app", "errors", "config", "reading", "digest", "log", "prompt", "child", "address"),
     *("splat.model", "splat.ply", "splat.spz", "splat.files", "splat.cameras", "splat.raster_cpu", "splat.raster"),
     *("splat.neighbours", "splat.diagnosis", "splat.opacity", "splat.repair", "splat.damage"),
     "turntable",

@@ -210,7 +210,7 @@ def test_a_child_that_keeps_dying_ends_the_service_with_an_error(tmp_path: Path)
     assert "child 1: started as process" in log
 
 
-READY = "from app.readiness import say_ready; say_ready(); "
+READY = "from app.child import say_ready; say_ready(); "
 
 
 def test_a_child_that_never_becomes_ready_ends_the_service_however_long_each_try_takes(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from http.client import HTTPResponse
 from pathlib import Path
 
@@ -197,3 +197,25 @@ def _half_request(service: Service, body: bytes = b'{"prompt": ', length: int = 
 
 def _count(service: Service) -> int:
     return len(requests.get(f"{service.url}/v1/jobs?limit=200", timeout=20).json()["jobs"])
+
+
+def test_a_worker_does_not_outlive_its_master_and_keep_the_port(tmp_path: Path) -> None:
+    """gunicorn's worker looks for its master now and then, a busy one later; this one is stopped and cannot look."""
+    with web(tmp_path) as service:
+        master = service.process.pid
+        (worker,) = map(int, Path(f"/proc/{master}/task/{master}/children").read_text().split())
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            os.kill(master, signal.SIGKILL)
+            service.process.wait()
+            wait_until(lambda: not _lives(worker), "the worker has gone with its master")
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

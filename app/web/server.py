@@ -19,11 +19,11 @@ from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker
 from loguru import logger
 
 from app.address import host_and_port, is_loopback, listening_host
+from app.child import die_with_parent, say_ready
 from app.config import Config, load_config
 from app.errors import SplatgateError
 from app.jobs.client import Jobs
 from app.log import ToLoguru, start_logging
-from app.readiness import say_ready
 from app.web import create_app
 from app.web.auth import read_hashes
 from app.web.context import KEY
@@ -131,6 +131,7 @@ def _settings(config: Config) -> dict[str, Any]:
         "graceful_timeout": round(config.serve.grace_seconds),
         "worker_tmp_dir": str(MEMORY_FOLDER) if os.access(MEMORY_FOLDER, os.W_OK) else None,
         "control_socket_disable": True,
+        "post_fork": lambda _server, _worker: die_with_parent(),  # it would keep the port from the next one
         "post_worker_init": lambda _worker: say_ready(),
         "logger_class": Log,
         "proc_name": "splatgate-web",

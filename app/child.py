@@ -1,15 +1,31 @@
-"""The word of a child to its supervisor that it is ready: one byte through a pipe that it inherited.
+"""What ties a child to its parent: it does not outlive it, and says when it is ready.
 
-No database is asked, so that it is known of a child that died in the very moment, or that never had a database.
+That word is one byte through a pipe that it inherited. No database is asked, so that it is known of a child that died
+in the very moment, or that never had a database.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 from contextlib import suppress
 
 VARIABLE = "SPLATGATE_READY_FD"
 """Environment variable: the number of the pipe's end that is written to; not there without a supervisor."""
+
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def die_with_parent() -> None:
+    """From now on the kernel kills this process when the thread that started it ends, whatever it is doing then."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def prctl(option: int, value: int) -> None:
+    """The system call of that name."""
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def say_ready() -> None:
