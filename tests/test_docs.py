@@ -91,6 +91,11 @@ def test_metrics_that_are_named_exist(page: Path) -> None:
     assert {name for name in named if f'"{name}"' not in known} == set()
 
 
+def test_the_readme_leads_to_every_page() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert [page.name for page in PAGES if page.parent.name == "docs" and f"(docs/{page.name}" not in readme] == []
+
+
 def test_every_picture_is_shown_and_all_of_them_are_small() -> None:
     pictures = sorted((ROOT / "docs/images").iterdir())
     pages = " ".join(page.read_text() for page in PAGES)
