@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import requests
 from hosts import Server, client, postgres_server, settings
-from object_store import SECRET, bucket, s3_server
-from service import FAST, free_port, wait_until, web
+from object_store import BUCKET, SECRET, bucket, give_credentials, object_store, s3_server
+from service import FAST, engine, free_port, wait_until, web
 
 from app.commands.doctor import Fact, shared
 from app.config import Config
@@ -28,7 +28,7 @@ from app.jobs.assets import Assets, shown
 from app.jobs.ledger import Ending, Ledger
 from app.jobs.records import Order
 from app.jobs.retention import Retention
-from app.serve import plan
+from app.serve import CODES, plan
 
 __all__ = ["bucket", "postgres_server", "s3_server"]  # fixtures
 
@@ -99,14 +99,15 @@ def test_a_job_of_the_head_is_made_elsewhere_and_goes_on_when_that_host_dies(
         "ASSETS__URL": bucket,
         "VALIDATE__THRESHOLD": 0.9,  # every attempt is refused, so that a job can be made to last
         "JOBS__HEARTBEAT_SECONDS": 1,
-        "JOBS__LOST_AFTER_SECONDS": 6,
+        "JOBS__LOST_AFTER_SECONDS": 12,
     }
     (tmp_path / "head").mkdir()
     ports = [free_port(), free_port()]
     with ExitStack() as stack:
         hosts = [stack.enter_context(engine_host(tmp_path / f"host{port}", port, given)) for port in ports]
         head = stack.enter_context(web(tmp_path / "head", **given))
-        wait_until(lambda: _serving(head.url) == {host.engine for host in hosts}, "both hosts are ready")
+        for host in hosts:
+            wait_until(lambda own=host: own.engine in _serving(head.url), f"the head sees {host.folder.name}")
 
         job = _until_ended(head.url, _taken(head.url, {"prompt": "a blue rocket"}))
         assert (job["state"], job["engine"] in {host.engine for host in hosts}) == ("DONE", True), job
@@ -118,8 +119,9 @@ def test_a_job_of_the_head_is_made_elsewhere_and_goes_on_when_that_host_dies(
         assert not list(tmp_path.rglob("*.ply")), "no host keeps files of its own"
 
         for host in hosts:
-            code, said = host.health()
-            assert (code, list(said["answer"])) == (0, [host.engine]), said
+            wait_until(lambda own=host: own.health()[0] == 0, "the health of the host")
+            said = host.health("--live")[1]
+            assert list(said["answer"]) == [host.engine], said
             assert PASSWORD not in str(said)
         for port in ports:
             with pytest.raises(requests.ConnectionError):
@@ -137,6 +139,32 @@ def test_a_job_of_the_head_is_made_elsewhere_and_goes_on_when_that_host_dies(
         wait_until(lambda: dead.health()[0] == 1, "the health of a dead host")
         logs = [head.log, *(host.log for host in hosts)]
     assert not [log for log in logs if SECRET in log or PASSWORD in log]
+
+
+def test_an_engine_waits_for_a_store_that_is_away_and_its_job_goes_on_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    give_credentials(monkeypatch, f"http://127.0.0.1:{port}")
+    given = FAST | {"ASSETS__URL": f"s3://{BUCKET}", "VALIDATE__THRESHOLD": 0.9}
+    with client(settings(tmp_path, assets={"url": f"s3://{BUCKET}"})) as jobs:
+
+        def state() -> tuple[str, str]:
+            return next(((row.state, row.why) for row in jobs.engines()), ("", ""))
+
+        with engine(tmp_path, **given) as process:
+            wait_until(lambda: "Could not connect" in state()[1], "the engine says what it waits for")
+            assert state()[0] == "STARTING"
+            with object_store(port, tmp_path / "store.log"):
+                job = jobs.submit(Order(prompt="a blue rocket", attempts=16))
+                wait_until(lambda: jobs.get(job.id).attempt >= 2, "the second attempt has begun")
+            assert CODES[process.wait(300)] == "storage down"
+            assert (state()[0], "Could not connect" in state()[1]) == ("FAILED", True)
+            assert jobs.get(job.id).state == "RUNNING"
+        with object_store(port, tmp_path / "store.log"), engine(tmp_path, **given):
+            wait_until(lambda: jobs.get(job.id).ended, "the job has ended")
+        ended = jobs.get(job.id)
+        assert (ended.state, ended.outcome, ended.error) == ("DONE", "refused", "")
 
 
 def _taken(url: str, order: dict[str, object]) -> str:
