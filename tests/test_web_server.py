@@ -37,7 +37,7 @@ def test_the_web_process_never_loads_a_model() -> None:
         "from app.config import Config\n"
         "from app.jobs.client import Jobs\n"
         "app.web.server.create_app(Config(), Jobs(Config()))\n"
-        "print(sorted({'torch', 'numba', 'open_clip', 'app.pipeline'} & set(sys.modules)))"
+        "print(sorted({'torch', 'numba', 'scipy', 'open_clip', 'app.pipeline'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 

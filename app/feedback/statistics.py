@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 EXACT_BELOW = 20
 """Trials under which the interval is the exact one (Clopper-Pearson): never too narrow, but wide."""
@@ -49,6 +48,8 @@ def share(count: int, total: int) -> Share:
     if not total:
         return Share(0, 0, None, None, None)
     method = "exact" if total < EXACT_BELOW else "wilson"
+    from scipy.stats import binomtest  # takes long to import, and who serves jobs needs none of it
+
     interval = binomtest(count, total).proportion_ci(0.95, method)
     return Share(count, total, count / total, float(interval.low), float(interval.high))
 
