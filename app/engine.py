@@ -31,13 +31,15 @@ from app.errors import DatabaseDown, SplatgateError, StorageDown, Unavailable
 from app.hardware import GpuGone, gpu
 from app.identity import Taken, Trace, node_id, take_lock
 from app.jobs.assets import Assets
+from app.jobs.bell import hearing
 from app.jobs.ledger import Ledger
 from app.jobs.progress import Stage
+from app.jobs.queue import Queue
 from app.jobs.records import Engine as EngineRow
 from app.jobs.retention import Retention
 from app.jobs.rollcall import FORGET_SECONDS, Report, Watchman
 from app.jobs.steps import Steps
-from app.jobs.store import APPLICATION, QUEUE, Store
+from app.jobs.store import APPLICATION, Store
 from app.jobs.workflow import Worker
 from app.log import ToLoguru, start_logging
 from app.pipeline import Stages, load_stages
@@ -161,13 +163,13 @@ class Engine:
         worker = Worker(self.steps, self.ledger, self.assets, self.guard, self.arm, self._busy, self.fatal)
         logging.getLogger("dbos").handlers = [ToLoguru()]
         logging.getLogger("dbos").propagate = False
-        DBOS(
+        dbos = DBOS(
             config={
                 "name": APPLICATION,
                 "application_version": APPLICATION,
                 "executor_id": self.id,
                 "system_database_url": self.store.url.render_as_string(hide_password=False),
-                "system_database_engine": self.store.engine,
+                "system_database_engine": self.store.light,  # a step that a power cut took is done again
                 "serializer": DBOSPortableJSONSerializer(),
                 "log_level": "WARNING",
                 "enable_otlp": False,
@@ -176,9 +178,10 @@ class Engine:
             }
         )
         worker.register()
+        DBOS.listen_queues([])  # we take the jobs ourselves
         DBOS.launch()
-        poll = self.config.jobs.poll_seconds
-        DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=poll, on_conflict="always_update")
+        self.queue = Queue(dbos, self.store, self.id)
+        threading.Thread(target=self._take_jobs, name="jobs", daemon=True).start()
         return worker
 
     def _row(self) -> EngineRow:
@@ -200,6 +203,22 @@ class Engine:
         )
 
     # ---- while it serves ---------------------------------------------------------------------------------------------
+
+    def _take_jobs(self) -> None:
+        """Job after job, as they come, until the engine is told to stop."""
+        poll, broken = self.config.jobs.poll_seconds, False
+        while not self.stopping.is_set():
+            try:
+                if broken:
+                    self.queue.hand_back(self.id)  # one that was taken but could not be run
+                with hearing(self.store) as wait:
+                    while not self.stopping.is_set():
+                        if not self.queue.take():
+                            wait(poll)
+            except Exception as error:  # noqa: BLE001  the edge: what became of one job must not keep the others waiting
+                logger.opt(exception=None if isinstance(error, SplatgateError) else error).warning(_line(error))
+                broken = isinstance(error, DatabaseDown)
+                self.stopping.wait(LOOK_SECONDS)
 
     def _look_after(self) -> None:
         """What is due every second, half-minute and hour, until the engine is told to stop."""
@@ -225,14 +244,14 @@ class Engine:
             logger.warning(f"engine {id} is lost; its jobs are taken over")
             watchman.mark(id)
             self.ledger.requeue(id)
-            take_over(id)
+            self.queue.hand_back(id)
             watchman.settled(id)
 
     def _drain(self, worker: Worker) -> None:
         self.say(state="DRAINING", why="stopping")
         if not worker.drain(self.config.serve.grace_seconds):
             logger.warning("the running stage did not end within serve.grace_seconds; its job was given back")
-        _try(lambda: take_over(self.id))
+        _try(lambda: self.queue.hand_back(self.id))
         self.say(state="LOST", why="stopped", job=None)
         logger.info(f"engine {self.id}: stopped")
         _exit(0)
@@ -326,11 +345,6 @@ def is_sticky(error: BaseException) -> bool:
     """Whether a CUDA error has poisoned the process."""
     text = str(error)
     return any(words in text for words in STICKY)
-
-
-def take_over(engine: str) -> None:
-    """Has DBOS hand out again what that engine was running when it ended."""
-    DBOS._recover_pending_workflows([engine])  # DBOS's own console does the same; it has no public name for it
 
 
 def _try(chore: Callable[[], object]) -> None:

@@ -15,20 +15,19 @@ import sqlalchemy as sa
 from hosts import client, postgres_server, settings, sqlite_file
 from hypothesis import given
 from hypothesis import strategies as st
-from service import wait_until
 
 from app.config import Config
 from app.errors import BadInput, ConfigError, Conflict, DatabaseDown, KeyReused, NotFound, QueueFull
 from app.jobs import store as tables
 from app.jobs.assets import Assets, Stored
+from app.jobs.bell import hearing
 from app.jobs.client import Jobs
-from app.jobs.ledger import Claim, Ending, Ledger, Void
+from app.jobs.ledger import Claim, Ending, Ledger, StageSeconds, Void
 from app.jobs.orders import new_id
 from app.jobs.records import Engine, Order
 from app.jobs.retention import Retention
 from app.jobs.rollcall import Report, Watchman
 from app.jobs.store import Store, database_url
-from app.jobs.turn import Place, Turn
 
 __all__ = ["postgres_server", "sqlite_file"]  # fixtures
 
@@ -187,15 +186,22 @@ def test_waiting_ends_with_the_change_that_was_waited_for(jobs: Jobs) -> None:
     assert jobs.changes(claim.job.id, jobs.get(claim.job.id).version, 0.05) is None
 
 
-def test_a_pause_ends_with_the_first_commit_of_another(tmp_path: Path) -> None:
-    with client(settings(tmp_path)) as jobs, client(settings(tmp_path)) as other, ThreadPoolExecutor(1) as pool:
-        assert jobs.counts() == {}
-        pausing = pool.submit(jobs.store.pause, 60)
-        for _ in range(20):  # the first may come before the pause has begun
-            other.submit(ROCKET)
-            if wait([pausing], timeout=0.2).done:
-                break
-        assert pausing.done()
+def test_a_commit_of_another_is_heard_and_one_from_between_two_waits_too(config: Config, jobs: Jobs) -> None:
+    with client(config) as other, hearing(jobs.store) as heard, ThreadPoolExecutor(1) as pool:
+        other.submit(ROCKET)
+        between = pool.submit(heard, 90)
+        assert wait([between], timeout=60).done
+        heard(0.5)  # whatever else opening the other one committed
+        waiting = pool.submit(heard, 90)
+        other.submit(ROCKET)
+        assert wait([waiting], timeout=60).done
+
+
+def test_without_a_commit_the_hearing_waits_its_time_out(jobs: Jobs) -> None:
+    with hearing(jobs.store) as heard:
+        began = time.monotonic()
+        heard(0.2)
+        assert time.monotonic() - began >= 0.2
 
 
 def test_jobs_of_an_older_release_are_taken_before_new_ones(jobs: Jobs) -> None:
@@ -204,25 +210,6 @@ def test_jobs_of_an_older_release_are_taken_before_new_ones(jobs: Jobs) -> None:
     with jobs.store.writing() as connection:
         connection.execute(sa.update(tables.jobs).where(tables.jobs.c.id == old).values(sequence=None))
     assert [jobs.position(id) for id in (old, new)] == [1, 2]
-    assert ledger(jobs).place(old) < ledger(jobs).place(new)
-    assert ledger(jobs).place("0" * 32) == (0, 0), "of a job that is gone"
-
-
-def test_a_turn_goes_to_the_first_in_order_of_those_who_wait() -> None:
-    turn, places = Turn(), [(10, 2), (1, 7), (10, 1), (1, 3), (100, 1)]
-    begun: list[Place] = []
-
-    def take(place: Place) -> None:
-        with turn.at(place):
-            begun.append(place)
-
-    with ThreadPoolExecutor(len(places)) as pool:
-        with turn.at((50, 1)):
-            taken = [pool.submit(take, place) for place in places]
-            wait_until(lambda: turn.waiting == len(places), "all wait")
-            assert begun == []
-        wait(taken)
-    assert begun == sorted(places)
 
 
 # ---- what an engine may write ----------------------------------------------------------------------------------------
@@ -363,6 +350,25 @@ def test_too_many_bytes_are_forgotten_oldest_first(jobs: Jobs) -> None:
     assert retention(jobs, max_gb=2_500 / 1e9).sweep() == 2
     assert [job.id for job in jobs.recent(9)] == ids[:1:-1]
     assert jobs.stats().asset_bytes == 2_000
+
+
+def test_of_the_rows_that_numbers_are_made_of_the_newest_are_kept(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.jobs.retention.RESULTS", 3)
+    monkeypatch.setattr("app.jobs.retention.STAGE_TIMES", 4)
+    times = (StageSeconds(1, "splat", 1.0), StageSeconds(1, "score", 2.0))
+    ids = []
+    for _ in range(5):
+        claim = begun(jobs)
+        ledger(jobs).end(claim, DONE, times)
+        ids.append(claim.job.id)
+    retention(jobs, days=31).sweep()
+    assert [result.job for result in jobs.results(0)] == ids[2:], "they outlive their jobs"
+    assert [(time.job, time.stage) for time in jobs.stage_times(0)] == [
+        (id, stage) for id in ids[3:] for stage in ("splat", "score")
+    ]
+    last = jobs.results(0)[-1].row
+    ledger(jobs).end(begun(jobs), DONE)
+    assert len(jobs.results(last)) == 1, "rows rise on"
 
 
 def test_folders_that_no_job_owns_are_removed_once_they_are_old(jobs: Jobs) -> None:

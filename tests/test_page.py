@@ -6,6 +6,7 @@ Content-Security-Policy, and on a request to any other host.
 
 import importlib
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -252,8 +253,8 @@ def waiting(tmp_path: Path) -> Iterator[str]:
     yield from serving(Config.model_validate({"serve": {"data": str(tmp_path)}}))
 
 
-def serving(config: Config) -> Iterator[str]:
-    jobs = Jobs(config)
+def serving(config: Config, clock: Callable[[], float] = time.time) -> Iterator[str]:
+    jobs = Jobs(config, clock)
     server = make_server("127.0.0.1", 0, create_app(config, jobs), threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -279,6 +280,18 @@ def test_it_says_that_nothing_is_ready_and_queues_and_cancels_all_the_same(
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#now").get_by_role("status")).to_have_text("Cancelled")
     expect(page.locator(".card", has_text="a purple tree").locator(".badge")).to_have_text("cancelled")
+
+
+def test_the_queue_is_shown_in_the_order_in_which_it_is_taken(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    """Not by the time of the order's making, which ids sort by: here the clock is set back from order to order."""
+    times = itertools.count(time.time(), -1.0)
+    for url in serving(Config.model_validate({"serve": {"data": str(tmp_path)}}), lambda: next(times)):
+        page = visit(url)
+        for prompt, priority in (("a blue rocket", 10), ("a purple tree", 10), ("a red cube", 1), ("a green cone", 10)):
+            assert page.request.post(f"{url}v1/jobs", data={"prompt": prompt, "priority": priority}).status == 202
+        page.reload()
+        taken = ["a red cube", "a blue rocket", "a purple tree", "a green cone"]
+        expect(page.locator("#queue li")).to_contain_text(taken)
 
 
 def test_what_cannot_be_made_is_said_and_markup_stays_text(waiting: str, visit: Callable[..., Page]) -> None:

@@ -20,6 +20,7 @@ from app.config import Config
 from app.errors import Conflict, KeyReused, NotFound, QueueFull
 from app.jobs import store as tables
 from app.jobs.assets import Asset, Assets, Stored, stored_bytes
+from app.jobs.bell import hearing
 from app.jobs.orders import check, new_id, picture_name
 from app.jobs.records import SERVING, Engine, Job, Kind, Order, Result, StageTime, State, Stats, Tally
 from app.jobs.rollcall import roll
@@ -48,7 +49,7 @@ class Jobs:
         self.assets = Assets(config)
         self._opening = threading.Lock()
         self._opened: tuple[Store, DBOSClient] | None = None
-        self._watch = Watch(self._versions, lambda seconds: self.store.pause(seconds))
+        self._watch = Watch(self._versions, lambda: hearing(self.store))
 
     @property
     def store(self) -> Store:
@@ -141,7 +142,6 @@ class Jobs:
 
     def changes(self, id: str, after_version: int, timeout: float) -> Job | None:
         """The job as soon as its version is above `after_version`; None where it did not change within `timeout`."""
-        self.get(id)
         if self._watch.wait(id, after_version, timeout):
             return self.get(id)
         return None

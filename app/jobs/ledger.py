@@ -13,7 +13,6 @@ import sqlalchemy as sa
 from app.jobs.assets import Stored
 from app.jobs.records import ENDED, Job, JobOutcome, Kind, State
 from app.jobs.store import Store, assets, jobs, results, stage_times, to_job
-from app.jobs.turn import Place
 
 
 @dataclass(frozen=True)
@@ -75,12 +74,6 @@ class Ledger:
     max_deaths: int
     clock: Callable[[], float]
     last_words: Callable[[str], str] = field(default=lambda _engine: "")
-
-    def place(self, id: str) -> Place:
-        """Where the job stands in the queue; before all others where it is gone."""
-        with self.store.reading() as connection:
-            row = connection.execute(sa.select(jobs.c.priority, jobs.c.sequence).where(jobs.c.id == id)).first()
-        return (row.priority, row.sequence or 0) if row else (0, 0)
 
     def begin(self, id: str) -> Claim | None:
         """Claims the job; None where there is nothing to do: it is gone, has ended, or must not run any more."""

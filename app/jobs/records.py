@@ -51,6 +51,7 @@ class Order:
 class Job:
     """A job as the database has it. Times: seconds since 1970.
 
+    sequence: its place among the waiting ones of its priority, the lowest first; None in an older release's rows.
     fraction: how much is done, 0 to 1, None before it begins. attempt: the one that runs, or whose result was kept.
     error: one line, empty without one. version: rises with every change. assets: names of the files that can be
     fetched, sorted.
@@ -64,6 +65,7 @@ class Job:
     format: Literal["ply", "spz"]
     profile: str
     priority: int
+    sequence: int | None
     source: str | None
     size: int | None
     state: State

@@ -10,9 +10,12 @@ import sqlalchemy as sa
 from app.config import AssetsConfig
 from app.jobs.assets import Assets
 from app.jobs.records import ENDED
-from app.jobs.store import Store, assets, jobs
+from app.jobs.store import Store, assets, jobs, results, stage_times
 
 AT_ONCE = 100
+RESULTS, STAGE_TIMES = 20_000, 100_000
+"""Rows that are kept of each of these tables; they are small, and outlive their jobs, of which they hold no word."""
+
 ORPHAN_SECONDS = 3_600.0
 """A folder without a job is an order that is just being stored, or one whose caller never got an answer."""
 
@@ -30,6 +33,7 @@ class Retention:
 
     def sweep(self) -> int:
         """Forgets what is to be forgotten now, at most a hundred jobs a call. Returns how many it forgot."""
+        self.forget_rows()
         ids = self.over_age() or self.over_size()
         for id in ids:
             self.files.remove(id)
@@ -39,6 +43,16 @@ class Retention:
                 connection.execute(sa.delete(jobs).where(jobs.c.id.in_(ids)))
             self.forget_queue(ids)
         return len(ids)
+
+    def forget_rows(self) -> None:
+        """Keeps the newest rows of what is counted and averaged. Never all: whoever reads on goes by the last one."""
+        for table, kept in ((results, RESULTS), (stage_times, STAGE_TIMES)):
+            with self.store.reading() as connection:
+                newest = connection.scalar(sa.select(sa.func.max(table.c.row))) or 0
+                over = connection.scalar(sa.select(table.c.row).where(table.c.row <= newest - kept).limit(1))
+            if over is not None:
+                with self.store.noting() as connection:
+                    connection.execute(sa.delete(table).where(table.c.row <= newest - kept))
 
     def over_age(self) -> list[str]:
         """Ended jobs older than assets.keep_days, oldest first."""

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,8 @@ APPLICATION = "splatgate"
 LOCK, PREPARING = 0x53504C54, 0x53504C55
 """PostgreSQL advisory locks: one process at a time counts the queue and adds to it, or prepares the tables."""
 
-LOOK_SECONDS = 0.005
-"""Between two looks at whether there was a commit, while somebody waits for one."""
+CHANNEL = "splatgate"
+"""PostgreSQL's: each commit here is told on it."""
 
 metadata = sa.MetaData()
 
@@ -139,17 +138,18 @@ class Store:
     """The opened database. Thread-safe; one for each process.
 
     prepare: whether tables that are missing are made; who only reads what others wrote does without.
+    engine: its commits are on the disk. light: on SQLite, the last ones may be lost in a power cut.
     Raises ConfigError for a URL of another kind, DatabaseDown where it cannot be opened, read or written.
     """
 
     def __init__(self, config: Config, *, prepare: bool = True) -> None:
         self.url = database_url(config)
         self.engine = sa.create_engine(self.url, **_options(self.url))
-        self._light = self.engine
+        self.light = self.engine
         if self.sqlite:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
-            self._light = sa.create_engine(self.url, pool_size=2)
-            sa.event.listen(self._light, "connect", _prepare_light_sqlite)
+            self.light = sa.create_engine(self.url, **_options(self.url))
+            sa.event.listen(self.light, "connect", _prepare_light_sqlite)
         try:
             if prepare:
                 self._prepare()
@@ -163,7 +163,7 @@ class Store:
 
     def close(self) -> None:
         self.engine.dispose()
-        self._light.dispose()
+        self.light.dispose()
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -176,31 +176,24 @@ class Store:
         with explained(self.url), self.engine.begin() as connection:
             if self.sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")  # a reader that turns writer half-way could only fail
-            elif alone:
+                yield connection
+                return
+            if alone:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
+            connection.exec_driver_sql(f"NOTIFY {CHANNEL}")  # sent with the commit
             yield connection
 
     @contextmanager
     def noting(self) -> Iterator[sa.Connection]:
         """A transaction for what may be lost in a power cut, though not when a process dies: progress, heartbeats."""
-        with explained(self.url), self._light.begin() as connection:
+        with explained(self.url), self.light.begin() as connection:
             if self.sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             else:
-                connection.exec_driver_sql("SET LOCAL synchronous_commit TO OFF")
+                connection.exec_driver_sql(
+                    f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', '')"
+                )
             yield connection
-
-    def pause(self, seconds: float) -> None:
-        """Returns after that time; on SQLite, whose look at whether there was a commit costs microseconds, then."""
-        end = time.monotonic() + seconds
-        if not self.sqlite:
-            time.sleep(seconds)
-            return
-        with explained(self.url), closing(self.engine.raw_connection()) as connection:
-            cursor = connection.cursor()
-            before = cursor.execute("PRAGMA data_version").fetchone()
-            while cursor.execute("PRAGMA data_version").fetchone() == before and time.monotonic() < end:
-                time.sleep(LOOK_SECONDS)
 
     def tally(self, connection: sa.Connection, what: str, label: str, count: int = 1) -> None:
         """Adds to a count that only rises."""
@@ -332,7 +325,7 @@ def _insert(sqlite: bool) -> Any:
 
 
 def to_job(row: sa.RowMapping | dict[str, Any], names: tuple[str, ...]) -> Job:
-    hidden = {"key", "digest", "sequence", "cancelled", "starts"}
+    hidden = {"key", "digest", "cancelled", "starts"}
     values = {name: value for name, value in row.items() if name not in hidden}
     return Job(**values | {"reasons": tuple(row["reasons"]), "scores": tuple(row["scores"]), "assets": names})
 

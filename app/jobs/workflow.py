@@ -19,14 +19,13 @@ from app.jobs.assets import Assets, Stored
 from app.jobs.ledger import Claim, Ending, Ledger, Void
 from app.jobs.progress import Progress, Stage, Stopped
 from app.jobs.steps import Drawn, Steps
-from app.jobs.turn import Turn
 
 Values = dict[str, Any]
 """A step's result as JSON has it."""
 
 
 class Worker:
-    """Runs jobs, one at a time.
+    """Runs the jobs that it is given, one at a time.
 
     guard: runs a heavy call; what the engine does about memory and broken GPUs. arm: told each stage as it begins, and
     None when none runs. busy: told the id of the job that runs, or None. fatal: ends the process.
@@ -49,7 +48,6 @@ class Worker:
         self._arm = arm
         self._busy = busy
         self._fatal = fatal
-        self._turn = Turn()
         self._draining = threading.Event()
         self._quiet = threading.Condition()
         self._claim: Claim | None = None
@@ -78,15 +76,7 @@ class Worker:
         return quiet
 
     def run(self, id: str) -> None:
-        """The workflow: one job from begin to end. It is begun when no other job runs here."""
-        try:
-            place = self._ledger.place(id)
-        except DatabaseDown as error:
-            self._lose_hold(error)
-        with self._turn.at(place):
-            self._run(id)
-
-    def _run(self, id: str) -> None:
+        """The workflow: one job from begin to end."""
         self._checkpoint()
         try:
             if claim := self._ledger.begin(id):

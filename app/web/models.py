@@ -115,6 +115,7 @@ class JobView(Wire):
     format: Literal["ply", "spz"]
     profile: str
     priority: int
+    sequence: int | None = Field(description="Among those that wait with this priority: the lowest is taken first.")
     source: str | None
     size: int | None
     state: State

@@ -93,7 +93,7 @@ export class Results {
 
 function byTurn(a, b) {
   const running = (job) => (job.state === "RUNNING" ? 0 : 1);
-  return running(a) - running(b) || a.priority - b.priority || (a.id < b.id ? -1 : 1);
+  return running(a) - running(b) || a.priority - b.priority || a.sequence - b.sequence || (a.id < b.id ? -1 : 1);
 }
 
 function inQueue(job) {
