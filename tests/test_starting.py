@@ -1,15 +1,22 @@
-"""What an engine says while it starts: what it reads, how far it is, and that it waits for models."""
+"""What an engine says while it starts: what it reads, how far it is, that it waits for models; and who hears it."""
 
 from __future__ import annotations
 
 import threading
+import time
+from contextlib import closing
 from pathlib import Path
 
+import pytest
 from hosts import client, host, settings
 from service import wait_until
 
 from app.config import Config
+from app.jobs.records import Engine
+from app.jobs.rollcall import Report
+from app.jobs.store import Store
 from app.starting import Starting
+from app.web import create_app
 from app.weights.lock import Lock, write_lock
 
 GB = 1_000_000_000
@@ -104,6 +111,31 @@ def test_an_engine_without_models_waits_and_names_the_command_and_goes_on_when_t
         (engine,) = jobs.engines()
         assert (process.exitcode, engine.state) == (72, "FAILED")
         assert "is missing; run `splatgate models fetch FLUX.1-schnell`" in engine.why
+
+
+def test_who_asks_whether_it_is_ready_is_told_how_far_it_is(tmp_path: Path) -> None:
+    config = settings(tmp_path, jobs={"lost_after_seconds": 3_600})
+    with closing(Store(config)) as store, client(config) as jobs:
+        report = Report(store, starting_engine(), time.time)
+        said = Starting(report.say, iter([0.0, 0.0, 5.0]).__next__)
+        for _ in range(2):
+            said("verifying FLUX.1-schnell", 6_150_000_000, 33_700_000_000)
+        web = create_app(config, jobs).test_client()
+        answer = web.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json["why"].endswith(
+            "is STARTING: verifying FLUX.1-schnell, 12.3 GB of 33.7 GB, about 9 s left"  # 21.4 GB at 2.46 GB/s
+        )
+        assert answer.json["engines"][0]["progress"] == pytest.approx(12.3 / 33.7)
+        metrics = web.get("/metrics").text
+        assert 'splatgate_engine_start_progress{engine="e"} 0.36' in metrics
+
+
+def starting_engine() -> Engine:
+    now = time.time()
+    places = {"id": "e", "host": "here", "pid": 1, "device": "CPU", "state": "STARTING", "why": "", "job": None}
+    unknown = dict.fromkeys(("progress", "eta", "memory_used", "memory_total"))
+    return Engine(**places, **unknown, heartbeat=now, started=now)
 
 
 def _all_locked(config: Config) -> dict[str, object]:

@@ -158,9 +158,13 @@ def _engines(engines: list[Engine]) -> Iterator[Metric]:
     states = GaugeMetricFamily("splatgate_engine_state", "1 for the state an engine is in.", labels=["engine", "state"])
     used = GaugeMetricFamily("splatgate_gpu_memory_used_bytes", "GPU memory in use.", labels=["engine", "device"])
     total = GaugeMetricFamily("splatgate_gpu_memory_total_bytes", "GPU memory.", labels=["engine", "device"])
+    what = "Share of what a starting engine verifies or waits for that is done, 0 to 1."
+    started = GaugeMetricFamily("splatgate_engine_start_progress", what, labels=["engine"])
     for engine in engines:
         states.add_metric([engine.id, engine.state], 1)
+        if engine.progress is not None:
+            started.add_metric([engine.id], engine.progress)
         if engine.memory_used is not None and engine.memory_total is not None:
             used.add_metric([engine.id, engine.device], engine.memory_used)
             total.add_metric([engine.id, engine.device], engine.memory_total)
-    yield from (states, used, total)
+    yield from (states, started, used, total)
