@@ -250,6 +250,15 @@ def test_a_storage_of_a_kind_that_is_not_here_is_refused(url: str, tmp_path: Pat
         Assets(settings(tmp_path, assets={"url": url}))
 
 
+def test_a_web_process_that_could_not_store_anything_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPLATGATE__ASSETS__URL", "nonsense://me:secret@bucket")
+    started = subprocess.run([sys.executable, "-m", "app.web.server"], capture_output=True, text=True, timeout=300)
+    assert started.returncode == 1
+    line = started.stderr.splitlines()[-1]
+    assert line.startswith("error: assets.url nonsense://bucket: no such kind of storage")
+    assert "secret" not in started.stderr
+
+
 def test_a_url_is_shown_without_what_may_be_a_password() -> None:
     assert shown("ftp://user:secret@host/a?token=secret") == "ftp://host/a"
     assert shown("s3://bucket/a@b") == "s3://bucket/a@b"

@@ -22,6 +22,7 @@ from app.address import host_and_port, is_loopback, listening_host
 from app.child import die_with_parent, say_ready
 from app.config import Config, load_config
 from app.errors import SplatgateError
+from app.jobs.assets import check_url
 from app.jobs.client import Jobs
 from app.log import ToLoguru, start_logging
 from app.web import create_app
@@ -48,6 +49,7 @@ def main() -> None:
         config = load_config()
         start_logging(config.log.level, validation=config.validation.enabled, as_json=config.log.as_json)
         read_hashes(config.auth)
+        check_url(config)
     except SplatgateError as error:
         sys.exit(f"error: {error}")
     Server(config).run()
