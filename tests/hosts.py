@@ -29,7 +29,7 @@ FAST = {
     "shapes": {"gaussians": 3_000},
     "render": {"size": 96},
     "validate": {"min_gaussians": 1_000},
-    "jobs": {"poll_seconds": 0.02, "heartbeat_seconds": 0.2, "lost_after_seconds": 2.0},
+    "jobs": {"heartbeat_seconds": 0.2, "lost_after_seconds": 2.0},
 }
 
 

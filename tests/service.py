@@ -25,7 +25,6 @@ FAST: dict[str, object] = {
     "RENDER__SIZE": 96,
     "TURNTABLE__SIZE": 64,
     "TURNTABLE__SECONDS": 0.2,
-    "JOBS__POLL_SECONDS": 0.01,
 }
 """Settings for small splats. With seed 0 they give "a blue rocket" over 0.30 and REFUSED under 0.23."""
 
