@@ -4,7 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 import requests
+from hypothesis import settings
 from service import FAST, Service, engine, wait_until, web
+
+# The same examples in every run, as many seconds as they need. `--hypothesis-profile default` looks for new ones.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

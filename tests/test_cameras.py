@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.config import RenderConfig
@@ -52,7 +52,6 @@ def test_from_the_front_plus_x_is_on_the_right_and_from_the_side_plus_z_on_the_l
     assert seen_at(orbit(90, 0), (0, 0, 0.3))[0] < 259
 
 
-@settings(deadline=None)
 @given(azimuth=angles, pitch=pitches, radius=radii)
 def test_the_transform_is_rigid_and_looks_at_the_origin_with_a_level_horizon(
     azimuth: float, pitch: float, radius: float
@@ -75,7 +74,6 @@ def test_straight_above_and_below_have_a_defined_picture(pitch: float) -> None:
     np.testing.assert_allclose(matrix[0, :3], [math.cos(math.radians(30)), 0, -0.5], atol=1e-6)
 
 
-@settings(deadline=None)
 @given(fov=st.floats(5, 150), width=st.integers(1, 2000), height=st.integers(1, 2000))
 def test_the_field_of_view_is_vertical_and_the_principal_point_an_integer(fov: float, width: int, height: int) -> None:
     camera = Camera("any", 0, 0, 2.5, fov, width, height)
@@ -101,7 +99,6 @@ def test_the_validators_sixteen_go_round_once() -> None:
     assert shared == {(-15.0, 2.5, 49.1, 518, 518, 0.01, 100.0)}
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 50), extent=st.floats(0.5, 3), spread=st.floats(1e-3, 1e3))
 def test_the_judges_placement_scales_the_longest_side_and_recentres_by_one_scalar(
     seed: int, n: int, extent: float, spread: float

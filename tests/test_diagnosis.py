@@ -90,7 +90,7 @@ def test_real_assets_are_healthy(file: str) -> None:
     spread=st.floats(1.6, 5),
     unit=st.floats(0.01, 100),
 )
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 def test_a_healthy_splat_has_no_finding_in_any_unit(
     count: int, seed: int, degree: int, level: float, spread: float, unit: float
 ) -> None:
@@ -102,7 +102,7 @@ def test_a_healthy_splat_has_no_finding_in_any_unit(
 
 
 @given(seed=st.integers(0, 2**32 - 1), level=st.floats(0, 5), end=st.sampled_from([1e-6, 1e-4, 1e-3, 0.499 / 255]))
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 def test_eight_bit_opacities_with_saturated_ends_are_healthy(seed: int, level: float, end: float) -> None:
     """An SPZ reader has to put 0 and 255 somewhere: mass at one value each side is no fault, not even at 9.2103."""
     rng = np.random.default_rng(seed)
@@ -112,7 +112,7 @@ def test_eight_bit_opacities_with_saturated_ends_are_healthy(seed: int, level: f
 
 
 @given(seed=st.integers(0, 2**32 - 1), level=st.floats(-2, 3), clamp=st.sampled_from([1e-4, 1e-3]))
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 def test_probabilities_clamped_once_as_they_should_be_are_healthy(seed: int, level: float, clamp: float) -> None:
     rng = np.random.default_rng(seed)
     share = sigmoid(rng.normal(level, 6, 2_000).astype(np.float32)).clip(clamp, 1 - clamp)
@@ -120,7 +120,7 @@ def test_probabilities_clamped_once_as_they_should_be_are_healthy(seed: int, lev
 
 
 @given(seed=st.integers(0, 2**32 - 1), level=st.floats(-1, 4), spread=st.floats(2, 5), half=st.booleans())
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 def test_double_logit_is_found_whatever_the_distribution(seed: int, level: float, spread: float, half: bool) -> None:
     rng = np.random.default_rng(seed)
     splat = replace(ball(3_000, seed), opacity_logits=rng.normal(level, spread, 3_000))
@@ -215,7 +215,7 @@ def test_the_deviation_is_numpys_whatever_the_size_and_the_level(count: int, lev
     quats=arrays(np.float32, (9, 4), elements=st.sampled_from([0, -0.0, 1e-30, 1e-6, -1e-6, 2e-6, 1, np.nan, np.inf])),
     smallest=st.sampled_from([0, 1e-6, 1.5e-6, 1]),
 )
-@settings(deadline=None, max_examples=100, derandomize=True)
+@settings(max_examples=100)
 def test_a_rotation_is_zero_by_its_norm_wherever_the_components_stand(quats: Float32, smallest: float) -> None:
     splat = replace(ball(9), quats=quats)
     norms = np.linalg.norm(quats.astype(np.float64), axis=1)

@@ -195,7 +195,7 @@ def test_a_folder_without_permission_is_one_bad_file(tmp_path):
 
 
 @given(st.binary(max_size=64), st.sampled_from([b"", b"ply\n", b"NGSP", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"]))
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 def test_bytes_of_any_sort_give_a_splat_or_a_bad_file(tail, start):
     with pytest.raises(BadFile, match=r"^splat data: "):
         decode_splat(start + tail, LIMIT)

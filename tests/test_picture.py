@@ -82,7 +82,7 @@ def test_a_path_that_is_no_picture_names_itself(tmp_path):
         read_picture(tmp_path / "text.png", LIMITS)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(form=st.sampled_from(FORMATS), cut=st.floats(0, 1), place=st.floats(0, 1), value=st.integers(0, 255))
 def test_damage_gives_a_picture_or_bad_file_and_nothing_else(form, cut, place, value):
     data = bytearray(encoded(form))

@@ -18,8 +18,8 @@ from app.splat.ply import MAX_LISTS, PIECE, decode_ply, encode_ply
 
 LIMIT = 2_000
 NUMPY_TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "uint": "u4", "float": "f4", "double": "f8"}
-QUICK = settings(max_examples=250, deadline=None, derandomize=True)
-LONG = settings(max_examples=5_000, deadline=None, derandomize=True)
+QUICK = settings(max_examples=250)
+LONG = settings(max_examples=5_000)
 
 
 def random_splat(count: int = 5, degree: int = 0, seed: int = 0) -> Splat:
@@ -79,7 +79,7 @@ def assert_same(a: Splat, b: Splat) -> None:
     kind=st.sampled_from(["binary_little_endian", "binary_big_endian", "ascii"]),
     newline=st.sampled_from(["\n", "\r\n"]),
 )
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 def test_any_order_type_endianness_and_company_is_read_exactly(data, count, degree, kind, newline):
     splat = random_splat(count, degree, seed=count)
     columns = columns_of(splat)
@@ -146,7 +146,7 @@ def test_what_is_read_does_not_alias_the_file():
 
 
 @given(count=st.integers(1, 40), degree=st.integers(0, 3), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 def test_round_trip_keeps_every_bit(count, degree, seed):
     bits = np.random.default_rng(seed).integers(0, 2**32, size=(count, 11 + 3 * (degree + 1) ** 2), dtype=np.uint32)
     values = bits.view(np.float32)  # any float32 there is: NaN, infinities, denormals

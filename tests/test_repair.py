@@ -377,7 +377,7 @@ def check_corrupted(shape: str, count: int, seed: int, pattern: list[tuple[str, 
 
 
 @given(shape=st.sampled_from(SHAPES), count=st.integers(1, 150), seed=st.integers(0, 100), pattern=wounds)
-@settings(deadline=None, max_examples=120, derandomize=True)
+@settings(max_examples=120)
 def test_whatever_is_corrupted_the_repair_ends_in_a_sound_splat(
     shape: str, count: int, seed: int, pattern: list[tuple[str, float, float, int]]
 ) -> None:
@@ -386,7 +386,7 @@ def test_whatever_is_corrupted_the_repair_ends_in_a_sound_splat(
 
 @pytest.mark.slow
 @given(shape=st.sampled_from(SHAPES), count=st.integers(1, 400), seed=st.integers(0, 10_000), pattern=wounds)
-@settings(deadline=None, max_examples=3_000)
+@settings(max_examples=3_000)
 def test_whatever_is_corrupted_by_the_thousand(
     shape: str, count: int, seed: int, pattern: list[tuple[str, float, float, int]]
 ) -> None:
@@ -406,7 +406,7 @@ def test_sixty_thousand_coincident_points_are_no_trap() -> None:
 
 
 @given(seed=st.integers(0, 10_000), count=st.integers(2, 60), k=st.integers(1, 9), overlap=st.booleans())
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 def test_the_nearest_are_those_of_a_brute_search(seed: int, count: int, k: int, overlap: bool) -> None:
     random = np.random.default_rng(seed)
     means = random.normal(size=(count, 3)).astype(np.float32)

@@ -140,7 +140,7 @@ def test_a_zstd_frame_that_does_not_tell_its_size_is_read():
 @given(
     count=st.integers(1, 30), degree=st.integers(0, 3), version=st.sampled_from([3, 4]), seed=st.integers(0, 2**32 - 1)
 )
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80)
 def test_round_trip_stays_within_half_a_step(count, degree, version, seed):
     splat = random_splat(count, degree, seed)
     back = decode_spz(encode_spz(splat, version), LIMIT)
@@ -392,13 +392,13 @@ FUZZ = st.one_of(
 
 
 @given(FUZZ)
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=250)
 def test_garbage_gives_a_splat_or_a_bad_file(data):
     assert measured(data)[1] < 8_000_000
 
 
 @pytest.mark.slow
 @given(FUZZ)
-@settings(max_examples=10_000, deadline=None, derandomize=True)
+@settings(max_examples=10_000)
 def test_thousands_of_pieces_of_garbage_give_a_splat_or_a_bad_file(data):
     assert measured(data)[1] < 8_000_000

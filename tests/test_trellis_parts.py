@@ -56,7 +56,7 @@ def randomised(model, seed: int):
 # --- sparse tensors ---------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seeds, st.integers(2, 7), st.floats(0.05, 0.9), st.sampled_from([(3, 5), (9, 2)]))
 def test_submanifold_convolution_is_the_dense_one_at_the_voxels(seed, side, density, widths):
     channels, out = widths  # both ways to gather
@@ -73,7 +73,7 @@ def test_submanifold_convolution_is_the_dense_one_at_the_voxels(seed, side, dens
     )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seeds, st.integers(1, 9), st.floats(0.05, 1.0))
 def test_halving_and_doubling(seed, side, density):
     coords = voxels(seed, side, density)
@@ -88,7 +88,7 @@ def test_halving_and_doubling(seed, side, density):
     assert torch.equal(levels.up(coarse)[0], coarse[0, levels.parents])
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seeds, st.integers(3, 8), st.floats(0.05, 0.8))
 def test_convolution_of_doubled_features_without_doubling_them(seed, side, density):
     coords = voxels(seed, side, density)
@@ -109,7 +109,7 @@ def flow() -> LatentFlow:
     return randomised(loading.build("SLatFlowModel", args), 0)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(seeds, st.floats(0.1, 0.6))
 def test_padding_changes_nothing(flow, seed, density):
     """What a GPU computes on padded sizes is what the true sizes give."""
@@ -185,7 +185,7 @@ def test_positions_are_sines_then_cosines_axis_by_axis():
     np.testing.assert_allclose(row.numpy(), wanted, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(seeds, st.sampled_from([(4, 0), (4, 2), (8, 4)]))
 def test_attention_runs_within_each_window_and_only_there(seed, window):
     width, shift = window
@@ -217,7 +217,6 @@ def test_the_step_at_one_half_exactly_is_inside():
     assert len(planned[9].weights) == 2
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 60),
     st.floats(0, 20),
