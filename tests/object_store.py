@@ -57,5 +57,5 @@ def give_credentials(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
 def _has_bucket(url: str) -> bool:
     try:
         return requests.put(f"{url}/{BUCKET}", timeout=60).ok
-    except requests.ConnectionError:
+    except requests.RequestException:
         return False
