@@ -5,6 +5,7 @@ This file does not know how a splat is made, drawn or scored.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,5 +41,7 @@ def judge(gaussians: int, score: float | None, config: ValidateConfig, *, agains
         reasons.append("no score")
     elif not score >= (threshold := config.image_threshold if against_picture else config.threshold):  # NaN too
         kind = "image threshold" if against_picture else "threshold"
-        reasons.append(f"CLIP={score:.3f}, under the {kind} {threshold:g}")
+        # rounded down: 0.1999 is under 0.2, and should not read 0.200
+        shown = f"{math.floor(score * 1000) / 1000:.3f}" if math.isfinite(score) else f"{score}"
+        reasons.append(f"CLIP={shown}, under the {kind} {threshold:g}")
     return Verdict("refused" if reasons else "passed", tuple(reasons))

@@ -17,7 +17,7 @@ def test_every_reason_is_given_not_the_first_only() -> None:
     assert verdict.outcome == "refused"
     assert len(verdict.reasons) == 2
     assert "149,999 gaussians, fewer than 150,000" in verdict.reasons[0]
-    assert "CLIP=0.200, under the threshold 0.2" in verdict.reasons[1]
+    assert "CLIP=0.199, under the threshold 0.2" in verdict.reasons[1]
 
 
 @pytest.mark.parametrize("score", [None, math.nan, -math.inf, -1.0])
