@@ -393,6 +393,39 @@ def test_whatever_is_corrupted_by_the_thousand(
     check_corrupted(shape, count, seed, pattern)
 
 
+@pytest.mark.parametrize("count", [2, 5])
+def test_sizes_that_fit_the_spacing_in_no_reading_are_taken_from_it(count: int) -> None:
+    """Their logarithms, 2.1 and 2.2, would be taken for plain sizes by the next diagnosis, and that for ever."""
+    sizes = np.full((count, 3), 9.21)
+    sizes[0] = 8
+    repaired, report = heal(replace(ball(count), log_scales=sizes))
+    assert look(repaired).healthy
+    linear = [entry.strategy for entry in report.repairs if entry.kind == "linear_scale"]
+    assert linear == ["logarithm taken", "from the positions: as logarithms too they are far from the spacing"]
+    assert repaired.log_scales.max() < 0
+
+
+@given(
+    shape=st.sampled_from(SHAPES),
+    count=st.integers(2, 60),
+    seed=st.integers(0, 1_000),
+    unit=st.floats(0.01, 100),
+    level=st.floats(0.01, 9),
+    spread=st.floats(0.02, 0.9),
+    upright=st.booleans(),
+)
+@settings(max_examples=120)
+def test_plain_sizes_are_not_found_again_once_they_are_repaired(
+    shape: str, count: int, seed: int, unit: float, level: float, spread: float, upright: bool
+) -> None:
+    splat = odd(shape, count, seed)
+    sizes = level * np.random.default_rng(seed).uniform(1 - spread, 1 + spread, (count, 3))
+    splat = replace(splat, means=splat.means * unit, log_scales=sizes, quats=splat.quats * upright)
+    repaired, report = heal(splat)
+    assert_sound(repaired)
+    assert_cured(repaired, report)
+
+
 # ------------------------------------------------------------------------------- the neighbour search
 
 

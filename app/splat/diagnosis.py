@@ -215,7 +215,7 @@ def _scales(splat: Splat, stats: FieldStats, config: DiagnoseConfig) -> Iterator
     if len(splat) < 2 or stats.mean is None or stats.std is None:
         return  # one Gaussian has no spread to judge
     figures = {"mean": stats.mean, "std": stats.std, "least_std": config.uniform_scale_std}
-    if _holds_plain_sizes(splat, stats):
+    if holds_plain_sizes(splat, stats):
         message = f"log_scales: plain sizes, not logarithms (all positive, mean {stats.mean:.4g})"
         yield Finding("linear_scale", "log_scales", len(splat), message, figures)
     elif stats.std < config.uniform_scale_std:
@@ -223,8 +223,12 @@ def _scales(splat: Splat, stats: FieldStats, config: DiagnoseConfig) -> Iterator
         yield Finding("uniform_scale", "log_scales", len(splat), message, figures)
 
 
-def _holds_plain_sizes(splat: Splat, stats: FieldStats) -> bool:
-    """Positive throughout, varied, and nearer to the Gaussians' spacing as they stand than as exponents."""
+def holds_plain_sizes(splat: Splat, stats: FieldStats | None = None) -> bool:
+    """Positive throughout, varied, and nearer to the Gaussians' spacing as they stand than as exponents.
+
+    stats: of log_scales, where they are known already.
+    """
+    stats = stats or field_stats(splat.log_scales)
     if stats.min is None or stats.mean is None or stats.std is None:
         return False
     if stats.min <= 0 or stats.std < 0.02 * stats.mean:

@@ -24,6 +24,7 @@ from app.splat.diagnosis import (
     Finding,
     Kind,
     field_stats,
+    holds_plain_sizes,
     is_eight_bit,
     nonfinite_mask,
     out_of_bounds,
@@ -89,7 +90,7 @@ def repair(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Sp
         return splat, RepairReport(len(splat), len(splat), ())
     repaired = splat
     repairs: list[Repair] = []
-    for step in (_positions, _sizes, _rotations, _colours, _opacities):
+    for step in (_positions, _sizes, _rotations, _misfits, _colours, _opacities):
         repaired, strategies = step(repaired, diagnosis, config)
         repairs += [_entry(diagnosis, repaired, done) for done in strategies.items()]
     for entry in repairs:
@@ -145,12 +146,9 @@ def _sizes(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Sp
         logs = np.log(np.maximum(splat.log_scales, np.float32(1e-12)))
         upright = replace(upright, log_scales=logs)
         done["linear_scale", "log_scales"] = "logarithm taken"
-    opaque = all(finding.field != "opacity_logits" for finding in diagnosis.findings)
+    opaque = _opacity_known(diagnosis)
     if found := diagnosis.find("uniform_scale"):
-        logs = neighbours.log_scales_by_spacing(upright, opaque)
-        if logs.std(dtype=np.float64) < 2 * found.figures["least_std"]:  # of coincident points all distances are one
-            logs += 10 * np.float32(found.figures["least_std"]) * neighbours.centred_rank(logs[:, 0])[:, None]
-        upright = replace(upright, log_scales=logs)
+        upright = replace(upright, log_scales=_sizes_by_spacing(upright, opaque, found.figures["least_std"]))
         done["uniform_scale", "log_scales"] = "from the distances to the nearest positions along each axis"
     lost = _lost(upright.log_scales, diagnosis, "log_scales", done)
     if lost.any():
@@ -158,6 +156,17 @@ def _sizes(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Sp
     if found := diagnosis.find("out_of_bounds", "log_scales"):  # in an object that is large as a whole a guess can be
         upright = replace(upright, log_scales=upright.log_scales.clip(found.figures["low"], found.figures["high"]))
     return replace(splat, log_scales=upright.log_scales), done
+
+
+def _opacity_known(diagnosis: Diagnosis) -> bool:
+    return all(finding.field != "opacity_logits" for finding in diagnosis.findings)
+
+
+def _sizes_by_spacing(splat: Splat, opacity_known: bool, least_std: float) -> Float32:
+    logs = neighbours.log_scales_by_spacing(splat, opacity_known)
+    if logs.std(dtype=np.float64) < 2 * least_std:  # of coincident points all distances are one
+        logs += 10 * np.float32(least_std) * neighbours.centred_rank(logs[:, 0])[:, None]
+    return logs
 
 
 def _lost(values: Float32, diagnosis: Diagnosis, field: Field, done: _Strategies) -> Mask:
@@ -186,6 +195,19 @@ def _filled_sizes(splat: Splat, lost: Mask, opacity_known: bool) -> Float32:
     logs = splat.log_scales.copy()
     logs[wanted] = np.where(lost[wanted], guess, logs[wanted])
     return logs
+
+
+def _misfits(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Splat, _Strategies]:  # noqa: ARG001
+    """Plain sizes so far from the spacing that the next diagnosis would take their logarithms for plain sizes again.
+
+    Asked after the rotations, since where those are all lost the sizes are evened.
+    """
+    found = diagnosis.find("linear_scale")
+    if not found or not holds_plain_sizes(splat):
+        return splat, {}
+    logs = _sizes_by_spacing(splat, _opacity_known(diagnosis), found.figures["least_std"])
+    strategy = "from the positions: as logarithms too they are far from the spacing"
+    return replace(splat, log_scales=logs), {("linear_scale", "log_scales"): strategy}
 
 
 # ------------------------------------------------------------------------------- rotations
