@@ -29,7 +29,7 @@ from app.child import say_ready
 from app.config import Config, load_config
 from app.errors import DatabaseDown, SplatgateError, StorageDown, Unavailable
 from app.hardware import GpuGone, gpu
-from app.identity import Taken, Trace, node_id, take_lock
+from app.identity import Taken, Trace, lock_path, node_id, take_lock
 from app.jobs.assets import Assets
 from app.jobs.bell import hearing
 from app.jobs.ledger import Ledger
@@ -84,7 +84,7 @@ class Engine:
         self.config = config
         self.gpu_uuid = gpu_uuid
         self.id = f"{node_id(data)}-{device}"
-        self._lock = take_lock(folder / f"{device}.lock")
+        self._lock = take_lock(lock_path(data, device))
         self._trace = Trace(folder / f"{device}.trace")
         self.store = Store(config)
         self.assets = Assets(config)

@@ -47,6 +47,11 @@ def known_node(data: Path) -> str:
     return name
 
 
+def lock_path(data: Path, device: str) -> Path:
+    """The file that the engine of a device holds the lock of. The name of the device: cpu, gpu0, gpu1, ..."""
+    return data / "engines" / f"{device}.lock"
+
+
 def take_lock(path: Path) -> TextIO:
     """The device, as long as the file stays open: the kernel lets go of it whatever kills the process."""
     file = path.open("a")

@@ -23,7 +23,7 @@ from app.child import PR_SET_CHILD_SUBREAPER, VARIABLE, Word, die_with_parent, p
 from app.config import Config
 from app.errors import ConfigError, DatabaseDown, Unavailable
 from app.hardware import gpus
-from app.identity import node_id
+from app.identity import Taken, lock_path, node_id, take_lock
 from app.jobs.rollcall import Watchman
 from app.jobs.store import Store, engines
 
@@ -81,6 +81,10 @@ class Supervisor:
         """Until SIGTERM or SIGINT, or until a child keeps dying. Returns the exit code: 0, or 1 where it gave up."""
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans of our children come to us, whether we are PID 1 or not
+        unused = [child for child in self._children if child.engine and self._is_unused(child)]
+        self._start_due()
+        if unused:
+            self._mark_dead(unused)
         while not self._gave_up:
             self._start_due()
             caught = signal.sigtimedwait(SIGNALS, self._until_next())
@@ -185,6 +189,27 @@ class Supervisor:
                     connection.execute(sa.update(engines).where(alive).values(**gone))
         except (DatabaseDown, Unavailable) as error:
             logger.warning(str(error))
+
+    def _is_unused(self, child: Child) -> bool:
+        """Whether nobody has the device, another service with this data folder for instance; before we start ours."""
+        try:
+            take_lock(lock_path(Path(self._config.serve.data), child.engine)).close()
+        except (Taken, OSError):
+            return False
+        return True
+
+    def _mark_dead(self, unused: list[Child]) -> None:
+        """Says of engines that died with an earlier supervisor that they are gone: until ours report, which takes as
+        long as their start, they would be shown READY to whoever asks for a service to send work to."""
+        try:
+            with self._opened().noting() as connection:
+                for child in unused:
+                    theirs = (engines.c.id == self._id(child)) & engines.c.state.not_in(("FAILED", "LOST"))
+                    before = theirs & (engines.c.pid != (child.process.pid if child.process else 0))
+                    gone = {"state": "LOST", "why": "it ended with its service; another is being started"}
+                    connection.execute(sa.update(engines).where(before).values(**gone))
+        except (DatabaseDown, Unavailable) as error:
+            logger.debug(str(error))
 
     def _stop(self) -> None:
         """SIGTERM to all, and SIGKILL to whoever is left when the grace is over."""

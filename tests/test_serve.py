@@ -20,7 +20,7 @@ from service import free_port, wait_until
 
 from app.config import Config
 from app.errors import Unavailable
-from app.identity import node_id
+from app.identity import lock_path, node_id, take_lock
 from app.jobs.records import Engine, Order
 from app.jobs.rollcall import Report
 from app.jobs.store import Store
@@ -231,16 +231,16 @@ def test_a_child_that_was_ready_is_started_again_at_once_and_for_ever(tmp_path: 
     assert (supervisor.returncode, "giving up" in log) == (0, False)
 
 
-def test_a_second_service_leaves_the_engine_of_the_first_ready(tmp_path: Path) -> None:
-    config = Config.model_validate({"serve": {"data": str(tmp_path)}})
-    row = Engine(
-        id=f"{node_id(tmp_path)}-cpu",
+def ready_engine(data: Path) -> Engine:
+    """As it reports itself; its heartbeat stays young however long a test takes."""
+    return Engine(
+        id=f"{node_id(data)}-cpu",
         host="here",
         pid=os.getpid(),
         device="CPU",
         state="READY",
         why="",
-        heartbeat=time.time(),
+        heartbeat=time.time() + 86_400,
         progress=None,
         eta=None,
         job=None,
@@ -248,8 +248,25 @@ def test_a_second_service_leaves_the_engine_of_the_first_ready(tmp_path: Path) -
         memory_used=None,
         memory_total=None,
     )
+
+
+def test_an_engine_that_died_with_its_supervisor_is_not_shown_ready_by_the_next(tmp_path: Path) -> None:
+    config = Config.model_validate({"serve": {"data": str(tmp_path)}})
+    lock_path(tmp_path, "cpu").parent.mkdir()
     with closing(Store(config)) as store, client(config) as jobs:
-        Report(store, row, time.time)
+        Report(store, ready_engine(tmp_path), time.time)
+        supervisor = supervised(tmp_path, "import time; time.sleep(600)", engine="cpu")
+        wait_until(lambda: jobs.engines()[0].state == "LOST", "it is said that the engine is gone")
+        assert "ended with its service" in jobs.engines()[0].why
+        supervisor.send_signal(signal.SIGTERM)
+        supervisor.communicate(timeout=60)
+
+
+def test_a_second_service_leaves_the_engine_of_the_first_ready(tmp_path: Path) -> None:
+    config = Config.model_validate({"serve": {"data": str(tmp_path)}})
+    lock_path(tmp_path, "cpu").parent.mkdir()
+    with closing(Store(config)) as store, client(config) as jobs, closing(take_lock(lock_path(tmp_path, "cpu"))):
+        Report(store, ready_engine(tmp_path), time.time)
         supervisor = supervised(tmp_path, "raise SystemExit(73)", engine="cpu")
         _, log = supervisor.communicate(timeout=120)
         assert "ended: device taken" in log
