@@ -8,6 +8,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -237,35 +238,69 @@ class Stalled(io.RawIOBase):
         return 0
 
 
-def test_a_picture_over_the_limit_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
-    settings = {"serve": {"data": str(tmp_path)}, "profile": {"name": "full"}, "limits": {"max_picture_pixels": 100}}
+@pytest.mark.parametrize(
+    ("width", "height", "named"),
+    [
+        (41, 41, "limits.max_picture_pixels is 1,600"),
+        (20, 80, "56 a side are the most"),
+        (31, 31, "32 a side are the least"),
+    ],
+)
+def test_a_picture_that_no_engine_would_take_is_refused_at_once(
+    tmp_path: Path, width: int, height: int, named: str
+) -> None:
+    with _of_pictures(tmp_path) as client:
+        found = client.post("/v1/jobs", json={"picture": _png(width, height)})
+        assert f"the picture: has {width} x {height} pixels" in _problem(found, 422)["detail"]
+        assert named in found.json["detail"]
+        assert (
+            _problem(client.post("/generate/", data={"prompt": _png(width, height)}), 422)["detail"]
+            == found.json["detail"]
+        )
+        assert client.get("/v1/jobs").json["jobs"] == []
+
+
+@pytest.mark.parametrize(
+    ("form", "end", "named"),
+    [("PNG", -40, "is broken"), ("GIF", None, "give a PNG or JPEG file"), ("WEBP", None, "give a PNG or JPEG file")],
+)
+def test_a_picture_that_cannot_be_read_is_refused_at_once(
+    tmp_path: Path, form: str, end: int | None, named: str
+) -> None:
+    with _of_pictures(tmp_path) as client:
+        data = base64.b64decode(_png(40, 40, form))[:end]
+        answer = client.post("/v1/jobs", json={"picture": base64.b64encode(data).decode()})
+        assert named in _problem(answer, 422)["detail"]
+
+
+@contextmanager
+def _of_pictures(folder: Path) -> Iterator[FlaskClient]:
+    """A client of a service that makes splats of pictures of at most 1,600 pixels."""
+    settings = {"serve": {"data": str(folder)}, "profile": {"name": "full"}, "limits": {"max_picture_pixels": 1_600}}
     config = Config.model_validate(settings)
     jobs = Jobs(config)
-    client = create_app(config, jobs).test_client()
-    large, small = (client.post("/v1/jobs", json={"picture": _png(side)}) for side in (11, 10))
-    broken = client.post("/v1/jobs", json={"picture": _png(10)[:-40]})
-    jobs.close()
-    assert "11 x 11" in _problem(large, 422)["detail"]
-    assert small.status_code == 202
-    assert "cannot be read" in _problem(broken, 422)["detail"]
+    try:
+        yield create_app(config, jobs).test_client()
+    finally:
+        jobs.close()
 
 
 def test_a_picture_is_kept_and_given_back(tmp_path: Path) -> None:
     config = Config.model_validate({"serve": {"data": str(tmp_path)}, "profile": {"name": "full"}})
     jobs = Jobs(config)
     client = create_app(config, jobs).test_client()
-    id = client.post("/v1/jobs", json={"picture": f"data:image/png;base64,{_png(4)}"}).json["id"]
+    id = client.post("/v1/jobs", json={"picture": f"data:image/png;base64,{_png(40, 40)}"}).json["id"]
     stored = client.get(f"/v1/jobs/{id}/picture.png")
     jobs.close()
-    assert (stored.mimetype, stored.data) == ("image/png", base64.b64decode(_png(4)))
+    assert (stored.mimetype, stored.data) == ("image/png", base64.b64decode(_png(40, 40)))
 
 
 def test_ranges_and_etags_of_a_file(tmp_path: Path) -> None:
     config = Config.model_validate({"serve": {"data": str(tmp_path)}, "profile": {"name": "full"}})
     jobs = Jobs(config)
     client = create_app(config, jobs).test_client()
-    path = f"/v1/jobs/{client.post('/v1/jobs', json={'picture': _png(50)}).json['id']}/picture.png"
-    data, etag = base64.b64decode(_png(50)), client.get(path).headers["ETag"]
+    path = f"/v1/jobs/{client.post('/v1/jobs', json={'picture': _png(50, 50)}).json['id']}/picture.png"
+    data, etag = base64.b64decode(_png(50, 50)), client.get(path).headers["ETag"]
 
     def ranged(value: str, **headers: str) -> Any:
         return client.get(path, headers={"Range": value} | headers)
@@ -355,9 +390,9 @@ def _problem(answer: Any, status: int) -> dict[str, Any]:
 
 
 @cache
-def _png(side: int) -> str:
+def _png(width: int, height: int, form: str = "PNG") -> str:
     stream = io.BytesIO()
-    Image.linear_gradient("L").resize((side, side)).save(stream, "PNG")
+    Image.linear_gradient("L").resize((width, height)).save(stream, form)
     return base64.b64encode(stream.getvalue()).decode()
 
 

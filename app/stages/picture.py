@@ -21,7 +21,7 @@ from app.reading import read_bytes
 OnStep = Callable[[int, int], None]
 """Told, while a picture is drawn, how many of how many steps are done."""
 
-FORMATS = ("PNG", "JPEG", "WEBP")
+FORMATS = ("PNG", "JPEG", "WebP")
 SMALLEST = 32
 """Pixels a side: less holds nothing that a splat could be made of."""
 OBLONG = 2
@@ -52,8 +52,8 @@ class Picture:
     model: str
 
 
-def read_picture(source: Path | bytes, limits: LimitsConfig) -> Picture:
-    """A caller's picture: a PNG, JPEG or WebP file or its bytes, upright, as RGB, or RGBA where it is see-through.
+def read_picture(source: Path | bytes, limits: LimitsConfig, formats: tuple[str, ...] = FORMATS) -> Picture:
+    """A caller's picture: a file of one of the formats or its bytes, upright, as RGB, or RGBA where it is see-through.
 
     An animation gives its first frame. Raises BadFile, naming what is wrong: another format, broken, too large or too
     small. The number of pixels is checked before any of them is decoded.
@@ -62,7 +62,7 @@ def read_picture(source: Path | bytes, limits: LimitsConfig) -> Picture:
     if isinstance(source, Path):
         source = read_bytes(source, limits.max_body_mb * 2**20, "make it smaller, or raise limits.max_body_mb")
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(source), formats=FORMATS) as image:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(source), formats=formats) as image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the next line is stricter
             _check_size(image, name, limits)
             upright = ImageOps.exif_transpose(image)
@@ -71,7 +71,8 @@ def read_picture(source: Path | bytes, limits: LimitsConfig) -> Picture:
     except BadFile:
         raise
     except UnidentifiedImageError:
-        raise BadFile(f"{name}: is not a picture that can be read; give a PNG, JPEG or WebP file") from None
+        taken = " or ".join((", ".join(formats[:-1]), formats[-1]))
+        raise BadFile(f"{name}: is not a picture that can be read; give a {taken} file") from None
     except Image.DecompressionBombError:
         raise BadFile(f"{name}: has over {limits.max_picture_pixels:,} pixels; make it smaller") from None
     except BROKEN as error:
@@ -90,7 +91,7 @@ def _check_size(image: Image.Image, name: str, limits: LimitsConfig) -> None:
         most = f"limits.max_picture_pixels is {limits.max_picture_pixels:,}"
         raise BadFile(f"{name}: has {width} x {height} pixels, {most}; make it smaller")
     if max(width, height) ** 2 > OBLONG * limits.max_picture_pixels:
-        most = f"{math.isqrt(OBLONG * limits.max_picture_pixels):,} a side are the most"
+        most = f"{math.isqrt(OBLONG * limits.max_picture_pixels):,} a side are the most (limits.max_picture_pixels)"
         raise BadFile(f"{name}: has {width} x {height} pixels; {most}, for the object is put in a square; crop it")
     if min(width, height) < SMALLEST:
         raise BadFile(f"{name}: has {width} x {height} pixels; {SMALLEST} a side are the least")

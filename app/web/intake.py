@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
-
-from PIL import Image, UnidentifiedImageError
 
 from app.config import Config
-from app.errors import BadFile, BadInput
+from app.errors import BadInput
 from app.prompt import check_prompt
 from app.splat.files import decode_splat
+from app.stages.picture import read_picture
 from app.stages.scene import parse
 from app.web.limits import take_place
 
@@ -47,19 +45,5 @@ def picture_from(text: str, config: Config) -> bytes:
     except (binascii.Error, ValueError):
         raise BadInput("the picture is not base64: encode the bytes of a PNG or JPEG file") from None
     take_place(config.limits)
-    _check_picture(data, config.limits.max_picture_pixels)
+    read_picture(data, config.limits, ("PNG", "JPEG"))  # what the engine would refuse is refused now
     return data
-
-
-def _check_picture(data: bytes, most: int) -> None:
-    """Looks at the size before it unpacks anything."""
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
-            width, height = picture.size
-            if width * height > most:
-                raise BadFile(f"the picture has {width} x {height} pixels, limits.max_picture_pixels is {most:,}")
-            picture.load()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise BadFile(f"the picture has too many pixels, limits.max_picture_pixels is {most:,}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise BadFile(f"the picture cannot be read: {error}; send a PNG or JPEG file") from None
