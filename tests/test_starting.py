@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from hosts import client, host, settings
-from service import wait_until
+from service import PATIENCE, wait_until
 
 from app.config import Config
 from app.jobs.records import Engine
@@ -88,7 +88,8 @@ def test_threads_that_hash_at_once_lose_no_byte() -> None:
 def test_an_engine_without_models_waits_and_names_the_command_and_goes_on_when_they_are_there(tmp_path: Path) -> None:
     """Its models come from a copy of another host's folder here; that they are none it can load ends the test."""
     folder = tmp_path / "models"
-    config = settings(tmp_path, profile={"name": "full"}, models={"folder": str(folder)})
+    patient = {"lost_after_seconds": 3_600}
+    config = settings(tmp_path, profile={"name": "full"}, models={"folder": str(folder)}, jobs=patient)
     with host(config) as here, client(config) as jobs:
         process = here.start()
         wait_until(
@@ -107,7 +108,7 @@ def test_an_engine_without_models_waits_and_names_the_command_and_goes_on_when_t
         assert process.is_alive()
 
         write_lock(folder, Lock(models=_all_locked(config)))
-        process.join(120)
+        process.join(PATIENCE)
         (engine,) = jobs.engines()
         assert (process.exitcode, engine.state) == (72, "FAILED")
         assert "is missing; run `splatgate models fetch FLUX.1-schnell`" in engine.why
