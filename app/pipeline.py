@@ -20,6 +20,7 @@ from app.splat.diagnosis import Diagnosis, Finding, diagnose
 from app.splat.model import Splat
 from app.splat.raster import Views, overdraw, render
 from app.splat.repair import RepairReport, repair
+from app.splat.spz import unstorable
 from app.stages import score, shapes
 from app.stages.picture import Maker, OnStep, Picture
 from app.stages.score import Score, Scorer, ScorerParams, shapes_scorer_params
@@ -198,6 +199,8 @@ def build(
     raw = stages.generator.build(brief.prompt, picture, seed)
     _announce("[2/4] Diagnosing and repairing...", on_stage)
     splat, diagnosis, repairs = heal(raw, config)
+    if reason := unstorable(splat):
+        raise StageFailed(f"{reason}: asset.spz cannot hold that; generate it again")
     left = () if diagnosis.healthy else diagnose(splat, config.diagnose).findings
     _announce(f"[3/4] Rendering {len(config.render.views)} views...", on_stage)
     views = look(splat, config)

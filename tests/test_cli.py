@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -332,6 +334,18 @@ def test_convert_there_and_back(small: Path, tmp_path: Path) -> None:
     assert run("convert", small, tmp_path / "ball.spz").exit_code == 0
     assert run("convert", tmp_path / "ball.spz", tmp_path / "again.ply").exit_code == 0
     assert read_splat(tmp_path / "again.ply", 10_000).means == pytest.approx(read_splat(small, 10_000).means, abs=1e-3)
+
+
+@pytest.mark.parametrize("command", [["convert"], ["repair", "-o"]])
+def test_what_lies_beyond_the_reach_of_spz_stays_a_ply(small: Path, tmp_path: Path, command: list[str]) -> None:
+    """Large as a whole it is in another unit, not broken, and only the smaller format has no room for it."""
+    splat, source = read_splat(small, 10_000), tmp_path / "large.ply"
+    write_splat(source, replace(splat, means=1e7 * splat.means))
+    result = run(command[0], source, *command[1:], tmp_path / "out.spz")
+    assert result.exit_code == 1
+    assert re.search(r"^error: means: .* beyond the reach of 4,194,304: SPZ .* write a .ply$", result.stderr, re.M)
+    assert not (tmp_path / "out.spz").exists()
+    assert run(command[0], source, *command[1:], tmp_path / "out.ply").exit_code == 0
 
 
 def test_bad_config_is_named(tmp_path: Path, small: Path) -> None:

@@ -405,6 +405,14 @@ def test_sizes_that_fit_the_spacing_in_no_reading_are_taken_from_it(count: int) 
     assert repaired.log_scales.max() < 0
 
 
+def test_two_gaussians_that_lie_along_their_line_get_sizes() -> None:
+    """Across it there is no distance at all, and by rounding even less: the median of the squares is below zero."""
+    pair = ball(2, seed=4)
+    repaired, _ = heal(replace(pair, quats=quats_by_spacing(pair), log_scales=np.full((2, 3), -5.0)))
+    assert_sound(repaired)
+    assert look(repaired).healthy
+
+
 @given(
     shape=st.sampled_from(SHAPES),
     count=st.integers(2, 60),

@@ -208,7 +208,7 @@ def test_quaternions_of_any_length_are_normalised(size):
 def test_values_that_are_not_finite_are_refused_by_name(field, value):
     splat = random_splat(3)
     getattr(splat, field).flat[1] = value
-    with pytest.raises(BadInput, match=f"{field}: 1 values are not finite .* repair"):
+    with pytest.raises(BadInput, match=f"{field}: 1 values are not finite: .* repair"):
         encode_spz(splat)
 
 
@@ -221,8 +221,10 @@ def test_zero_quaternions_no_gaussians_and_the_far_distance_are_refused():
         encode_spz(splat)
     far = random_splat(3)
     far.means[0, 0] = 1e7
-    with pytest.raises(BadInput, match=r"means: 1e\+07 .* write a .ply"):
+    with pytest.raises(BadInput, match=r"means: 1e\+07 .* the reach of 4,194,304: .* write a .ply"):
         encode_spz(far)
+    far.means[0, 0] = 4_194_303
+    assert decode_spz(encode_spz(far), LIMIT).means[0, 0] == 4_194_303
 
 
 # -- what is broken ---------------------------------------------------------------------------------------------------

@@ -7,17 +7,21 @@ import io
 import socket
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from http.client import HTTPResponse
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flask import g
 from flask.testing import FlaskClient
+from healthy import ball
 from PIL import Image
 from service import Service, web
 
 from app.config import Config
 from app.jobs.client import Jobs
+from app.splat.ply import encode_ply
 from app.splat.spz import encode_spz
 from app.web import create_app
 from app.web.limits import PLACES
@@ -83,6 +87,14 @@ def test_small_files_take_turns_too_because_they_may_unpack_to_gigabytes(crowded
     for path in ("/v1/validate", "/v1/repair"):
         answer = crowded.post(path, data=ROCKET | {"splat": (io.BytesIO(splat), "a.spz")})
         assert (answer.status_code, "limits.max_uploads" in answer.json["detail"]) == (503, True)
+
+
+@pytest.mark.parametrize("path", ["/v1/validate", "/v1/repair"])
+@pytest.mark.parametrize("where", [1e30, np.inf])
+def test_a_splat_that_is_nowhere_is_the_callers_to_mend(client: FlaskClient, path: str, where: float) -> None:
+    splat = replace(ball(20), means=np.full((20, 3), where))
+    answer = client.post(path, data=ROCKET | {"splat": (io.BytesIO(encode_ply(splat)), "a.ply")})
+    assert (answer.status_code, "position" in answer.json["detail"]) == (422, True)
 
 
 def test_pictures_take_turns_too(crowded: FlaskClient) -> None:

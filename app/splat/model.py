@@ -15,6 +15,9 @@ Float32 = NDArray[np.float32]
 SH_C0 = 0.28209479177387814
 """Value of the degree-0 real spherical harmonic, 1 / (2 sqrt(pi)): colour = 0.5 + SH_C0 * sh[:, 0]."""
 
+NOWHERE = 1e9
+"""Positions beyond this are no positions, whatever the unit."""
+
 
 @dataclass(frozen=True, eq=False)
 class Splat:

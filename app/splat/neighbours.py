@@ -92,7 +92,8 @@ def log_scales_by_spacing(splat: Splat, opacity_known: bool) -> Float32:
         return np.full((len(splat), 3), np.log(0.01), np.float32)
     picked, of = _picked(splat.means, 120_000)
     squares = _along_axes(splat.quats, _spread(splat.means, picked, NEIGHBOURS)[of])
-    logs = 0.5 * np.log(np.maximum(squares, 1e-4 * float(np.median(squares)) or 1e-12))
+    median = float(np.median(squares))  # of points on a line it is zero, or by rounding even less
+    logs = 0.5 * np.log(np.maximum(squares, 1e-4 * median if median > 0 else 1e-12))
     size = logs.mean(axis=1, keepdims=True)
     drawn = size + 0.1 * (np.median(size) - size) - 0.37
     if opacity_known:

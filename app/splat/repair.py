@@ -30,14 +30,11 @@ from app.splat.diagnosis import (
     out_of_bounds,
     zero_quaternion_mask,
 )
-from app.splat.model import Float32, Splat, sigmoid
+from app.splat.model import NOWHERE, Float32, Splat, sigmoid
 from app.splat.neighbours import Mask
 
 if TYPE_CHECKING:
     from app.config import RepairConfig
-
-NOWHERE = 1e9
-"""Positions beyond this are no positions, whatever the unit."""
 
 FEW = 0.05
 """Share of healthy Gaussians below which positions tell more about sizes and rotations than far neighbours do."""
@@ -153,9 +150,7 @@ def _sizes(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Sp
     lost = _lost(upright.log_scales, diagnosis, "log_scales", done)
     if lost.any():
         upright = replace(upright, log_scales=_filled_sizes(upright, lost, opaque))
-    if found := diagnosis.find("out_of_bounds", "log_scales"):  # in an object that is large as a whole a guess can be
-        upright = replace(upright, log_scales=upright.log_scales.clip(found.figures["low"], found.figures["high"]))
-    return replace(splat, log_scales=upright.log_scales), done
+    return replace(splat, log_scales=_within_bounds(upright.log_scales, diagnosis)), done
 
 
 def _opacity_known(diagnosis: Diagnosis) -> bool:
@@ -167,6 +162,12 @@ def _sizes_by_spacing(splat: Splat, opacity_known: bool, least_std: float) -> Fl
     if logs.std(dtype=np.float64) < 2 * least_std:  # of coincident points all distances are one
         logs += 10 * np.float32(least_std) * neighbours.centred_rank(logs[:, 0])[:, None]
     return logs
+
+
+def _within_bounds(logs: Float32, diagnosis: Diagnosis) -> Float32:
+    """In an object that is large as a whole a guess can lie outside."""
+    found = diagnosis.find("out_of_bounds", "log_scales")
+    return logs.clip(found.figures["low"], found.figures["high"]) if found else logs
 
 
 def _lost(values: Float32, diagnosis: Diagnosis, field: Field, done: _Strategies) -> Mask:
@@ -207,7 +208,7 @@ def _misfits(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[
         return splat, {}
     logs = _sizes_by_spacing(splat, _opacity_known(diagnosis), found.figures["least_std"])
     strategy = "from the positions: as logarithms too they are far from the spacing"
-    return replace(splat, log_scales=logs), {("linear_scale", "log_scales"): strategy}
+    return replace(splat, log_scales=_within_bounds(logs, diagnosis)), {("linear_scale", "log_scales"): strategy}
 
 
 # ------------------------------------------------------------------------------- rotations

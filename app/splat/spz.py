@@ -93,7 +93,8 @@ def encode_spz(splat: Splat, version: Literal[3, 4] = 3) -> bytes:
     """
     from gsply import GSData, write_spz  # here, because it brings in numba: 0.4 s
 
-    _check_storable(splat)
+    if reason := unstorable(splat):
+        raise BadInput(f"{reason}: SPZ cannot hold that; repair the splat first, or write a .ply")
     logits = np.clip(splat.opacity_logits, -80, 80)  # the same byte, without an overflow in gsply's exp
     largest = np.abs(splat.quats).max(axis=1, keepdims=True)  # gsply squares: keep that within float32
     packed = GSData.from_arrays(
@@ -109,6 +110,19 @@ def encode_spz(splat: Splat, version: Literal[3, 4] = 3) -> bytes:
         path = Path(folder, "splat.spz")
         write_spz(path, packed, version=version, fractional_bits=_fraction_bits(splat.means))
         return _undated(path.read_bytes())
+
+
+def unstorable(splat: Splat) -> str:
+    """Why SPZ cannot hold the splat; empty where it can."""
+    if not len(splat):
+        return "splat: 0 Gaussians, there is nothing to write"
+    for field in ("means", "quats", "log_scales", "opacity_logits", "sh"):
+        if bad := int((~np.isfinite(getattr(splat, field))).sum()):
+            return f"{field}: {bad:,} values are not finite"
+    if zeros := int((~splat.quats.any(axis=1)).sum()):
+        return f"quats: {zeros:,} are zero"
+    extent, reach = float(np.abs(splat.means).max()), _FIXED_POINT_LIMIT / 2
+    return f"means: {extent:g} units from the origin are beyond the reach of {reach:,.0f}" if extent > reach else ""
 
 
 def _undated(data: bytes) -> bytes:
@@ -259,21 +273,7 @@ def _smallest_three(rotations: Bytes) -> Float32:
     return np.roll(xyzw, 1, axis=1)
 
 
-def _check_storable(splat: Splat) -> None:
-    remedy = "SPZ cannot hold them; repair the splat first, or write a .ply"
-    if not len(splat):
-        raise BadInput("splat: 0 Gaussians; there is nothing to write")
-    for field in ("means", "quats", "log_scales", "opacity_logits", "sh"):
-        if bad := int((~np.isfinite(getattr(splat, field))).sum()):
-            raise BadInput(f"{field}: {bad:,} values are not finite and {remedy}")
-    if zeros := int((~splat.quats.any(axis=1)).sum()):
-        raise BadInput(f"quats: {zeros:,} are zero and {remedy}")
-
-
 def _fraction_bits(means: Float32) -> int:
     """12, as every writer uses, or as many as leave room for the extent."""
     extent = max(float(np.abs(means).max()), 1e-9)
-    bits = min(_FRACTION_BITS, int(np.floor(np.log2(_FIXED_POINT_LIMIT / extent))))
-    if bits < 1:
-        raise BadInput(f"means: {extent:g} is beyond SPZ's reach of {_FIXED_POINT_LIMIT / 2:,.0f}; write a .ply")
-    return bits
+    return min(_FRACTION_BITS, int(np.floor(np.log2(_FIXED_POINT_LIMIT / extent))))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 
+import numpy as np
+
 from app.config import Config
-from app.errors import BadInput
+from app.errors import BadFile, BadInput
 from app.prompt import check_prompt
 from app.splat.files import decode_splat
+from app.splat.model import NOWHERE
 from app.stages.picture import read_picture
 from app.stages.scene import parse
 from app.web.limits import take_place
@@ -25,9 +28,12 @@ def check_words(prompt: str, config: Config) -> None:
 
 
 def check_splat(data: bytes, config: Config) -> None:
-    """Raises BadFile where these bytes are no splat, or one over the limits; TooBusy where too many are looked at."""
+    """Raises BadFile where these bytes are no splat, one over the limits, or one of which nothing has a position;
+    TooBusy where too many are looked at."""
     take_place(config.limits)
-    decode_splat(data, config.limits.max_gaussians, "the splat")
+    means = decode_splat(data, config.limits.max_gaussians, "the splat").means
+    if not (np.abs(means) <= NOWHERE).all(axis=1).any():
+        raise BadFile(f"the splat: no Gaussian has a position within {NOWHERE:g} units; make it again")
 
 
 def looks_like_picture(text: str) -> bool:
