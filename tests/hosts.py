@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from service import free_port, wait_until
+from service import PATIENCE, free_port, wait_until
 
 from app.config import Config
 from app.jobs.client import Jobs
@@ -71,7 +71,9 @@ class Host:
         """Started, and through its self-test."""
         before = self.log.count("READY on")
         process = self.start(device)
-        wait_until(lambda: self.log.count("READY on") > before or not process.is_alive(), f"engine ready: {self.log}")
+        wait_until(
+            lambda: self.log.count("READY on") > before or not process.is_alive(), "engine ready", lambda: self.log
+        )
         assert process.is_alive(), self.log
         return process
 
@@ -83,7 +85,7 @@ class Host:
         """SIGTERM, and its exit code."""
         assert process.pid
         os.kill(process.pid, signal.SIGTERM)
-        process.join(60)
+        process.join(PATIENCE)
         return process.exitcode
 
     def kill_all(self) -> None:

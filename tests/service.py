@@ -59,7 +59,7 @@ def web(folder: Path, **settings: object) -> Iterator[Service]:
     log = folder / f"web-{port}.log"
     with _process("app.web.server", log, {"SERVE__DATA": folder, "SERVE__PORT": port} | settings) as process:
         service = Service(f"http://127.0.0.1:{port}", process, log)
-        wait_until(lambda: _answers(service), f"the web process answers; its log: {log.read_text()}")
+        wait_until(lambda: _answers(service), "the web process answers", log.read_text)
         yield service
 
 
@@ -70,10 +70,11 @@ def engine(folder: Path, **settings: object) -> Iterator[subprocess.Popen[bytes]
         yield process
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
+def wait_until(condition: Callable[[], bool], what: str, log: Callable[[], str] = str) -> None:
+    """log: read where the condition does not come true, to be shown."""
     end = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < end, f"not within {PATIENCE} s: {what}"
+        assert time.monotonic() < end, f"not within {PATIENCE} s: {what}\n{log()}"
         time.sleep(0.05)
 
 
