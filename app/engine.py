@@ -34,7 +34,7 @@ from app.jobs.assets import Assets
 from app.jobs.bell import hearing
 from app.jobs.ledger import Ledger
 from app.jobs.progress import Stage
-from app.jobs.queue import Queue
+from app.jobs.queue import Queue, hand_back
 from app.jobs.records import Engine as EngineRow
 from app.jobs.retention import Retention
 from app.jobs.rollcall import FORGET_SECONDS, Report, Watchman
@@ -120,7 +120,7 @@ class Engine:
 
     def _warm_up(self) -> Stages:
         """Loaded stages that have passed the self-test."""
-        self.ledger.requeue(self.id)  # whoever had this id is dead: we hold its lock
+        self._hand_back(self.id)  # whoever had this id is dead: we hold its lock
         self._wait_for_storage()
         starting = Starting(self.say)
         self._wait_for_models(starting)
@@ -158,7 +158,7 @@ class Engine:
             time.sleep(LOOK_SECONDS)
 
     def _launch(self, stages: Stages) -> Worker:
-        """Takes jobs from now on, the ones that a predecessor left among them."""
+        """Takes jobs from now on."""
         self.steps = Steps(self.config, stages, self.ledger, self.assets)
         worker = Worker(self.steps, self.ledger, self.assets, self.guard, self.arm, self._busy, self.fatal)
         logging.getLogger("dbos").handlers = [ToLoguru()]
@@ -177,10 +177,7 @@ class Engine:
                 "scheduler_polling_interval_sec": 3_600.0,  # nor have we schedules
             }
         )
-        worker.register()
-        DBOS.listen_queues([])  # we take the jobs ourselves
-        DBOS.launch()
-        self.queue = Queue(dbos, self.store, self.id)
+        self.queue = Queue(dbos, self.store, self.id, worker.run)
         threading.Thread(target=self._take_jobs, name="jobs", daemon=True).start()
         return worker
 
@@ -210,20 +207,21 @@ class Engine:
         while not self.stopping.is_set():
             try:
                 if broken:
-                    self.queue.hand_back(self.id)  # one that was taken but could not be run
+                    hand_back(self.store, self.id)  # one that was taken but could not be run
+                    broken = False
                 with hearing(self.store) as wait:
                     while not self.stopping.is_set():
                         if not self.queue.take():
                             wait(poll)
-            except Exception as error:  # noqa: BLE001  the edge: what became of one job must not keep the others waiting
+            except BaseException as error:  # noqa: BLE001  the edge: what became of one job must not keep the others waiting
                 logger.opt(exception=None if isinstance(error, SplatgateError) else error).warning(_line(error))
-                broken = isinstance(error, DatabaseDown)
+                broken = True
                 self.stopping.wait(LOOK_SECONDS)
 
     def _look_after(self) -> None:
         """What is due every second, half-minute and hour, until the engine is told to stop."""
         watchman = Watchman(self.store, self.id, self.config.jobs.lost_after_seconds)
-        retention = Retention(self.store, self.assets, self.config.assets, time.time, DBOS.delete_workflows)
+        retention = Retention(self.store, self.assets, self.config.assets, time.time, self.queue.forget)
         chores: list[tuple[float, Callable[[], object]]] = [
             (LOOK_SECONDS, self.ledger.expire),
             (LOOK_SECONDS, lambda: self._recover(watchman)),
@@ -243,15 +241,20 @@ class Engine:
         for id in watchman.lost():
             logger.warning(f"engine {id} is lost; its jobs are taken over")
             watchman.mark(id)
-            self.ledger.requeue(id)
-            self.queue.hand_back(id)
+            self._hand_back(id)
             watchman.settled(id)
+
+    def _hand_back(self, id: str) -> None:
+        """What that engine had taken waits again. In this order: should it live after all, its claim is void first."""
+        self.ledger.requeue(id)
+        hand_back(self.store, id)
 
     def _drain(self, worker: Worker) -> None:
         self.say(state="DRAINING", why="stopping")
         if not worker.drain(self.config.serve.grace_seconds):
-            logger.warning("the running stage did not end within serve.grace_seconds; its job was given back")
-        _try(lambda: self.queue.hand_back(self.id))
+            logger.warning("the running stage did not end within serve.grace_seconds; its job is given back")
+        _try(worker.give_back)
+        _try(lambda: hand_back(self.store, self.id))
         self.say(state="LOST", why="stopped", job=None)
         logger.info(f"engine {self.id}: stopped")
         _exit(0)

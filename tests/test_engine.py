@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -29,7 +30,9 @@ from app.engine import STICKY, Engine, is_sticky
 from app.errors import StageFailed
 from app.identity import Taken, Trace, node_id, take_lock
 from app.jobs.client import Jobs
+from app.jobs.ledger import Ledger
 from app.jobs.progress import STAGES, stage_of
+from app.jobs.queue import hand_back
 from app.jobs.records import Job, Order
 from app.jobs.steps import Steps
 from app.jobs.store import APPLICATION, QUEUE
@@ -298,6 +301,28 @@ def test_another_host_takes_over_the_jobs_of_a_lost_one(postgres_server: Server,
         assert len(jobs.results(0)) == 1
 
 
+def test_an_engine_that_lost_its_job_takes_the_next_and_the_lost_one_when_its_new_owner_dies(make: Make) -> None:
+    """It was taken for lost while it lived. The other one is of this test: it has the job, and is slow."""
+    config = make(validate=STRICT, shapes={"gaussians": 40_000})
+    with host(config) as here, client(config) as jobs:
+        here.start_ready()
+        job = jobs.submit(replace(ROCKET, attempts=6))
+        wait_until(lambda: jobs.get(job.id).attempt == 2, "the second attempt has begun")
+        other = Ledger(jobs.store, "other", 3, time.time)
+        other.requeue(str(jobs.get(job.id).engine))
+        schema = "" if jobs.store.sqlite else "dbos."
+        with jobs.store.writing() as connection:
+            taken = f"UPDATE {schema}workflow_status SET executor_id = 'other', owner_xid = 'other'"
+            connection.exec_driver_sql(f"{taken} WHERE workflow_uuid = '{job.id}'")
+        assert other.begin(job.id)
+        assert jobs.wait(jobs.submit(ROCKET).id, 60).outcome == "refused"
+        assert jobs.get(job.id).engine == "other"
+        other.requeue("other")
+        hand_back(jobs.store, "other")
+        ended = jobs.wait(job.id, 120)
+        assert (ended.outcome, ended.engine == "other") == ("refused", False)
+
+
 def test_two_hosts_share_the_queue_and_do_nothing_twice(postgres_server: Server, tmp_path: Path) -> None:
     one, two = two_hosts(postgres_server, tmp_path)
     with host(one) as first, host(two) as second, client(one) as jobs:
@@ -308,6 +333,24 @@ def test_two_hosts_share_the_queue_and_do_nothing_twice(postgres_server: Server,
         assert {job.outcome for job in ended} == {"passed"}
         assert len({job.engine for job in ended}) == 2
         assert sorted(result.job for result in jobs.results(0)) == sorted(ids)
+
+
+def test_an_engine_that_cannot_start_yet_keeps_no_job_of_its_predecessor_from_another(
+    postgres_server: Server, tmp_path: Path
+) -> None:
+    one, two = two_hosts(postgres_server, tmp_path, validate=STRICT, shapes={"gaussians": 40_000})
+    with host(one) as first, host(two) as second, client(one) as jobs:
+        engine = first.start_ready()
+        job = jobs.submit(replace(ROCKET, attempts=6))
+        wait_until(lambda: jobs.get(job.id).attempt == 2, "the second attempt has begun")
+        first.kill(engine)
+        lacking = {"profile": {"name": "full"}, "models": {"folder": str(tmp_path / "none")}}
+        first.config = settings(Path(one.serve.data), one.database.url, **lacking)
+        first.start()
+        wait_until(lambda: "waits for models" in first.log, "the next one waits for models")
+        second.start_ready()
+        ended = jobs.wait(job.id, 120)
+        assert (ended.outcome, ended.engine) == ("refused", f"{node_id(Path(two.serve.data))}-cpu")
 
 
 def test_a_stage_that_hangs_dies_with_its_traceback_and_its_job_is_quarantined(make: Make) -> None:

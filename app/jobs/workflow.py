@@ -48,32 +48,24 @@ class Worker:
         self._arm = arm
         self._busy = busy
         self._fatal = fatal
-        self._draining = threading.Event()
         self._quiet = threading.Condition()
         self._claim: Claim | None = None
-        self._parked = False
-
-    def register(self) -> None:
-        """Makes the workflow known to DBOS; before its launch."""
-
-        def job(id: str) -> None:
-            self.run(id)
-
-        # how often a job may be begun is for our ledger to say, which tells a death from an orderly end
-        DBOS.workflow(name="job", max_recovery_attempts=None)(job)
+        self._running = False  # from before a job is begun until after it has ended
+        self._parked = self._draining = False
 
     def drain(self, timeout: float) -> bool:
-        """Takes no further job, waits for the running stage to end, and gives its job back.
+        """Takes no further job, and waits for the running stage to end.
 
-        Returns whether the stage ended within `timeout` seconds; its job was given back in either case. The process
-        must end now: a thread of it waits for ever.
+        Returns whether it ended within `timeout` seconds. The process must end now: a thread of it waits for ever.
         """
-        self._draining.set()
         with self._quiet:
-            quiet = self._quiet.wait_for(lambda: self._parked or not self._claim, timeout)
-            if self._claim:
-                self._ledger.release(self._claim)
-        return quiet
+            self._draining = True
+            return self._quiet.wait_for(lambda: self._parked or not self._running, timeout)
+
+    def give_back(self) -> None:
+        """The job that was drained waits again. Raises DatabaseDown."""
+        if claim := self._claim:
+            self._ledger.release(claim)
 
     def run(self, id: str) -> None:
         """The workflow: one job from begin to end."""
@@ -167,17 +159,20 @@ class Worker:
             logger.warning(f"{error}; it goes with the job, when that is forgotten")
 
     def _checkpoint(self) -> None:
-        """Between two stages: where the engine drains, this thread does not go on."""
-        if self._draining.is_set():
-            with self._quiet:
-                self._parked = True
-                self._quiet.notify_all()
-            threading.Event().wait()
+        """Between two stages, and before the first: where the engine drains, this thread does not go on."""
+        with self._quiet:
+            self._running = True
+            if not self._draining:
+                return
+            self._parked = True
+            self._quiet.notify_all()
+        threading.Event().wait()
 
     def _hold(self, claim: Claim | None) -> None:
         self._busy(claim.job.id if claim else None)
         with self._quiet:
             self._claim = claim
+            self._running = claim is not None
             self._quiet.notify_all()
 
 
