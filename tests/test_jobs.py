@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from hosts import client, postgres_server, settings, sqlite_file
+from hosts import Server, client, postgres_server, settings, sqlite_file
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,9 +24,10 @@ from app.jobs.bell import hearing
 from app.jobs.client import Jobs
 from app.jobs.ledger import Claim, Ending, Ledger, StageSeconds, Void
 from app.jobs.orders import new_id
+from app.jobs.queue import hand_back
 from app.jobs.records import Engine, Order
 from app.jobs.retention import Retention
-from app.jobs.rollcall import Report, Watchman
+from app.jobs.rollcall import Report, Watchman, roll
 from app.jobs.store import Store, database_url
 
 __all__ = ["postgres_server", "sqlite_file"]  # fixtures
@@ -317,6 +318,75 @@ def test_a_clock_that_jumps_makes_no_engine_lost(jobs: Jobs) -> None:
     watchman.settled("two")
     assert watchman.lost() == []
     assert jobs.engines()[0].state == "LOST"
+
+
+def test_an_engine_is_not_forgotten_before_its_jobs_are_taken_care_of(jobs: Jobs) -> None:
+    """However long ago it died: a service may stand still for a week, and begin again on another host."""
+    steady, row = [0.0], Engine("dead", "h", 1, "CPU", "BUSY", "", 1_000.0, None, None, None, 1_000.0, None, None)
+    Report(jobs.store, row, lambda: 1_000.0)
+    watchman = Watchman(jobs.store, "one", 10, lambda: steady[0])
+    assert watchman.lost() == []
+    watchman.forget(time.time())
+    steady[0] += 10
+    assert watchman.lost() == ["dead"]
+    watchman.settled("dead")
+    watchman.forget(time.time())
+    assert jobs.engines() == []
+
+
+def test_an_engine_that_was_forgotten_while_it_lives_is_there_again_when_it_speaks(jobs: Jobs) -> None:
+    """A clock a day ahead, of another host, or its own that was set forward."""
+    steady, row = [0.0], Engine("two", "h", 1, "CPU", "READY", "", 1_000.0, None, None, None, 1_000.0, None, None)
+    report = Report(jobs.store, row, lambda: 1_000.0)
+    watchman = Watchman(jobs.store, "one", 10, lambda: steady[0])
+    watchman.lost()
+    steady[0] += 10
+    assert watchman.lost() == ["two"]
+    watchman.settled("two")
+    watchman.forget(time.time())
+    report.say(state="BUSY")
+    assert [(engine.id, engine.state) for engine in roll(jobs.store, 1_000.0, 10)] == [("two", "BUSY")]
+    assert watchman.lost() == []
+    steady[0] += 10
+    assert watchman.lost() == ["two"]
+
+
+def test_jobs_that_cannot_be_handed_back_are_an_error_and_not_forgotten(
+    postgres_server: Server, tmp_path: Path
+) -> None:
+    """The disk of the database is full at that moment: whoever hands them back has to try again."""
+    with client(settings(tmp_path, postgres_server.database())) as jobs:
+        job = jobs.submit(ROCKET)
+        with jobs.store.writing() as connection:
+            connection.exec_driver_sql("UPDATE dbos.workflow_status SET status = 'PENDING', executor_id = 'dead'")
+            connection.exec_driver_sql(
+                "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = '53100'; END $$"
+            )
+            connection.exec_driver_sql(
+                "CREATE TRIGGER full_disk BEFORE UPDATE ON dbos.workflow_status EXECUTE FUNCTION full_disk()"
+            )
+        with pytest.raises(DatabaseDown, match="no space left"):
+            hand_back(jobs.store, "dead")
+        with jobs.store.writing() as connection:
+            connection.exec_driver_sql("DROP TRIGGER full_disk ON dbos.workflow_status")
+        hand_back(jobs.store, "dead")
+        with jobs.store.reading() as connection:
+            row = connection.exec_driver_sql("SELECT workflow_uuid, status FROM dbos.workflow_status").one()
+        assert tuple(row) == (job.id, "ENQUEUED")
+
+
+def test_an_engine_that_dies_at_the_same_beat_as_the_time_before_is_lost_again(jobs: Jobs) -> None:
+    steady, row = [0.0], Engine("two", "h", 1, "CPU", "READY", "", time.time(), None, None, None, 0.0, None, None)
+    watchman = Watchman(jobs.store, "one", 10, lambda: steady[0])
+    for _ in range(2):
+        report = Report(jobs.store, row, time.time)
+        assert watchman.lost() == []
+        report.say()
+        assert watchman.lost() == []
+        steady[0] += 10
+        assert watchman.lost() == ["two"]
+        watchman.settled("two")
 
 
 # ---- forgetting ------------------------------------------------------------------------------------------------------

@@ -43,10 +43,10 @@ class Report:
         with self._lock:
             self.engine = replace(self.engine, **changes, heartbeat=self._clock())  # type: ignore[arg-type]
             with self._store.noting() as connection:
-                mine = engines.c.id == self.engine.id
-                connection.execute(
-                    sa.update(engines).where(mine).values(**vars(self.engine), beats=engines.c.beats + 1)
-                )
+                mine = sa.update(engines).where(engines.c.id == self.engine.id)
+                beaten = connection.execute(mine.values(**vars(self.engine), beats=engines.c.beats + 1))
+                if not beaten.rowcount:  # forgotten, by somebody with another idea of the time
+                    connection.execute(sa.insert(engines).values(**vars(self.engine), beats=1))
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Watchman:
         self.lost_after = lost_after
         self._monotonic = monotonic
         self._seen: dict[str, _Seen] = {}
-        self._settled: dict[str, int] = {}
+        self._settled: set[str] = set()
 
     def lost(self) -> list[str]:
         """The ids of the other engines that have been silent for too long, and are not settled."""
@@ -77,12 +77,13 @@ class Watchman:
             seen = self._seen.get(row.id)
             if not seen or seen.beats != row.beats:
                 self._seen[row.id] = _Seen(row.beats, now)
-        silent = [row for row in rows if now - self._seen[row.id].at >= self.lost_after]
-        return [row.id for row in silent if self._settled.get(row.id) != row.beats]
+                self._settled.discard(row.id)
+        silent = [row.id for row in rows if now - self._seen[row.id].at >= self.lost_after]
+        return [id for id in silent if id not in self._settled]
 
     def settled(self, id: str) -> None:
         """What that engine left is taken care of, until it speaks again."""
-        self._settled[id] = self._seen[id].beats
+        self._settled.add(id)
 
     def mark(self, id: str) -> None:
         """Says of an engine that it is lost, unless it has spoken meanwhile."""
@@ -92,6 +93,10 @@ class Watchman:
             connection.execute(sa.update(engines).where(silent).values(**gone))
 
     def forget(self, before: float) -> None:
-        """Removes the engines whose last heartbeat was before that time (seconds since 1970)."""
+        """Removes the settled engines whose last heartbeat was before that time (seconds since 1970)."""
+        old = (engines.c.heartbeat < before) & engines.c.id.in_(self._settled)
         with self._store.noting() as connection:
-            connection.execute(sa.delete(engines).where(engines.c.heartbeat < before, engines.c.id != self._own))
+            gone = connection.scalars(sa.delete(engines).where(old).returning(engines.c.id)).all()
+        for id in gone:
+            self._settled.discard(id)
+            del self._seen[id]
