@@ -65,9 +65,8 @@ def read_picture(source: Path | bytes, limits: LimitsConfig, formats: tuple[str,
         with warnings.catch_warnings(), Image.open(io.BytesIO(source), formats=formats) as image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the next line is stricter
             _check_size(image, name, limits)
-            upright = ImageOps.exif_transpose(image)
-            see_through = upright.has_transparency_data
-            return Picture(upright.convert("RGBA" if see_through else "RGB"), None, "given")
+            ImageOps.exif_transpose(image, in_place=True)  # otherwise it copies what is upright already
+            return Picture(image.convert("RGBA" if image.has_transparency_data else "RGB"), None, "given")
     except BadFile:
         raise
     except UnidentifiedImageError:
