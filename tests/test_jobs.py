@@ -98,6 +98,37 @@ def test_eight_callers_with_one_key_at_once_get_one_job(jobs: Jobs) -> None:
     assert jobs.counts() == {"QUEUED": 1}
 
 
+def test_callers_that_share_get_the_job_that_is_under_way_and_put_its_deadline_off(jobs: Jobs) -> None:
+    order = replace(ROCKET, deadline_seconds=300.0)
+    first = jobs.submit(order, shared=True)
+    again = jobs.submit(order, shared=True)
+    assert again.id == first.id
+    assert (again.deadline or 0) > (first.deadline or 0)
+    assert jobs.submit(replace(order, seed=1), shared=True).id != first.id
+    assert jobs.submit(order).id != first.id, "who does not share has a job of its own"
+    assert jobs.submit(order, shared=True, key="k").id != first.id, "so has a key"
+
+
+def test_nobody_shares_a_job_that_has_ended_or_was_cancelled(jobs: Jobs) -> None:
+    order = replace(ROCKET, deadline_seconds=300.0)
+    first = jobs.submit(order, shared=True)
+    jobs.cancel(first.id)
+    second = jobs.submit(order, shared=True)
+    assert second.id != first.id
+    assert ledger(jobs).begin(second.id)
+    assert jobs.submit(order, shared=True).id == second.id, "it runs"
+    jobs.cancel(second.id)
+    assert jobs.submit(order, shared=True).id != second.id, "it still runs, but was told to stop"
+
+
+def test_a_shared_picture_is_stored_once_and_needs_no_room_in_a_full_queue(tmp_path: Path) -> None:
+    order = Order(picture=b"\x89PNG\r\n\x1a\n not more than a start")
+    with client(settings(tmp_path, jobs={"max_queued": 1})) as jobs, ThreadPoolExecutor(4) as pool:
+        ids = {job.id for job in pool.map(lambda _: jobs.submit(order, shared=True), range(8))}
+        assert jobs.assets.jobs() == list(ids)
+        assert len(ids) == 1
+
+
 def test_a_picture_that_came_twice_with_one_key_is_stored_once(jobs: Jobs) -> None:
     order = Order(picture=b"\x89PNG\r\n\x1a\n not more than a start")
     with ThreadPoolExecutor(4) as pool:

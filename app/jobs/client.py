@@ -66,9 +66,11 @@ class Jobs:
 
     # ---- asking for something ----------------------------------------------------------------------------------------
 
-    def submit(self, order: Order, *, key: str | None = None) -> Job:
+    def submit(self, order: Order, *, key: str | None = None, shared: bool = False) -> Job:
         """Takes the order, durably, and returns its job; with a key that was used before, the job it was used for.
 
+        shared: the job that waits or runs for an order just like this, without a key, will do, and its deadline is put
+        off. A caller that comes back after its connection broke is not the last in the queue again.
         Raises QueueFull, KeyReused where the key came with another order, NotFound or Conflict where the source of a
         turntable is not there or has no splat, BadInput for what no engine here could do.
         """
@@ -79,11 +81,13 @@ class Jobs:
         given = self._keep_files(order, row["id"])
         try:
             with self.store.writing(alone=True) as connection:
-                self._check_room(connection, order)
-                sequence = _next(connection)
-                connection.execute(sa.insert(tables.jobs), row | {"sequence": sequence})
-                _insert_assets(connection, row["id"], given, row["created"])
-                self._enqueue(connection, row["id"], order.priority, sequence)
+                twin = _joined(connection, row) if shared and not key else None
+                if not twin:
+                    self._check_room(connection, order)
+                    sequence = _next(connection)
+                    connection.execute(sa.insert(tables.jobs), row | {"sequence": sequence})
+                    _insert_assets(connection, row["id"], given, row["created"])
+                    self._enqueue(connection, row["id"], order.priority, sequence)
         except IntegrityError:  # the key was taken between the look and the insert
             self.assets.remove(row["id"])
             known = self._known(key or "", order)
@@ -94,7 +98,9 @@ class Jobs:
             if given:
                 self.assets.remove(row["id"])
             raise
-        return self.get(row["id"])
+        if twin and given:
+            self.assets.remove(row["id"])
+        return self.get(twin or row["id"])
 
     def cancel(self, id: str) -> Job:
         """A waiting job ends at once, a running one between two stages; an ended one stays as it is."""
@@ -321,6 +327,17 @@ def _names(connection: sa.Connection, ids: list[str]) -> dict[str, tuple[str, ..
     for job, name in connection.execute(query.order_by(tables.assets.c.name)):
         found[job] = (*found.get(job, ()), name)
     return found
+
+
+def _joined(connection: sa.Connection, row: dict[str, Any]) -> str | None:
+    """The id of a job under way that is just like this row, which now has this row's deadline."""
+    t = tables.jobs.c
+    alike = t.key.is_(None) & (t.digest == row["digest"]) & t.state.in_(("QUEUED", "RUNNING")) & ~t.cancelled
+    twin = connection.scalar(sa.select(t.id).where(alike).order_by(t.id).limit(1))
+    if twin:
+        change = {"deadline": row["deadline"], "version": t.version + 1}
+        connection.execute(sa.update(tables.jobs).where(t.id == twin).values(**change))
+    return twin
 
 
 def _next(connection: sa.Connection) -> int:

@@ -97,14 +97,15 @@ def _generated() -> Job:
 
 
 def _ended(order: Order) -> Job:
-    """The ended job. One that its caller has given up on need not be made, unless a key says that it is asked for
-    again: then it has no deadline, and the next call with the key finds it."""
+    """The ended job. One that its callers have given up on need not be made, unless a key says that it is asked for
+    again: then it has no deadline, and the next call with the key finds it. Without a key, callers that ask for the
+    same (the seed makes their splats the same, too) share the job that is under way."""
     key = request.headers.get("Idempotency-Key")
     if key:
         key = f"{key} {order.kind}" if order.kind == "turntable" else key
     else:
         order = replace(order, deadline_seconds=the_config().worker.wait_seconds)
-    job = the_jobs().submit(order, key=key)
+    job = the_jobs().submit(order, key=key, shared=True)
     done_uploading()
     with logger.contextualize(job=job.id):
         logger.info(f"{job.kind} for a waiting caller: {job.prompt!r}")
