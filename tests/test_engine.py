@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ from app.jobs.queue import hand_back
 from app.jobs.records import Job, Order
 from app.jobs.steps import Steps
 from app.jobs.store import APPLICATION, QUEUE
+from app.jobs.workflow import Worker
 from app.pipeline import Brief, generate, load_stages
 from app.selftest import self_test
 from app.splat.damage import DAMAGES
@@ -351,6 +353,44 @@ def test_an_engine_that_cannot_start_yet_keeps_no_job_of_its_predecessor_from_an
         second.start_ready()
         ended = jobs.wait(job.id, 120)
         assert (ended.outcome, ended.engine) == ("refused", f"{node_id(Path(two.serve.data))}-cpu")
+
+
+def test_a_stop_that_meets_the_beginning_of_a_job_waits_for_it(make: Make) -> None:
+    """Else the process would end between the beginning and the work, and an orderly stop would count as a death."""
+    begins, goes_on = threading.Event(), threading.Event()
+
+    def clock() -> float:  # asked within the transaction that begins the job
+        begins.set()
+        assert goes_on.wait(60)
+        return time.time() + 100
+
+    with client(make()) as jobs:
+        ledger = Ledger(jobs.store, "one", 3, clock)
+        worker = Worker(cast("Steps", None), ledger, jobs.assets, *[cast("Any", lambda *_: None)] * 4)
+        late = jobs.submit(replace(ROCKET, deadline_seconds=1))
+        thread = threading.Thread(target=worker.run, args=(late.id,))
+        thread.start()
+        assert begins.wait(60)
+        assert not worker.drain(0.1)
+        goes_on.set()
+        assert worker.drain(60)
+        thread.join(60)
+        assert jobs.get(late.id).state == "EXPIRED"
+
+
+def test_engine_and_waiting_caller_outlive_the_connections_on_which_they_listen(
+    postgres_server: Server, tmp_path: Path
+) -> None:
+    """A restart of PostgreSQL, for those who have nothing to ask it at that moment."""
+    config = settings(tmp_path, postgres_server.database())
+    with host(config) as here, client(config) as jobs:
+        here.start_ready()
+        assert jobs.wait(jobs.submit(ROCKET).id, 60).outcome == "passed"
+        with jobs.store.reading() as connection:
+            listening = "datname = current_database() AND query LIKE 'LISTEN%%'"
+            ended = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {listening}"
+            assert connection.exec_driver_sql(ended).scalar_one() >= 2
+        assert jobs.wait(jobs.submit(ROCKET).id, 90).outcome == "passed"
 
 
 def test_a_stage_that_hangs_dies_with_its_traceback_and_its_job_is_quarantined(make: Make) -> None:

@@ -266,6 +266,13 @@ def test_a_job_ends_once_with_its_files_and_counts(jobs: Jobs) -> None:
     assert [result.job for result in jobs.results(0)] == [job.id]
 
 
+def test_a_job_ends_whatever_the_text_of_its_error_is(jobs: Jobs) -> None:
+    """No encoding has half a character, and PostgreSQL's texts hold no zero."""
+    claim = begun(jobs)
+    ledger(jobs).end(claim, Ending("FAILED", "no file 'a\udcff\0b'"))
+    assert jobs.get(claim.job.id).error == "no file 'a??b'"
+
+
 def test_an_engine_that_was_taken_for_lost_writes_nothing_more(jobs: Jobs) -> None:
     slow = begun(jobs, "one")
     ledger(jobs).requeue("one")

@@ -120,7 +120,7 @@ class Ledger:
             "score": ending.score,
             "scores": list(ending.scores),
             "gaussians": ending.gaussians,
-            "error": ending.error,
+            "error": storable(ending.error),
             "version": jobs.c.version + 1,
         }
         with self.store.writing() as connection:
@@ -190,7 +190,13 @@ class Ledger:
         return f"its engine died {row['starts']} times while it ran (jobs.max_deaths); the last time: {words}"
 
     def _refuse(self, id: str, stop: Stop) -> None:
-        change = {"state": stop.state, "error": stop.error, "finished": self.clock(), "stage": "", "fraction": None}
+        change = {
+            "state": stop.state,
+            "error": storable(stop.error),
+            "finished": self.clock(),
+            "stage": "",
+            "fraction": None,
+        }
         with self.store.writing() as connection:
             open_ = (jobs.c.id == id) & jobs.c.state.in_(("QUEUED", "RUNNING"))
             done = connection.execute(sa.update(jobs).where(open_).values(**change, version=jobs.c.version + 1))
@@ -221,6 +227,11 @@ def reason_kind(reason: str) -> str:
     kinds = {"gaussians, fewer": "too few gaussians", "under the threshold": "score", "no score": "no score"}
     kinds["too costly to draw"] = "overdraw"
     return next((kind for words, kind in kinds.items() if words in reason), "other")
+
+
+def storable(text: str) -> str:
+    """Without what one of the databases does not take: half a character, as in the names of some files, and zeros."""
+    return text.encode(errors="replace").decode().replace("\0", "?")
 
 
 def add_files(connection: sa.Connection, id: str, files: tuple[Stored, ...], now: float) -> None:
