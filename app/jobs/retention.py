@@ -38,10 +38,10 @@ class Retention:
         for id in ids:
             self.files.remove(id)
         if ids:
+            self.forget_queue(ids)  # first: it is asked again for those whose rows are still there
             with self.store.writing() as connection:
                 connection.execute(sa.delete(assets).where(assets.c.job.in_(ids)))
                 connection.execute(sa.delete(jobs).where(jobs.c.id.in_(ids)))
-            self.forget_queue(ids)
         return len(ids)
 
     def forget_rows(self) -> None:

@@ -31,6 +31,16 @@ LOCK, PREPARING = 0x53504C54, 0x53504C55
 CHANNEL = "splatgate"
 """PostgreSQL's: each commit here is told on it."""
 
+PATIENCE = {
+    "connect_timeout": 5,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""PostgreSQL's, in seconds, the last in milliseconds: a network that is gone without a word is noticed within a minute.
+As delivered, the kernel would wait for a quarter of an hour, and on a connection that only listens for hours."""
+
 metadata = sa.MetaData()
 
 jobs = sa.Table(
@@ -292,7 +302,7 @@ def _remedy(reason: str) -> str:
 def _options(url: sa.URL) -> dict[str, Any]:
     if url.get_backend_name() == "sqlite":
         return {"pool_size": 16, "max_overflow": 64}
-    return {"pool_size": 8, "max_overflow": 24, "pool_pre_ping": True, "connect_args": {"connect_timeout": 5}}
+    return {"pool_size": 8, "max_overflow": 24, "pool_pre_ping": True, "connect_args": PATIENCE}
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
