@@ -149,6 +149,14 @@ def test_a_caller_with_a_key_may_come_back(service: Service) -> None:
     assert (newest["state"], newest["deadline"]) == ("QUEUED", None)
 
 
+def test_callers_without_a_key_share_the_job_that_waits_for_the_same(service: Service) -> None:
+    before = _count(service)
+    form = {"prompt": "a green tree", "seed": "77"}
+    answers = [requests.post(f"{service.url}/generate/", data=form, timeout=60) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [504] * 2
+    assert _count(service) == before + 1
+
+
 def test_a_log_line_is_json_and_names_the_job(service: Service) -> None:
     id = requests.post(f"{service.url}/v1/jobs", json=ROCKET, timeout=20).json()["id"]
     wait_until(lambda: id in service.log, "the log names the job")
