@@ -1,7 +1,7 @@
-"""What ties a child to its parent: it does not outlive it, and says when it is ready.
+"""What ties a child to its parent: it does not outlive it, says when it is ready, and with its exit code why it ended.
 
-That word is one byte through a pipe that it inherited. No database is asked, so that it is known of a child that died
-in the very moment, or that never had a database.
+The word that it is ready is one byte through a pipe that it inherited. No database is asked, so that it is known of a
+child that died in the very moment, or that never had a database.
 """
 
 from __future__ import annotations
@@ -14,6 +14,15 @@ from contextlib import suppress
 VARIABLE = "SPLATGATE_READY_FD"
 """Environment variable: the number of the pipe's end that is written to; not there without a supervisor."""
 
+BROKEN_GPU, NO_DATABASE, NOT_READY, TAKEN, NO_STORAGE = 70, 71, 72, 73, 74
+CODES = {
+    BROKEN_GPU: "broken GPU",
+    NO_DATABASE: "database down",
+    NOT_READY: "not ready",
+    TAKEN: "device taken",
+    NO_STORAGE: "storage down",
+}
+"""Exit codes of app.engine, in words."""
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 

@@ -25,7 +25,7 @@ import torch
 from dbos import DBOS, DBOSPortableJSONSerializer
 from loguru import logger
 
-from app.child import say_ready
+from app.child import BROKEN_GPU, NO_DATABASE, NO_STORAGE, NOT_READY, TAKEN, say_ready
 from app.config import Config, load_config
 from app.errors import DatabaseDown, SplatgateError, StorageDown, Unavailable
 from app.hardware import GpuGone, gpu
@@ -47,9 +47,6 @@ from app.selftest import self_test
 from app.starting import Starting
 from app.weights.manifest import Model
 from app.weights.store import arrived, fetch_command, missing, missing_message
-
-BROKEN_GPU, NO_DATABASE, NOT_READY, TAKEN, NO_STORAGE = 70, 71, 72, 73, 74
-"""Exit codes; app.serve has their meaning in words."""
 
 STICKY = (
     "illegal memory access",

@@ -19,7 +19,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from loguru import logger
 
-from app.child import PR_SET_CHILD_SUBREAPER, VARIABLE, Word, die_with_parent, prctl
+from app.child import CODES, PR_SET_CHILD_SUBREAPER, VARIABLE, Word, die_with_parent, prctl
 from app.config import Config
 from app.errors import ConfigError, DatabaseDown, Unavailable
 from app.hardware import gpus
@@ -40,9 +40,6 @@ EXTRA_GRACE = 5.0
 LOOK_SECONDS, SILENCE = 1.0, 2.0
 """How often heartbeats are looked at, and the silence that kills, in jobs.lost_after_seconds: by then the engine counts
 as lost, and its jobs may be another's."""
-
-CODES = {70: "broken GPU", 71: "database down", 72: "not ready", 73: "device taken", 74: "storage down"}
-"""Exit codes of app.engine, in words."""
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 

@@ -21,6 +21,7 @@ from object_store import BUCKET, SECRET, bucket, give_credentials, object_store,
 from service import FAST, PATIENCE, engine, free_port, wait_until, web
 
 from app.commands.doctor import Fact, shared
+from app.child import CODES
 from app.config import Config
 from app.errors import ConfigError, NotFound, StorageDown
 from app.identity import known_node
@@ -28,7 +29,7 @@ from app.jobs.assets import Assets, shown
 from app.jobs.ledger import Ending, Ledger
 from app.jobs.records import Order
 from app.jobs.retention import Retention
-from app.serve import CODES, plan
+from app.serve import plan
 
 __all__ = ["bucket", "postgres_server", "s3_server"]  # fixtures
 
