@@ -38,6 +38,7 @@ from app.jobs.queue import Queue, hand_back
 from app.jobs.records import Engine as EngineRow
 from app.jobs.retention import Retention
 from app.jobs.rollcall import FORGET_SECONDS, Report, Watchman
+from app.jobs.room import check_room
 from app.jobs.steps import Steps
 from app.jobs.store import APPLICATION, Store
 from app.jobs.workflow import Worker
@@ -88,6 +89,7 @@ class Engine:
         self.report = Report(self.store, self._row(), time.time)
         self.ledger = Ledger(self.store, self.id, config.jobs.max_deaths, time.time, self._obituary)
         self.stopping = threading.Event()
+        self._cramped = ""  # why no job could put its files away
 
     def run(self) -> None:
         """Load, test, serve until SIGTERM, drain. Ends the process with a code of its own where it cannot go on."""
@@ -130,17 +132,24 @@ class Engine:
         return stages
 
     def _wait_for_storage(self) -> None:
-        """Until an object store keeps what it is given: without it the work of every job would be for nothing."""
-        told = ""
-        while not self.assets.local:
-            try:
-                self.assets.probe(f"probe-{self.id}")
-                break
-            except StorageDown as error:
-                if str(error) != told:
-                    logger.warning(f"engine {self.id} waits: {(told := str(error))}")
-                self.say(why=told)
+        """Until an object store keeps what it is given, and the disk has room: without it all work would be in vain."""
+        while not self._has_room(probe=not self.assets.local):
             time.sleep(LOOK_SECONDS)
+
+    def _has_room(self, *, probe: bool = False) -> bool:
+        """Whether a job could put its files away. probe: an object store is tried too. What is wrong is said once."""
+        try:
+            check_room(self.config, self.assets)
+            if probe:
+                self.assets.probe(f"probe-{self.id}")
+            told = ""
+        except StorageDown as error:
+            told = str(error)
+        if told != self._cramped:
+            self._cramped = told
+            logger.warning(f"engine {self.id} waits: {told}" if told else f"engine {self.id}: there is room again")
+            self.say(why=told)
+        return not told
 
     def _wait_for_models(self, starting: Starting) -> None:
         """Until all that is needed is on the disk. Somebody else fetches it: to us the weights are there to be read
@@ -208,7 +217,7 @@ class Engine:
                     broken = False
                 with hearing(self.store) as wait:
                     while not self.stopping.is_set():
-                        if not self.queue.take():
+                        if not (self._has_room() and self.queue.take()):
                             wait(poll)
             except BaseException as error:  # noqa: BLE001  the edge: what became of one job must not keep the others waiting
                 logger.opt(exception=None if isinstance(error, SplatgateError) else error).warning(_line(error))
@@ -347,6 +356,22 @@ def is_sticky(error: BaseException) -> bool:
     return any(words in text for words in STICKY)
 
 
+def _wait_for_database(config: Config) -> None:
+    """Until it can be opened, and the disk has room for it. Dying for want of it would end, after a few times, the
+    whole service, and with it whoever could say what is wrong."""
+    told = ""
+    while True:
+        try:
+            check_room(config, Assets(config))
+            Store(config).close()
+        except (DatabaseDown, StorageDown) as error:
+            if str(error) != told:
+                logger.warning(f"the engine waits: {(told := str(error))}")
+        else:
+            return
+        time.sleep(LOOK_SECONDS)
+
+
 def _try(chore: Callable[[], object]) -> None:
     """A chore that fails for want of the database is done again when it is next due."""
     try:
@@ -376,6 +401,7 @@ def main() -> None:
     try:
         config = load_config()
         start_logging(config.log.level, validation=config.validation.enabled, as_json=config.log.as_json)
+        _wait_for_database(config)
         engine = Engine(config, asked.device, asked.gpu)
     except Taken as error:
         logger.critical(str(error))

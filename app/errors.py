@@ -3,6 +3,11 @@
 A message names the value at fault and the remedy. A refusal by the gate is a result (`app.gate.Verdict`), not an error.
 """
 
+from errno import EDQUOT, ENOSPC
+
+FULL = (ENOSPC, EDQUOT)
+"""What a write to a full disk ends with."""
+
 
 class SplatgateError(Exception):
     """Root of the errors that are shown to the user as one line, without a traceback."""
@@ -42,7 +47,7 @@ class DatabaseDown(Unavailable):
 
 
 class StorageDown(Unavailable):
-    """The object store of assets.url cannot be reached, read or written."""
+    """The object store of assets.url cannot be reached, read or written, or the disk is full."""
 
     retryable = True
 

@@ -21,7 +21,7 @@ from loguru import logger
 
 from app.child import CODES, PR_SET_CHILD_SUBREAPER, VARIABLE, Word, die_with_parent, prctl
 from app.config import Config
-from app.errors import ConfigError, DatabaseDown, Unavailable
+from app.errors import FULL, ConfigError, DatabaseDown, Unavailable
 from app.hardware import gpus
 from app.identity import Taken, lock_path, node_id, take_lock
 from app.jobs.rollcall import Watchman
@@ -319,13 +319,19 @@ def cause_of_death(code: int) -> str:
 
 
 def check_data(folder: Path) -> None:
-    """Raises Unavailable where the data folder cannot be written, before anything is started."""
+    """Raises Unavailable where the data folder cannot be written, before anything is started.
+
+    A full disk is not the end: it is waited for, and who asks is told.
+    """
     probe = folder / f".splatgate-{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"x")
         probe.unlink()
     except OSError as error:
+        if error.errno in FULL:
+            logger.warning(f"{folder}: {error.strerror}; free space on its disk")
+            return
         raise Unavailable(
             f"{folder}: the data folder cannot be written: {error.strerror}; "
             "set serve.data or --data, or its permissions"

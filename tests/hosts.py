@@ -124,6 +124,22 @@ def client(config: Config, clock: Callable[[], float] | None = None) -> Iterator
         jobs.close()
 
 
+@contextmanager
+def broken_disk(jobs: Jobs, what: str, table: str, code: str) -> Iterator[None]:
+    """PostgreSQL refuses to INSERT or UPDATE there with this SQLSTATE: 53100, its disk is full; 58030, it fails."""
+    with jobs.store.writing() as connection:
+        connection.exec_driver_sql(
+            "CREATE FUNCTION broken_disk() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = '{code}'; END $$"
+        )
+        connection.exec_driver_sql(
+            f"CREATE TRIGGER broken_disk BEFORE {what} ON {table} EXECUTE FUNCTION broken_disk()"
+        )
+    yield
+    with jobs.store.writing() as connection:
+        connection.exec_driver_sql(f"DROP TRIGGER broken_disk ON {table}")
+
+
 # ---- PostgreSQL ------------------------------------------------------------------------------------------------------
 
 

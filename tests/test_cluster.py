@@ -20,8 +20,8 @@ from hosts import Server, client, postgres_server, settings
 from object_store import BUCKET, SECRET, bucket, give_credentials, object_store, s3_server
 from service import FAST, PATIENCE, engine, free_port, wait_until, web
 
-from app.commands.doctor import Fact, shared
 from app.child import CODES
+from app.commands.doctor import Fact, shared
 from app.config import Config
 from app.errors import ConfigError, NotFound, StorageDown
 from app.identity import known_node

@@ -22,10 +22,11 @@ import numpy as np
 import pytest
 import torch
 from dbos import DBOSClient
-from hosts import Server, client, host, postgres_server, settings, sqlite_file
-from service import wait_until
+from hosts import Server, broken_disk, client, host, postgres_server, settings, sqlite_file
+from service import PATIENCE, wait_until
 
 from app.certificate import Certificate
+from app.child import NO_DATABASE
 from app.config import Config
 from app.engine import STICKY, Engine, is_sticky
 from app.errors import StageFailed
@@ -286,6 +287,52 @@ def test_a_killed_engine_s_job_goes_on_after_its_last_finished_step(make: Make) 
     assert drawn[0].startswith("0)")
     assert sum(line.startswith("0)") for line in drawn) == 1, "the first attempt was done again"
     assert {line[0] for line in drawn} == set("0123")
+
+
+def test_a_step_that_the_database_cannot_record_is_done_again_and_fails_no_job(
+    postgres_server: Server, tmp_path: Path
+) -> None:
+    """The database's disk fails at that moment. (Where it is full DBOS itself waits, on PostgreSQL.)"""
+    config = settings(tmp_path, postgres_server.database())
+    with host(config) as here, client(config) as jobs:
+        engine = here.start_ready()
+        with broken_disk(jobs, "INSERT", "dbos.operation_outputs", "58030"):
+            job = jobs.submit(ROCKET)
+            engine.join(PATIENCE)
+        assert engine.exitcode == NO_DATABASE, here.log
+        assert jobs.get(job.id).state == "QUEUED"
+        here.start_ready()
+        assert jobs.wait(job.id, PATIENCE).outcome == "passed"
+
+
+def test_an_engine_waits_for_its_database_and_goes_on_when_it_is_there(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    broken = tmp_path / "splatgate.db"
+    with host(config) as here:
+        broken.write_bytes(os.urandom(8192))
+        engine = here.start()
+        wait_until(lambda: "the engine waits: database" in here.log, "it says what it waits for", lambda: here.log)
+        broken.unlink()
+        wait_until(lambda: "READY on" in here.log, "it goes on", lambda: here.log)
+        assert engine.is_alive()
+        assert here.log.count("the engine waits") == 1
+
+
+def test_an_engine_without_room_on_the_disk_waits_and_says_so(tmp_path: Path) -> None:
+    with host(settings(tmp_path, limits={"min_free_mb": 1 << 40})) as here:
+        engine = here.start()
+        wait_until(lambda: f"the engine waits: {tmp_path}: its disk is full" in here.log, "it says what is wrong")
+        assert engine.is_alive()
+
+
+def test_an_engine_whose_disk_is_full_takes_no_job_until_there_is_room(idle: Engine) -> None:
+    with client(idle.config) as jobs:
+        roomy, idle.config = idle.config, settings(Path(idle.config.serve.data), limits={"min_free_mb": 1 << 40})
+        assert not idle._has_room()
+        assert "its disk is full" in jobs.engines()[0].why
+        idle.config = roomy
+        assert idle._has_room()
+        assert jobs.engines()[0].why == ""
 
 
 def test_another_host_takes_over_the_jobs_of_a_lost_one(postgres_server: Server, tmp_path: Path) -> None:

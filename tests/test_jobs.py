@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hosts import Server, client, postgres_server, settings, sqlite_file
+from hosts import Server, broken_disk, client, postgres_server, settings, sqlite_file
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.config import Config
-from app.errors import BadInput, ConfigError, Conflict, DatabaseDown, KeyReused, NotFound, QueueFull
+from app.errors import BadInput, ConfigError, Conflict, DatabaseDown, KeyReused, NotFound, QueueFull, StorageDown
 from app.jobs import store as tables
 from app.jobs.assets import Assets, Stored
 from app.jobs.bell import hearing
@@ -358,6 +361,38 @@ def test_a_clock_that_jumps_makes_no_engine_lost(jobs: Jobs) -> None:
     assert jobs.engines()[0].state == "LOST"
 
 
+def test_who_cannot_speak_because_nobody_can_write_is_not_silent(tmp_path: Path) -> None:
+    """A disk that was full for hours: when there is room again, the engine's next beat is up to a heartbeat away."""
+    steady, row = [0.0], Engine("two", "h", 1, "CPU", "READY", "", time.time(), None, None, None, 0.0, None, None)
+    with closing(Store(settings(tmp_path))) as store:
+        Report(store, row, time.time)
+        watchman = Watchman(store, "one", 10, lambda: steady[0])
+        assert watchman.lost() == []
+        with no_writes(store):
+            for _ in range(100):
+                steady[0] += 1
+                with suppress(DatabaseDown):
+                    assert watchman.lost() == []
+        for second in range(4):
+            steady[0] += 1
+            assert watchman.lost() == [], second
+        steady[0] += 6
+        assert watchman.lost() == ["two"]
+
+
+@contextmanager
+def no_writes(store: Store) -> Iterator[None]:
+    """SQLite refuses them on every connection."""
+
+    def refuse(connection: Any, *_: Any) -> None:
+        connection.execute("PRAGMA query_only = ON")
+
+    sa.event.listen(store.light, "checkout", refuse)
+    yield
+    sa.event.remove(store.light, "checkout", refuse)
+    store.light.dispose()
+
+
 def test_an_engine_is_not_forgotten_before_its_jobs_are_taken_care_of(jobs: Jobs) -> None:
     """However long ago it died: a service may stand still for a week, and begin again on another host."""
     steady, row = [0.0], Engine("dead", "h", 1, "CPU", "BUSY", "", 1_000.0, None, None, None, 1_000.0, None, None)
@@ -397,17 +432,11 @@ def test_jobs_that_cannot_be_handed_back_are_an_error_and_not_forgotten(
         job = jobs.submit(ROCKET)
         with jobs.store.writing() as connection:
             connection.exec_driver_sql("UPDATE dbos.workflow_status SET status = 'PENDING', executor_id = 'dead'")
-            connection.exec_driver_sql(
-                "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS "
-                "$$ BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = '53100'; END $$"
-            )
-            connection.exec_driver_sql(
-                "CREATE TRIGGER full_disk BEFORE UPDATE ON dbos.workflow_status EXECUTE FUNCTION full_disk()"
-            )
-        with pytest.raises(DatabaseDown, match="no space left"):
+        with (
+            broken_disk(jobs, "UPDATE", "dbos.workflow_status", "53100"),
+            pytest.raises(DatabaseDown, match="no space left"),
+        ):
             hand_back(jobs.store, "dead")
-        with jobs.store.writing() as connection:
-            connection.exec_driver_sql("DROP TRIGGER full_disk ON dbos.workflow_status")
         hand_back(jobs.store, "dead")
         with jobs.store.reading() as connection:
             row = connection.exec_driver_sql("SELECT workflow_uuid, status FROM dbos.workflow_status").one()
@@ -565,6 +594,14 @@ def test_a_database_of_an_older_release_gets_the_columns_that_are_new(config: Co
 def test_ids_sort_by_the_time_of_their_making(now: float, later: float) -> None:
     assert new_id(now) < new_id(now + later)
     assert len(new_id(now)) == 32
+
+
+def test_a_full_disk_is_no_fault_of_the_job_whose_files_met_it(tmp_path: Path) -> None:
+    """An engine that meets StorageDown ends and waits for room; any other error would have failed the job."""
+    assets = Assets(settings(tmp_path))
+    said = r"assets: job/1: cannot be stored: No space left on device; free space"
+    with pytest.raises(StorageDown, match=said), assets.folder("job/1"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_assets_live_in_any_fsspec_url_as_in_a_folder(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from flask.testing import FlaskClient
 
 from app.config import Config
 from app.jobs.client import Jobs
+from app.jobs.records import Engine
+from app.jobs.rollcall import Report
 from app.web import create_app
 
 ROCKET = {"prompt": "a blue rocket"}
@@ -28,8 +31,8 @@ FORM = b"".join(
 
 
 @contextmanager
-def client(folder: Path | str) -> Iterator[FlaskClient]:
-    config = Config.model_validate({"serve": {"data": str(folder)}})
+def client(folder: Path | str, **limits: int) -> Iterator[FlaskClient]:
+    config = Config.model_validate({"serve": {"data": str(folder)}, "limits": limits})
     jobs = Jobs(config)
     yield create_app(config, jobs).test_client()
     jobs.close()
@@ -70,6 +73,24 @@ def test_a_full_disk_is_named_and_nothing_is_promised(tmp_path: Path) -> None:
         _unavailable(answer, "free space")
         assert full.get(f"/v1/jobs/{kept}").status_code == 200
         assert full.post("/v1/jobs", json=ROCKET).status_code == 202
+
+
+def test_with_less_room_than_a_job_needs_nothing_is_taken_and_it_is_not_ready(tmp_path: Path) -> None:
+    engine = Engine("a-cpu", "h", 1, "CPU", "READY", "", time.time(), None, None, None, 0.0, None, None)
+    with client(tmp_path) as roomy:
+        assert roomy.post("/v1/jobs", json=ROCKET, headers={"Idempotency-Key": "one"}).status_code == 202
+        Report(roomy.application.extensions["splatgate"][1].store, engine, time.time)
+        assert roomy.get("/readyz").status_code == 200
+    with client(tmp_path, min_free_mb=1 << 40) as full:
+        _unavailable(full.post("/v1/jobs", json=ROCKET), "limits.min_free_mb")
+        _unavailable(full.post("/generate/", data=ROCKET), "free space")
+        kept = full.post("/v1/jobs", json=ROCKET, headers={"Idempotency-Key": "one"})
+        assert (kept.status_code, kept.json["state"]) == (202, "QUEUED")
+        assert len(full.get("/v1/jobs").json["jobs"]) == 1
+        ready = full.get("/readyz")
+        assert ready.status_code == 503
+        assert ready.json["why"].startswith(f"{tmp_path}: its disk is full")
+        assert [engine["state"] for engine in ready.json["engines"]] == ["READY"]
 
 
 def test_a_full_disk_for_uploads_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import fsspec
 
 from app.config import Config
 from app.digest import sha256_of
-from app.errors import ConfigError, NotFound, SplatgateError, StorageDown, Unavailable
+from app.errors import FULL, ConfigError, NotFound, SplatgateError, StorageDown, Unavailable
 from app.splat.files import replacing
 
 READ_AHEAD = 8 * 2**20
@@ -51,7 +51,7 @@ class Assets:
     """The files of all jobs, by path `job/attempt/name`.
 
     url: where they lie, as it may be shown. Raises ConfigError for a URL that cannot be one, Unavailable where the disk
-    fails, StorageDown where the object store does.
+    fails, StorageDown where it is full or the object store fails.
     """
 
     def __init__(self, config: Config) -> None:
@@ -133,6 +133,8 @@ class Assets:
                 remedy = "check assets.url, that the store can be reached from here, and the credentials (AWS_*)"
                 raise StorageDown(f"assets: {self.url}/{path}: cannot be {done}: {reason}; {remedy}") from None
             if isinstance(error, OSError):
+                if error.errno in FULL:
+                    raise StorageDown(f"assets: {path}: cannot be {done}: {reason}; free space on the disk") from None
                 remedy = "check assets.url, permissions and free space"
                 raise Unavailable(f"assets: {path}: cannot be {done}: {reason}; {remedy}") from None
             raise

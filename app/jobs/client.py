@@ -24,6 +24,7 @@ from app.jobs.bell import hearing
 from app.jobs.orders import check, new_id, picture_name
 from app.jobs.records import SERVING, Engine, Job, Kind, Order, Result, StageTime, State, Stats, Tally
 from app.jobs.rollcall import roll
+from app.jobs.room import check_room
 from app.jobs.store import APPLICATION, QUEUE, Store, to_job
 from app.jobs.watch import Watch
 
@@ -64,6 +65,10 @@ class Jobs:
                 self._opened[0].close()
                 self._opened = None
 
+    def check_room(self) -> None:
+        """Raises StorageDown where the disk is full."""
+        check_room(self.config, self.assets)
+
     # ---- asking for something ----------------------------------------------------------------------------------------
 
     def submit(self, order: Order, *, key: str | None = None, shared: bool = False) -> Job:
@@ -71,12 +76,14 @@ class Jobs:
 
         shared: the job that waits or runs for an order just like this, without a key, will do, and its deadline is put
         off. A caller that comes back after its connection broke is not the last in the queue again.
-        Raises QueueFull, KeyReused where the key came with another order, NotFound or Conflict where the source of a
-        turntable is not there or has no splat, BadInput for what no engine here could do.
+        Raises QueueFull, StorageDown where the disk is full, KeyReused where the key came with another order, NotFound
+        or Conflict where the source of a turntable is not there or has no splat, BadInput for what no engine here could
+        do.
         """
         check(order, key, self.config)
         if key and (known := self._known(key, order)):
             return known
+        self.check_room()
         row = self._row(order, key)
         given = self._keep_files(order, row["id"])
         try:

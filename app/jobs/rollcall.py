@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
+from app.errors import DatabaseDown
 from app.jobs.records import Engine
 from app.jobs.store import Store, engines, to_engine
 
@@ -56,7 +57,10 @@ class _Seen:
 
 
 class Watchman:
-    """Notices engines that have fallen silent, by the own monotonic clock: no other host's clock has to be right."""
+    """Notices engines that have fallen silent, by the own monotonic clock: no other host's clock has to be right.
+
+    While the database takes no writes nobody can speak, so nobody's silence counts.
+    """
 
     def __init__(
         self, store: Store, own: str, lost_after: float, monotonic: Callable[[], float] = time.monotonic
@@ -69,7 +73,7 @@ class Watchman:
         self._settled: set[str] = set()
 
     def lost(self) -> list[str]:
-        """The ids of the other engines that have been silent for too long, and are not settled."""
+        """The ids of the other engines that have been silent for too long, and are not settled. Raises DatabaseDown."""
         now = self._monotonic()
         with self._store.reading() as connection:
             rows = connection.execute(sa.select(engines.c.id, engines.c.beats).where(engines.c.id != self._own)).all()
@@ -78,8 +82,29 @@ class Watchman:
             if not seen or seen.beats != row.beats:
                 self._seen[row.id] = _Seen(row.beats, now)
                 self._settled.discard(row.id)
-        silent = [row.id for row in rows if now - self._seen[row.id].at >= self.lost_after]
-        return [id for id in silent if id not in self._settled]
+        quiet = {row.id: now - self._seen[row.id].at for row in rows if row.id not in self._settled}
+        self._note({id: seconds for id, seconds in quiet.items() if 2 * seconds >= self.lost_after})
+        return [id for id, seconds in quiet.items() if seconds >= self.lost_after]
+
+    def _note(self, quiet: dict[str, float]) -> None:
+        """Writes down for how long (seconds) they have been silent. Where that is impossible their time begins anew."""
+        if not quiet:
+            return
+        try:
+            with self._store.noting() as connection:
+                for id, seconds in quiet.items():
+                    serving = self._as_seen(id) & (engines.c.state != "LOST")
+                    why = f"silent for {seconds:.1f} s"
+                    connection.execute(sa.update(engines).where(serving).values(why=why))
+        except DatabaseDown:
+            for id in quiet:
+                self._seen[id] = replace(self._seen[id], at=self._monotonic())
+            raise
+
+    def _as_seen(self, id: str) -> sa.ColumnElement[bool]:
+        """Its row, unless it has spoken meanwhile, or has said why it ended."""
+        beats = self._seen[id].beats
+        return (engines.c.id == id) & (engines.c.beats == beats) & (engines.c.state != "FAILED")
 
     def settled(self, id: str) -> None:
         """What that engine left is taken care of, until it speaks again."""
@@ -87,10 +112,9 @@ class Watchman:
 
     def mark(self, id: str) -> None:
         """Says of an engine that it is lost, unless it has spoken meanwhile."""
-        silent = (engines.c.id == id) & (engines.c.beats == self._seen[id].beats) & (engines.c.state != "FAILED")
         with self._store.noting() as connection:
             gone = {"state": "LOST", "why": f"silent for {self.lost_after:g} s", "job": None}
-            connection.execute(sa.update(engines).where(silent).values(**gone))
+            connection.execute(sa.update(engines).where(self._as_seen(id)).values(**gone))
 
     def forget(self, before: float) -> None:
         """Removes the settled engines whose last heartbeat was before that time (seconds since 1970)."""

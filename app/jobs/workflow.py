@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from dbos import DBOS, PortableWorkflowError
 from loguru import logger
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import DatabaseDown, SplatgateError, StorageDown, Unavailable
 from app.jobs.assets import Assets, Stored
@@ -109,6 +110,9 @@ class Worker:
             raise
         except DatabaseDown:
             raise
+        except SQLAlchemyError as error:  # DBOS could not record a step
+            reason = str(error).partition("\n")[0]
+            raise DatabaseDown(f"job {job.id}: a finished step could not be recorded: {reason}") from error
         except (SplatgateError, PortableWorkflowError) as error:  # the latter: a failed step, as it was recorded
             return Ending("FAILED", str(error))
         except Exception as error:  # noqa: BLE001  the edge: whatever a stage throws ends its job, not the engine

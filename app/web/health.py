@@ -34,15 +34,18 @@ def livez() -> Response:
 
 @health.get("/readyz", responses={200: Readiness, 503: Readiness})
 def readyz() -> Response:
-    """200 when an engine has loaded its models and passed its self-test; else 503, and why, engine by engine."""
+    """200 when an engine has loaded its models and passed its self-test, and there is room for what it makes; else
+    503, and why, engine by engine."""
+    engines: list[Engine] = []
     try:
         engines = the_jobs().engines()
-        why = "" if engines else "no engine has reported yet"
+        the_jobs().check_room()
+        why = ""
     except SplatgateError as error:
-        engines, why = [], str(error)
-    ready = any(engine.state in SERVING for engine in engines)
-    if not ready and engines:
-        why = "; ".join(_in_words(engine) for engine in engines)
+        why = str(error)
+    ready = not why and any(engine.state in SERVING for engine in engines)
+    if not (ready or why):
+        why = "; ".join(_in_words(engine) for engine in engines) or "no engine has reported yet"
     answer = Readiness(ready=ready, why=why, engines=tuple(EngineView.of(engine) for engine in engines))
     return json_answer(answer, 200 if ready else 503)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from errno import EDQUOT, ENOSPC, EROFS
+from errno import EROFS
 from http import HTTPStatus
 from typing import Any
 
@@ -12,7 +12,7 @@ from loguru import logger
 from pydantic import BaseModel, Field, ValidationError
 from werkzeug.exceptions import HTTPException
 
-from app.errors import BadInput, QueueFull, SplatgateError, TooBusy, Unauthorized, Unavailable
+from app.errors import FULL, BadInput, QueueFull, SplatgateError, TooBusy, Unauthorized, Unavailable
 
 MEDIA_TYPE = "application/problem+json"
 BUSY_RETRY_SECONDS = 5
@@ -108,7 +108,7 @@ def _unexpected(error: Exception) -> Response:
 
 def _of_disk(error: OSError) -> Response:
     """A full disk is the operator's to mend; anything else the system refuses is a failure of ours."""
-    if error.errno in (ENOSPC, EDQUOT, EROFS):
+    if error.errno in (*FULL, EROFS):
         return _ours(
             Unavailable(f"the temporary folder: {error.strerror}; free space, or mount one that can be written")
         )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from app import __version__
 from app.config import Config
 from app.digest import sha256_of
-from app.errors import FetchFailed, WrongWeights
+from app.errors import FULL, FetchFailed, WrongWeights
 from app.weights import store
 from app.weights.lock import read_lock
 from app.weights.manifest import Model, check_path
@@ -27,7 +27,7 @@ from app.weights.store import OnBytes
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (*FULL, errno.EFBIG)
 TIMEOUT = 30.0
 """Seconds the hub may take to answer what files there are."""
 
