@@ -182,19 +182,37 @@ def test_units_are_what_systemd_understands_and_confined(unit: str, tmp_path: Pa
     run(analyze, "security", "--offline=true", threshold, tmp_path / unit)
 
 
+def watch_health(folder: Path, docker: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """The watcher, until it ends, with a stand-in for the docker command: shell, a case for each subcommand."""
+    (folder / "docker").write_text(f'#!/bin/sh\necho "$@" >> "$LOG"\ncase "$1" in\n{docker}\nesac\n')
+    (folder / "docker").chmod(0o755)
+    environ |= {"PATH": f"{folder}:/usr/bin:/bin", "LOG": str(folder / "log")}
+    return subprocess.run([ROOT / "systemd/watch-health"], env=environ, capture_output=True, text=True, timeout=60)
+
+
 def test_the_health_watcher_keeps_to_its_limit(tmp_path: Path) -> None:
-    """A stand-in for the docker command tells of a container that is sick again and again."""
-    (tmp_path / "docker").write_text(
-        '#!/bin/sh\necho "$@" >> "$LOG"\n'
-        'case "$1" in\n'
+    """A container that is sick again and again."""
+    docker = (
         '  events) for i in 1 2 3 4 5; do echo "c0ffee health_status: unhealthy"; done; exec sleep 60 ;;\n'
-        "  inspect) case \"$3\" in *Name*) echo /splatgate-app-1 ;; *) echo 'not ready: no engine' ;; esac ;;\n"
-        "esac\n"
+        "  inspect) case \"$3\" in *Name*) echo /splatgate-app-1 ;; *) echo 'not ready: no engine' ;; esac ;;"
     )
-    (tmp_path / "docker").chmod(0o755)
-    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "LOG": str(tmp_path / "log"), "SPLATGATE_HEALTH_LIMIT": "3"}
-    done = subprocess.run([ROOT / "systemd/watch-health"], env=environ, capture_output=True, text=True, timeout=60)
+    done = watch_health(tmp_path, docker, SPLATGATE_HEALTH_LIMIT="3")
     assert done.returncode == 1
     assert (tmp_path / "log").read_text().count("restart --time 60 c0ffee") == 3
     assert "restart 3 of 3 within an hour). It says: not ready: no engine" in done.stdout
     assert "giving up" in done.stdout
+
+
+def test_the_health_watcher_leaves_alone_what_a_restart_would_not_help(tmp_path: Path) -> None:
+    """A container that waits for room on the disk, and then, without another event, is sick."""
+    docker = (
+        '  events) echo "c0ffee health_status: unhealthy"; exec sleep 60 ;;\n'
+        "  ps) echo c0ffee ;;\n"
+        '  inspect) case "$3" in *Name*) echo /splatgate-app-1 ;;\n'
+        '    *) [ $(grep -c State "$LOG") -lt 4 ] && echo "/data: its disk is full" || echo hangs ;; esac ;;'
+    )
+    done = watch_health(tmp_path, docker, SPLATGATE_HEALTH_LIMIT="1", SPLATGATE_HEALTH_SECONDS="1")
+    assert done.returncode == 1
+    assert done.stdout.count("left alone, since a restart would not help: /data: its disk is full") == 1
+    assert "restart 1 of 1 within an hour). It says: hangs" in done.stdout
+    assert (tmp_path / "log").read_text().count("restart --time 60 c0ffee") == 1
