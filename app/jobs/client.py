@@ -318,9 +318,8 @@ def _check_source(connection: sa.Connection, source: str) -> None:
 
 
 def _insert_assets(connection: sa.Connection, id: str, files: list[Stored], now: float) -> None:
-    for file in files:
-        row = {"job": id, "name": file.name, "path": file.path, "size": file.size, "sha256": file.sha256}
-        connection.execute(sa.insert(tables.assets), row | {"modified": now})
+    if files:
+        connection.execute(sa.insert(tables.assets), [{"job": id, "modified": now, **vars(file)} for file in files])
 
 
 def _with_assets(connection: sa.Connection, rows: Sequence[sa.RowMapping]) -> list[Job]:

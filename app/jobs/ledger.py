@@ -127,9 +127,8 @@ class Ledger:
             if not connection.execute(sa.update(jobs).where(_held(claim)).values(**change)).rowcount:
                 raise Void
             add_files(connection, id, ending.files, now)
-            for time in times:
-                row = {"job": id, "attempt": time.attempt, "stage": time.stage, "seconds": time.seconds}
-                connection.execute(sa.insert(stage_times).values(**row))
+            if times:
+                connection.execute(sa.insert(stage_times), [{"job": id, **vars(time)} for time in times])
             if ending.state == "DONE":
                 self._result(connection, claim, ending, now)
             self._tallies(connection, ending)
@@ -236,10 +235,10 @@ def storable(text: str) -> str:
 
 def add_files(connection: sa.Connection, id: str, files: tuple[Stored, ...], now: float) -> None:
     """Says of a job that it has these files; those of the same names are replaced."""
-    for file in files:
-        connection.execute(sa.delete(assets).where(assets.c.job == id, assets.c.name == file.name))
-        row = {"job": id, "name": file.name, "path": file.path, "size": file.size, "sha256": file.sha256}
-        connection.execute(sa.insert(assets).values(**row, modified=now))
+    if files:
+        names = [file.name for file in files]
+        connection.execute(sa.delete(assets).where(assets.c.job == id, assets.c.name.in_(names)))
+        connection.execute(sa.insert(assets), [{"job": id, "modified": now, **vars(file)} for file in files])
 
 
 def _held(claim: Claim) -> sa.ColumnElement[bool]:

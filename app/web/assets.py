@@ -10,7 +10,8 @@ from werkzeug.wsgi import FileWrapper
 from app.jobs.assets import Asset
 from app.web.models import ASSETS
 
-PIECE = 256 * 1024
+PIECE = 1 << 20
+"""Bytes that are read and sent at once."""
 
 
 def file_answer(asset: Asset, job: str) -> Response:
