@@ -7,6 +7,7 @@ Exit codes: 0 done or passed, 3 refused by the gate (or a certificate that does 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -88,8 +89,7 @@ def generate(
     brief = pipeline.Brief(prompt, read_picture(image, config.limits) if image else None)
     brief.check(config)
     folder = output or Path("out") / f"{_slug(prompt or (image.stem if image else ''))}-{seed}"
-    if folder.exists() and not folder.is_dir():
-        raise BadInput(f"{folder}: is a file; -o takes a folder")
+    _check_output(folder)
     with progress("Loading") as on_stage:
         stages = pipeline.load_stages(config)
         attempts = attempts or config.generate.attempts
@@ -105,6 +105,15 @@ def generate(
     else:
         _print_judgement(issued, folder)
     _exit_by(judged.verdict.outcome)
+
+
+def _check_output(folder: Path) -> None:
+    """Before anything is made that could not be kept."""
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder}: is a file; -o takes a folder")
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not os.access(there, os.W_OK):
+        raise BadInput(f"{folder}: {there} cannot be written; choose another folder with -o")
 
 
 def _steps(on_stage: Callable[[str], None]) -> Callable[[int, int], None]:

@@ -167,6 +167,11 @@ class Server:
         self._run(f"CREATE DATABASE copy{self._made} TEMPLATE prepared")
         return self._named(f"copy{self._made}")
 
+    def database_without_encoding(self) -> str:
+        """The URL of a new, empty one, as a server makes it that was set up without a locale."""
+        self._run("CREATE DATABASE ascii ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+        return self._named("ascii")
+
     def _run(self, statement: str) -> None:
         url = sa.make_url(self.url).set(drivername="postgresql+psycopg")
         engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")

@@ -45,6 +45,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)  # whoever runs the tests may write everywhere
+    result = run("generate", "a blue rocket", "-o", "/nowhere/out")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "error: /nowhere/out: / cannot be written; choose another folder with -o" in result.stderr
+    assert "Loading" not in result.stderr
+
+
 def test_generate_passes_and_writes_the_four_files(made: tuple[Path, Result]) -> None:
     folder, result = made
     assert result.exit_code == 0, result.output

@@ -305,6 +305,16 @@ def test_a_step_that_the_database_cannot_record_is_done_again_and_fails_no_job(
         assert jobs.wait(job.id, PATIENCE).outcome == "passed"
 
 
+def test_a_database_without_an_encoding_will_do(postgres_server: Server, tmp_path: Path) -> None:
+    config = settings(tmp_path, postgres_server.database_without_encoding())
+    with host(config) as here, client(config) as jobs:
+        here.start_ready()
+        job = jobs.wait(jobs.submit(Order(prompt="a blue rocket, größer")).id, PATIENCE)
+        assert (job.state, job.prompt) == ("FAILED", "a blue rocket, größer")
+        assert "'größer'" in job.error
+        assert jobs.wait(jobs.submit(ROCKET).id, PATIENCE).outcome == "passed"
+
+
 def test_an_engine_waits_for_its_database_and_goes_on_when_it_is_there(tmp_path: Path) -> None:
     config = settings(tmp_path)
     broken = tmp_path / "splatgate.db"

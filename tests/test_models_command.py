@@ -71,6 +71,11 @@ def test_the_table_shows_licence_size_and_what_needs_an_account(environment: dic
     assert "gated, fetched only with an account that has accepted the conditions: FLUX.1-schnell" in table
 
 
+def test_verify_of_nothing_is_no_success(environment: dict[str, str]) -> None:
+    result = run(environment, "models", "verify")
+    assert (result.exit_code, result.stdout) == (1, "nothing was fetched yet: splatgate models fetch\n")
+
+
 def test_verify_finds_what_was_changed_and_exits_with_1(environment: dict[str, str], tmp_path: Path) -> None:
     run(environment, "models", "fetch", TRELLIS.name)
     path = tmp_path / "models" / TRELLIS.name / "pipeline.json"

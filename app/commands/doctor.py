@@ -200,7 +200,7 @@ def _disk(config: Config) -> Iterator[Fact]:
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         free = shutil.disk_usage(there).free
         problem = f"{gigabytes(room)} are still to be fetched: make room, or set models.folder" if free < room else ""
-        if not os.access(there, os.W_OK):
+        if not os.access(there, os.W_OK) and (what == "data folder" or room):
             problem = f"{there} cannot be written by this user: change its owner, or set another folder"
         yield Fact("disk", what, f"{folder}: {gigabytes(free)} free", problem, what == "data folder" and bool(problem))
 

@@ -101,7 +101,10 @@ def fetch(config: Config, names: tuple[str, ...], everything: bool, as_json: boo
 @JSON
 @configured
 def verify(config: Config, names: tuple[str, ...], as_json: bool) -> None:
-    """Hash every file of the NAMES anew; without names, of all models that were fetched: exit 0 all whole, 1 not."""
+    """Hash every file of the NAMES anew; without names, of all models that were fetched.
+
+    Exit 0: all are whole. Exit 1: one is not, or there is none.
+    """
     from app.errors import BadWeights
     from app.weights import store
     from app.weights.lock import read_lock
@@ -124,7 +127,7 @@ def verify(config: Config, names: tuple[str, ...], as_json: bool) -> None:
             click.echo(problems.get(model.name) or f"{model.name}: verified, {len(locked[model.name].files)} files")
         if not chosen:
             click.echo("nothing was fetched yet: splatgate models fetch")
-    sys.exit(1 if problems else 0)
+    sys.exit(1 if problems or not chosen else 0)
 
 
 def _chosen(config: Config, names: tuple[str, ...], everything: bool) -> list[Model]:

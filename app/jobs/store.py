@@ -41,6 +41,9 @@ PATIENCE = {
 """PostgreSQL's, in seconds, the last in milliseconds: a network that is gone without a word is noticed within a minute.
 As delivered, the kernel would wait for a quarter of an hour, and on a connection that only listens for hours."""
 
+UTF8 = {"client_encoding": "utf8"}
+"""PostgreSQL's: from a database without an encoding (SQL_ASCII) text would come as bytes."""
+
 metadata = sa.MetaData()
 
 jobs = sa.Table(
@@ -240,7 +243,8 @@ class Store:
 
         if not sa.inspect(self.engine).has_table("workflow_status", schema=None if self.sqlite else "dbos"):
             logging.getLogger("dbos").setLevel(logging.WARNING)
-            DBOS.migrate(self.url.render_as_string(hide_password=False))
+            url = self.url if self.sqlite else self.url.update_query_dict(UTF8)
+            DBOS.migrate(url.render_as_string(hide_password=False))
 
 
 def _add_missing_columns(connection: sa.Connection) -> None:
@@ -302,7 +306,7 @@ def _remedy(reason: str) -> str:
 def _options(url: sa.URL) -> dict[str, Any]:
     if url.get_backend_name() == "sqlite":
         return {"pool_size": 16, "max_overflow": 64}
-    return {"pool_size": 8, "max_overflow": 24, "pool_pre_ping": True, "connect_args": PATIENCE}
+    return {"pool_size": 8, "max_overflow": 24, "pool_pre_ping": True, "connect_args": PATIENCE | UTF8}
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

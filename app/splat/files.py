@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from app.errors import BadFile, BadInput
+from app.errors import FULL, BadFile, BadInput, StorageDown
 from app.reading import reading, refuse_special
 from app.splat.model import Splat
 from app.splat.ply import decode_ply, write_ply
@@ -73,7 +73,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A binary stream whose content becomes `path`, on disk and in one step, when the block ends without an exception.
 
     Until then it has a temporary name in the same folder, which is gone afterwards whatever happened.
-    Raises BadFile where the file cannot be written.
+    Raises BadFile where the file cannot be written, StorageDown where the disk is full.
     """
     temporary = path.parent / f".splatgate-{secrets.token_hex(8)}.tmp"
     try:
@@ -89,8 +89,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             raise
         _sync_folder(path.parent)
     except OSError as error:
-        advice = "check the folder, its permissions and free space"
-        raise BadFile(f"{path}: cannot be written: {error.strerror or error}; {advice}") from None
+        why = f"{path}: cannot be written: {error.strerror or error}"
+        if error.errno in FULL:
+            raise StorageDown(f"{why}; free space on its disk") from None
+        raise BadFile(f"{why}; check the folder, its permissions and free space") from None
 
 
 def _map(path: Path) -> memoryview:

@@ -62,7 +62,8 @@ def listen_address(config: Config) -> str:
         unused = "" if host == config.serve.host else f" (serve.host = {config.serve.host!r} is not used)"
         logger.warning(f"no tokens (auth.tokens_file is empty): only this machine is served, at {host}{unused}")
     elif not config.auth.tokens_file:
-        logger.warning("no tokens (auth.tokens_file is empty): whoever reaches the published port is served")
+        where = config.serve.published_on or host
+        logger.warning(f"no tokens (auth.tokens_file is empty): whoever reaches the port at {where} is served")
     return host_and_port(host, config.serve.port)
 
 
