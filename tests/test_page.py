@@ -8,9 +8,6 @@ import importlib
 import io
 import itertools
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -19,8 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import _chromium
 import numpy as np
 import pytest
+from _serving import service
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect, sync_playwright
 from werkzeug.serving import make_server
@@ -31,26 +30,20 @@ from app.web import create_app
 from app.web.auth import new_token, token_hash
 
 pages = importlib.import_module("app.web.pages")  # app.web has a blueprint of that name
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [  # WebGL2 in software, and no call of the browser's own to anywhere
-    *("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
-    *("--ignore-gpu-blocklist", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
 PASSES = "a red mug on a wooden table"
 REFUSED = "a tiny blue cylinder on a huge tree"
 DESKTOP = {"viewport": {"width": 1200, "height": 900}, "reduced_motion": "reduce"}
 PATIENCE = 90_000.0  # milliseconds: longer than any wait here takes on two busy cores
 
 needs_viewer = pytest.mark.skipif(not pages.VIEWER.is_file(), reason="no viewer is installed: run scripts/page")
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium: apt-get install chromium")
+pytestmark = pytest.mark.skipif(not _chromium.PATH.exists(), reason=f"no {_chromium.PATH}: apt-get install chromium")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=_chromium.PATH, args=_chromium.FLAGS)
         yield browser
         browser.close()
 
@@ -90,38 +83,10 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
 @pytest.fixture(scope="module")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`splatgate serve` as a user starts it, with small splats. The URL of the page."""
-    data, port = tmp_path_factory.mktemp("served"), free_port()
-    small = {"SPLATGATE__SHAPES__GAUSSIANS": "20000", "SPLATGATE__VALIDATE__MIN_GAUSSIANS": "10000"}
-    film = {"SPLATGATE__TURNTABLE__SIZE": "96", "SPLATGATE__TURNTABLE__SECONDS": "0.5"}
-    command = [sys.executable, "-m", "app", "serve", "--profile", "shapes", "--port", str(port), "--data", str(data)]
-    with (data / "log").open("wb") as log:
-        server = subprocess.Popen(command, env=os.environ | small | film, stdout=log, stderr=log)
-        try:
-            wait_until_ready(f"http://127.0.0.1:{port}/readyz", server, data / "log")
-            yield f"http://127.0.0.1:{port}/"
-        finally:
-            server.terminate()
-            server.wait(60)
-
-
-def free_port() -> int:
-    server = make_server("127.0.0.1", 0, lambda _environ, _start: [])
-    port = server.server_port
-    server.server_close()
-    return port
-
-
-def wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + 120
-    while time.monotonic() < end and server.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                if answer.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            pass
-        time.sleep(0.25)
-    pytest.fail(f"the server did not become ready:\n{log.read_text()[-3_000:]}")
+    small = {"SHAPES__GAUSSIANS": 20_000, "VALIDATE__MIN_GAUSSIANS": 10_000}
+    film = {"TURNTABLE__SIZE": 96, "TURNTABLE__SECONDS": 0.5}
+    with service(tmp_path_factory.mktemp("served"), **small, **film) as url:
+        yield f"{url}/"
 
 
 LISTEN = """() => {
