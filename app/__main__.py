@@ -112,8 +112,8 @@ def _check_output(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{folder}: is a file; -o takes a folder")
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    if not os.access(there, os.W_OK):
-        raise BadInput(f"{folder}: {there} cannot be written; choose another folder with -o")
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise BadInput(f"{folder}: nothing can be written to {there}; choose another folder with -o")
 
 
 def _steps(on_stage: Callable[[str], None]) -> Callable[[int, int], None]:

@@ -46,7 +46,7 @@ class LimitsConfig(Section):
     max_picture_pixels: Annotated[int, Field(ge=1, le=MAX_PIXELS)] = 4096**2
     max_requests: Annotated[int, Field(ge=1, le=1_000)] = 96
     max_uploads: Annotated[int, Field(ge=1)] = 2
-    min_free_mb: Annotated[int, Field(ge=0)] = 64
+    min_free_mb: Annotated[int, Field(ge=0)] = 128
     body_seconds: Annotated[float, Field(gt=0)] = 60.0
 
 

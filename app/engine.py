@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,7 +38,7 @@ from app.jobs.queue import Queue, hand_back
 from app.jobs.records import Engine as EngineRow
 from app.jobs.retention import Retention
 from app.jobs.rollcall import FORGET_SECONDS, Report, Watchman
-from app.jobs.room import check_room
+from app.jobs.room import check_room, probe_folder
 from app.jobs.steps import Steps
 from app.jobs.store import APPLICATION, Store
 from app.jobs.workflow import Worker
@@ -103,7 +103,7 @@ class Engine:
             self.fatal(error)
         except Exception as error:  # noqa: BLE001  the edge: whatever it is, the state says so and the process ends
             self._fail(error)
-        self.say(state="READY", why="", progress=None, eta=None)
+        self.say(state="READY", why=self._cramped, progress=None, eta=None)
         say_ready()
         logger.info(f"engine {self.id}: READY on {self.report.engine.device}")
         self._look_after()
@@ -132,22 +132,27 @@ class Engine:
         return stages
 
     def _wait_for_storage(self) -> None:
-        """Until an object store keeps what it is given, and the disk has room: without it all work would be in vain."""
-        while not self._has_room(probe=not self.assets.local):
+        """Until what a job makes can be put away: without that all work would be in vain. On a disk that is nearly full
+        this waits for no more than a few bytes, since what the engine forgets of old jobs may make the room."""
+        while not self._can_store(lambda: self.assets.probe(f"probe-{self.id}")):
             time.sleep(LOOK_SECONDS)
 
-    def _has_room(self, *, probe: bool = False) -> bool:
-        """Whether a job could put its files away. probe: an object store is tried too. What is wrong is said once."""
+    def _has_room(self) -> bool:
+        """Whether the disk has room for what a job makes."""
+        return self._can_store(lambda: check_room(self.config, self.assets))
+
+    def _can_store(self, check: Callable[[], None]) -> bool:
+        """Whether a job could put its files away. check: raises StorageDown. What is wrong is said once."""
         try:
-            check_room(self.config, self.assets)
-            if probe:
-                self.assets.probe(f"probe-{self.id}")
+            check()
             told = ""
         except StorageDown as error:
             told = str(error)
         if told != self._cramped:
             self._cramped = told
-            logger.warning(f"engine {self.id} waits: {told}" if told else f"engine {self.id}: there is room again")
+            logger.warning(
+                f"engine {self.id} waits: {told}" if told else f"engine {self.id}: files can be stored again"
+            )
             self.say(why=told)
         return not told
 
@@ -357,13 +362,14 @@ def is_sticky(error: BaseException) -> bool:
 
 
 def _wait_for_database(config: Config) -> None:
-    """Until it can be opened, and the disk has room for it. Dying for want of it would end, after a few times, the
-    whole service, and with it whoever could say what is wrong."""
+    """Until it takes writes, and the data folder does. Dying for want of them would end, after a few times, the whole
+    service, and with it whoever could say what is wrong."""
     told = ""
     while True:
         try:
-            check_room(config, Assets(config))
-            Store(config).close()
+            probe_folder(Path(config.serve.data))
+            with closing(Store(config)) as store:
+                store.probe()
         except (DatabaseDown, StorageDown) as error:
             if str(error) != told:
                 logger.warning(f"the engine waits: {(told := str(error))}")

@@ -21,10 +21,11 @@ from loguru import logger
 
 from app.child import CODES, PR_SET_CHILD_SUBREAPER, VARIABLE, Word, die_with_parent, prctl
 from app.config import Config
-from app.errors import FULL, ConfigError, DatabaseDown, Unavailable
+from app.errors import ConfigError, DatabaseDown, StorageDown, Unavailable
 from app.hardware import gpus
 from app.identity import Taken, lock_path, node_id, take_lock
 from app.jobs.rollcall import Watchman
+from app.jobs.room import probe_folder
 from app.jobs.store import Store, engines
 
 MAX_DEATHS, WITHIN_SECONDS = 5, 60.0
@@ -323,19 +324,10 @@ def check_data(folder: Path) -> None:
 
     A full disk is not the end: it is waited for, and who asks is told.
     """
-    probe = folder / f".splatgate-{os.getpid()}.tmp"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x")
-        probe.unlink()
-    except OSError as error:
-        if error.errno in FULL:
-            logger.warning(f"{folder}: {error.strerror}; free space on its disk")
-            return
-        raise Unavailable(
-            f"{folder}: the data folder cannot be written: {error.strerror}; "
-            "set serve.data or --data, or its permissions"
-        ) from None
+        probe_folder(folder)
+    except StorageDown as error:
+        logger.warning(str(error))
 
 
 def _engine(environ: Mapping[str, str], device: str, uuid: str) -> Child:

@@ -135,9 +135,11 @@ def broken_disk(jobs: Jobs, what: str, table: str, code: str) -> Iterator[None]:
         connection.exec_driver_sql(
             f"CREATE TRIGGER broken_disk BEFORE {what} ON {table} EXECUTE FUNCTION broken_disk()"
         )
-    yield
-    with jobs.store.writing() as connection:
-        connection.exec_driver_sql(f"DROP TRIGGER broken_disk ON {table}")
+    try:
+        yield
+    finally:
+        with jobs.store.writing() as connection:
+            connection.exec_driver_sql(f"DROP TRIGGER broken_disk ON {table}")
 
 
 # ---- PostgreSQL ------------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_made(monk
     monkeypatch.setattr(os, "access", lambda _path, _mode: False)  # whoever runs the tests may write everywhere
     result = run("generate", "a blue rocket", "-o", "/nowhere/out")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "error: /nowhere/out: / cannot be written; choose another folder with -o" in result.stderr
+    assert "error: /nowhere/out: nothing can be written to /; choose another folder with -o" in result.stderr
     assert "Loading" not in result.stderr
 
 

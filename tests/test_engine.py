@@ -328,11 +328,14 @@ def test_an_engine_waits_for_its_database_and_goes_on_when_it_is_there(tmp_path:
         assert here.log.count("the engine waits") == 1
 
 
-def test_an_engine_without_room_on_the_disk_waits_and_says_so(tmp_path: Path) -> None:
-    with host(settings(tmp_path, limits={"min_free_mb": 1 << 40})) as here:
-        engine = here.start()
-        wait_until(lambda: f"the engine waits: {tmp_path}: its disk is full" in here.log, "it says what is wrong")
-        assert engine.is_alive()
+def test_an_engine_without_room_on_the_disk_begins_no_job_and_says_so(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    with host(settings(tmp_path, limits={"min_free_mb": 1 << 40})) as here, client(config) as jobs:
+        job = jobs.submit(ROCKET)
+        here.start_ready()
+        wait_until(lambda: f"waits: {tmp_path}: its disk is full" in here.log, "it says what is wrong")
+        wait_until(lambda: "its disk is full" in jobs.engines()[0].why, "it reports it")
+        assert jobs.get(job.id).state == "QUEUED"
 
 
 def test_an_engine_whose_disk_is_full_takes_no_job_until_there_is_room(idle: Engine) -> None:

@@ -362,14 +362,15 @@ def test_a_clock_that_jumps_makes_no_engine_lost(jobs: Jobs) -> None:
     assert jobs.engines()[0].state == "LOST"
 
 
-def test_who_cannot_speak_because_nobody_can_write_is_not_silent(tmp_path: Path) -> None:
-    """A disk that was full for hours: when there is room again, the engine's next beat is up to a heartbeat away."""
+@pytest.mark.parametrize("what", ["writes", "everything"])
+def test_who_cannot_speak_because_nobody_can_is_not_silent(what: str, tmp_path: Path) -> None:
+    """A disk that was full, or a database that was away, for long: the engine's next beat is a heartbeat away."""
     steady, row = [0.0], Engine("two", "h", 1, "CPU", "READY", "", time.time(), None, None, None, 0.0, None, None)
     with closing(Store(settings(tmp_path))) as store:
         Report(store, row, time.time)
         watchman = Watchman(store, "one", 10, lambda: steady[0])
         assert watchman.lost() == []
-        with no_writes(store):
+        with refusing(store, what):
             for _ in range(100):
                 steady[0] += 1
                 with suppress(DatabaseDown):
@@ -382,16 +383,19 @@ def test_who_cannot_speak_because_nobody_can_write_is_not_silent(tmp_path: Path)
 
 
 @contextmanager
-def no_writes(store: Store) -> Iterator[None]:
-    """SQLite refuses them on every connection."""
+def refusing(store: Store, what: str) -> Iterator[None]:
+    """A database that takes no writes, or does nothing at all."""
 
     def refuse(connection: Any, *_: Any) -> None:
-        connection.execute("PRAGMA query_only = ON")
+        connection.execute("PRAGMA query_only = ON" if what == "writes" else "SELECT * FROM nowhere")
 
-    sa.event.listen(store.light, "checkout", refuse)
+    pools = (store.light, store.engine) if what == "everything" else (store.light,)
+    for pool in pools:
+        sa.event.listen(pool, "checkout", refuse)
     yield
-    sa.event.remove(store.light, "checkout", refuse)
-    store.light.dispose()
+    for pool in pools:
+        sa.event.remove(pool, "checkout", refuse)
+        pool.dispose()
 
 
 def test_an_engine_is_not_forgotten_before_its_jobs_are_taken_care_of(jobs: Jobs) -> None:

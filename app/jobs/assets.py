@@ -82,7 +82,9 @@ class Assets:
                 local.mkdir(parents=True, exist_ok=True)
                 yield local
             return
-        with tempfile.TemporaryDirectory() as name:
+        with self._explained(path, "stored"):
+            temporary = tempfile.TemporaryDirectory()
+        with temporary as name:
             yield Path(name)
             with self._explained(path, "stored"):
                 for file in sorted(Path(name).iterdir()):

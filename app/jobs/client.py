@@ -83,14 +83,14 @@ class Jobs:
         check(order, key, self.config)
         if key and (known := self._known(key, order)):
             return known
-        self.check_room()
         row = self._row(order, key)
         given = self._keep_files(order, row["id"])
         try:
             with self.store.writing(alone=True) as connection:
                 twin = _joined(connection, row) if shared and not key else None
                 if not twin:
-                    self._check_room(connection, order)
+                    self.check_room()
+                    self._check_queue(connection, order)
                     sequence = _next(connection)
                     connection.execute(sa.insert(tables.jobs), row | {"sequence": sequence})
                     _insert_assets(connection, row["id"], given, row["created"])
@@ -282,7 +282,7 @@ class Jobs:
             self.assets.put(f"{id}/input/{name}", data)
         return [stored_bytes(name, f"{id}/input/{name}", data) for name, data in given]
 
-    def _check_room(self, connection: sa.Connection, order: Order) -> None:
+    def _check_queue(self, connection: sa.Connection, order: Order) -> None:
         if order.source:
             _check_source(connection, order.source)
         waiting, limit = _count(connection, tables.jobs.c.state == "QUEUED"), self.config.jobs.max_queued

@@ -59,7 +59,7 @@ class _Seen:
 class Watchman:
     """Notices engines that have fallen silent, by the own monotonic clock: no other host's clock has to be right.
 
-    While the database takes no writes nobody can speak, so nobody's silence counts.
+    While the database is away or takes no writes nobody can speak, so nobody's silence counts.
     """
 
     def __init__(
@@ -74,32 +74,35 @@ class Watchman:
 
     def lost(self) -> list[str]:
         """The ids of the other engines that have been silent for too long, and are not settled. Raises DatabaseDown."""
-        now = self._monotonic()
+        try:
+            return self._silent(self._monotonic())
+        except DatabaseDown:
+            self._seen = {id: replace(seen, at=self._monotonic()) for id, seen in self._seen.items()}
+            raise
+
+    def _silent(self, now: float) -> list[str]:
+        query = sa.select(engines.c.id, engines.c.beats, engines.c.state).where(engines.c.id != self._own)
         with self._store.reading() as connection:
-            rows = connection.execute(sa.select(engines.c.id, engines.c.beats).where(engines.c.id != self._own)).all()
+            rows = connection.execute(query.order_by(engines.c.id)).all()
         for row in rows:
             seen = self._seen.get(row.id)
             if not seen or seen.beats != row.beats:
                 self._seen[row.id] = _Seen(row.beats, now)
                 self._settled.discard(row.id)
         quiet = {row.id: now - self._seen[row.id].at for row in rows if row.id not in self._settled}
-        self._note({id: seconds for id, seconds in quiet.items() if 2 * seconds >= self.lost_after})
+        serving = {row.id for row in rows if row.state not in ("FAILED", "LOST")}
+        self._note({id: quiet[id] for id in quiet if id in serving and 2 * quiet[id] >= self.lost_after})
         return [id for id, seconds in quiet.items() if seconds >= self.lost_after]
 
     def _note(self, quiet: dict[str, float]) -> None:
-        """Writes down for how long (seconds) they have been silent. Where that is impossible their time begins anew."""
+        """Writes down for how long (seconds) they have been silent, which they could not say either if we could not."""
         if not quiet:
             return
-        try:
-            with self._store.noting() as connection:
-                for id, seconds in quiet.items():
-                    serving = self._as_seen(id) & (engines.c.state != "LOST")
-                    why = f"silent for {seconds:.1f} s"
-                    connection.execute(sa.update(engines).where(serving).values(why=why))
-        except DatabaseDown:
-            for id in quiet:
-                self._seen[id] = replace(self._seen[id], at=self._monotonic())
-            raise
+        with self._store.noting() as connection:
+            for id, seconds in quiet.items():
+                connection.execute(
+                    sa.update(engines).where(self._as_seen(id)).values(why=f"silent for {seconds:.1f} s")
+                )
 
     def _as_seen(self, id: str) -> sa.ColumnElement[bool]:
         """Its row, unless it has spoken meanwhile, or has said why it ended."""

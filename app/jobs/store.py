@@ -208,6 +208,12 @@ class Store:
                 )
             yield connection
 
+    def probe(self) -> None:
+        """Writes something and takes it away again. Raises DatabaseDown where nothing can be written."""
+        with self.noting() as connection:
+            self.tally(connection, "probe", "")
+            connection.execute(sa.delete(tallies).where(tallies.c.what == "probe"))
+
     def tally(self, connection: sa.Connection, what: str, label: str, count: int = 1) -> None:
         """Adds to a count that only rises."""
         insert = _insert(self.sqlite)(tallies).values(what=what, label=label[:128], count=count)
@@ -241,10 +247,11 @@ class Store:
         """DBOS's own tables, where there are none. Newer ones come with the engines, which migrate at launch."""
         from dbos import DBOS
 
-        if not sa.inspect(self.engine).has_table("workflow_status", schema=None if self.sqlite else "dbos"):
-            logging.getLogger("dbos").setLevel(logging.WARNING)
-            url = self.url if self.sqlite else self.url.update_query_dict(UTF8)
-            DBOS.migrate(url.render_as_string(hide_password=False))
+        with explained(self.url):
+            if not sa.inspect(self.engine).has_table("workflow_status", schema=None if self.sqlite else "dbos"):
+                logging.getLogger("dbos").setLevel(logging.WARNING)
+                url = self.url if self.sqlite else self.url.update_query_dict(UTF8)
+                DBOS.migrate(url.render_as_string(hide_password=False))
 
 
 def _add_missing_columns(connection: sa.Connection) -> None:

@@ -8,7 +8,7 @@ from flask import Response
 from flask_openapi3 import APIBlueprint, Tag
 from pydantic import BaseModel
 
-from app.errors import SplatgateError, Unavailable
+from app.errors import SplatgateError, StorageDown, Unavailable
 from app.jobs.records import SERVING, Engine
 from app.web.context import the_jobs
 from app.web.models import EngineView, Readiness, json_answer
@@ -37,17 +37,24 @@ def readyz() -> Response:
     """200 when an engine has loaded its models and passed its self-test, and there is room for what it makes; else
     503, and why, engine by engine."""
     engines: list[Engine] = []
+    why = _short_of_room()
     try:
         engines = the_jobs().engines()
-        the_jobs().check_room()
-        why = ""
     except SplatgateError as error:
-        why = str(error)
+        why = why or str(error)
     ready = not why and any(engine.state in SERVING for engine in engines)
     if not (ready or why):
         why = "; ".join(_in_words(engine) for engine in engines) or "no engine has reported yet"
     answer = Readiness(ready=ready, why=why, engines=tuple(EngineView.of(engine) for engine in engines))
     return json_answer(answer, 200 if ready else 503)
+
+
+def _short_of_room() -> str:
+    try:
+        the_jobs().check_room()
+    except StorageDown as error:
+        return str(error)
+    return ""
 
 
 def _in_words(engine: Engine) -> str:

@@ -25,7 +25,7 @@ from loguru import logger
 
 from app.config import Config
 from app.digest import sha256_of
-from app.errors import BadFile, BadWeights, NotFetched, WrongWeights
+from app.errors import BadFile, BadWeights, NotFetched, StorageDown, WrongWeights
 from app.splat.files import replacing
 from app.weights.lock import LockedFile, LockedModel, read_lock
 from app.weights.manifest import Model, find, gigabytes, needed
@@ -281,6 +281,8 @@ def _remember(found: Known, config: Config) -> None:
     try:
         with replacing(root(config) / VERIFIED) as stream:
             stream.write(text.encode())
+    except StorageDown as error:
+        logger.warning(f"{error}: the models are hashed again at each start")
     except BadFile as error:
         if os.access(root(config), os.W_OK):
             raise
