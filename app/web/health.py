@@ -34,8 +34,10 @@ def livez() -> Response:
 
 @health.get("/readyz", responses={200: Readiness, 503: Readiness})
 def readyz() -> Response:
-    """200 when an engine has loaded its models and passed its self-test, and there is room for what it makes; else
-    503, and why, engine by engine."""
+    """200 when an engine is loaded and self-tested, and there is room for what it makes; else 503, and why.
+
+    The reason is told engine by engine, unless it is one of all.
+    """
     engines: list[Engine] = []
     why = _short_of_room()
     try:
