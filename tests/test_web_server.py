@@ -19,6 +19,11 @@ import pytest
 import requests
 from service import Service, wait_until, web
 
+from app.config import Config
+from app.jobs.client import Jobs
+from app.jobs.records import Engine, Order
+from app.jobs.rollcall import Report
+
 ROCKET = {"prompt": "a blue rocket"}
 
 
@@ -147,6 +152,26 @@ def test_a_caller_with_a_key_may_come_back(service: Service) -> None:
     assert _count(service) == before + 1
     newest = requests.get(f"{service.url}/v1/jobs?limit=1", timeout=20).json()["jobs"][0]
     assert (newest["state"], newest["deadline"]) == ("QUEUED", None)
+
+
+def test_a_stopping_service_keeps_nobody_waiting_for_a_job_whose_engine_has_died(tmp_path: Path) -> None:
+    """As where it gives up on an engine that keeps dying: its restart would wait for the whole grace."""
+    with (
+        web(tmp_path, SERVE__GRACE_SECONDS=900, WORKER__WAIT_SECONDS=800) as stopping,
+        closing(Jobs(Config.model_validate({"serve": {"data": str(tmp_path)}}))) as jobs,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        jobs.submit(Order(prompt="a blue rocket"), key="mine")
+        with jobs.store.writing() as connection:
+            connection.exec_driver_sql("UPDATE jobs SET state = 'RUNNING', engine = 'e'")
+        gone = Engine("e", "h", 1, "CPU", "LOST", "", time.time(), None, None, None, 0.0, None, None)
+        Report(jobs.store, gone, time.time)
+        headers = {"Idempotency-Key": "mine"}
+        caller = pool.submit(requests.post, f"{stopping.url}/generate/", data=ROCKET, headers=headers, timeout=900)
+        wait_until(lambda: "for a waiting caller" in stopping.log, "it waits")
+        stopping.process.send_signal(signal.SIGTERM)
+        assert stopping.process.wait(120) == 0
+        assert (caller.result().status_code, "being restarted" in caller.result().text) == (504, True)
 
 
 def test_callers_without_a_key_share_the_job_that_waits_for_the_same(service: Service) -> None:

@@ -80,10 +80,12 @@ def wait_for(id: str) -> Job:
 
 
 def _left_alone(job: Job) -> bool:
-    """Whether the process is to end, the job waits, and no engine is there, on another host perhaps, to take it."""
-    if not the_drain().begun or job.state != "QUEUED":
+    """Whether the process is to end, and no engine is there, on another host perhaps, to make the job. One that drains
+    takes none, but may end the one it has."""
+    if not the_drain().begun:
         return False
-    return not any(engine.state in SERVING for engine in the_jobs().engines())
+    at_work = SERVING if job.state == "QUEUED" else (*SERVING, "DRAINING")
+    return not any(engine.state in at_work for engine in the_jobs().engines())
 
 
 def _caller_left() -> bool:
