@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app import __version__
-from app.cli import FILE, JSON, PROFILE, Group, configured, print_json, progress
+from app.cli import FILE, JSON, PROFILE, Group, configured, nearest, print_json, progress
 from app.commands.backup import backup
 from app.commands.doctor import doctor
 from app.commands.feedback import feedback
@@ -111,7 +111,7 @@ def _check_output(folder: Path) -> None:
     """Before anything is made that could not be kept."""
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{folder}: is a file; -o takes a folder")
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    there = nearest(folder)
     if not (there.is_dir() and os.access(there, os.W_OK)):
         raise BadInput(f"{folder}: nothing can be written to {there}; choose another folder with -o")
 

@@ -98,3 +98,8 @@ def progress(first: str) -> Iterator[Callable[[str], None]]:
 
 def print_json(document: dict[str, Any]) -> None:
     click.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+def nearest(folder: Path) -> Path:
+    """The folder, or the first above it that is there: what decides whether it can be made and written."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app import __version__
-from app.cli import JSON, PROFILE, configured, print_json, progress
+from app.cli import JSON, PROFILE, configured, nearest, print_json, progress
 from app.config import Config
 from app.errors import SplatgateError
 
@@ -197,7 +197,7 @@ def _disk(config: Config) -> Iterator[Fact]:
         ("models folder", Path(config.models.folder), to_come),
         ("data folder", Path(config.serve.data), 0),
     ):
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        there = nearest(folder)
         free = shutil.disk_usage(there).free
         problem = f"{gigabytes(room)} are still to be fetched: make room, or set models.folder" if free < room else ""
         if not os.access(there, os.W_OK) and (what == "data folder" or room):
