@@ -32,7 +32,7 @@ MAX_DEATHS, WITHIN_SECONDS = 5, 60.0
 """A child that dies this often in this time, or this often in a row without having become ready, however long each
 start takes, is not mended by starting it again: the supervisor gives up."""
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 2.0
 """Seconds before a dead child is started again: doubled each time, the first anew once it has been ready."""
 
 EXTRA_GRACE = 5.0
