@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch._inductor import config as inductor
 
 from app.stages.memory import Visitors, _spans, blocks, bytes_of, move, pack, unpack
 from app.stages.quantize import quantize
@@ -58,6 +59,14 @@ def test_a_quantised_block_packed_and_unpacked_is_the_same_block(kind):
         pack(block, home)
         unpack(block, home.clone())
         assert torch.equal(block(x), before)
+
+
+@pytest.mark.parametrize("kind", ["fp8", "nf4"])
+@pytest.mark.parametrize("device", [CPU, pytest.param(CUDA, marks=pytest.mark.gpu)], ids=str)
+def test_the_compiler_is_set_as_before(kind, device):
+    with inductor.patch(coordinate_descent_tuning=False):
+        quantised(kind, device)
+        assert not inductor.coordinate_descent_tuning
 
 
 @pytest.mark.gpu

@@ -42,9 +42,10 @@ def _how(kind: Kind, device: torch.device) -> Any:
         from torchao.prototype._nf4tensor_api import NF4WeightOnlyConfig
 
         return NF4WeightOnlyConfig()
+    # set_inductor_config would tune every kernel of gpu.compile by trial, in minutes at each start
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= FP8_CARDS:
-        return Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
-    return Float8WeightOnlyConfig()
+        return Float8DynamicActivationFloat8WeightConfig(granularity=PerRow(), set_inductor_config=False)
+    return Float8WeightOnlyConfig(set_inductor_config=False)
 
 
 def _divides(module: nn.Module, _name: str) -> bool:
