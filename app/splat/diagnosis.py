@@ -117,22 +117,38 @@ def diagnose(splat: Splat, config: DiagnoseConfig) -> Diagnosis:
 
 def field_stats(values: Float32) -> FieldStats:
     """Statistics of an array of any shape, summed in float64."""
-    finite = finite_values(values)
-    nonfinite = values.size - finite.size
-    if not finite.size:
-        return FieldStats(values.size, nonfinite, None, None, None, None)
-    low, high = float(finite.min()), float(finite.max())
-    mean = finite.mean(dtype=np.float64)
-    return FieldStats(values.size, nonfinite, float(mean), _std(finite, mean), low, high)
+    finite = values.reshape(-1)
+    mean, std, low, high = _moments(finite)
+    if not math.isfinite(mean):
+        finite = finite_values(values)
+        if not finite.size:
+            return FieldStats(values.size, values.size, None, None, None, None)
+        mean, std, low, high = _moments(finite)
+    return FieldStats(values.size, values.size - finite.size, mean, std, low, high)
 
 
-def _std(values: Float32, mean: np.float64) -> float:
-    """About the mean, in float64, by pieces: numpy's own makes such a copy of the whole, which takes twice as long."""
-    squares = 0.0
-    for start in range(0, values.size, PIECE):
-        away = values[start : start + PIECE] - mean
-        squares += float(np.square(away, out=away).sum())
-    return math.sqrt(squares / values.size)
+def _moments(flat: Float32) -> tuple[float, float, float, float]:
+    """Mean, standard deviation, least and greatest, in one pass over pieces; a mean that is not finite where a value
+    is not, or where there is none.
+
+    Sums are of the distance to the first value: so a constant has exactly no deviation, and what is squared is no
+    larger than N deviations, which leaves float64 its first nine digits at a million values.
+    """
+    if not flat.size:
+        return math.nan, math.nan, math.nan, math.nan
+    origin, total, squares = np.float64(flat[0]), 0.0, 0.0
+    lows, highs = [], []
+    room = np.empty(min(PIECE, flat.size))
+    with np.errstate(invalid="ignore"):
+        for start in range(0, flat.size, PIECE):
+            piece = flat[start : start + PIECE]
+            lows.append(float(piece.min()))
+            highs.append(float(piece.max()))
+            away = np.subtract(piece, origin, out=room[: piece.size])
+            total += float(away.sum())
+            squares += float(np.square(away, out=away).sum())
+    mean = total / flat.size
+    return float(origin) + mean, math.sqrt(max(0.0, squares / flat.size - mean**2)), min(lows), max(highs)
 
 
 def finite_values(values: Float32) -> Float32:
