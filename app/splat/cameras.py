@@ -106,10 +106,19 @@ def judge_placement(splat: Splat, extent: float = 1.5) -> Placement:
     coordinates of all centres, as there: a centroid per axis would draw another picture. Centres that are not finite
     are ignored; without any, or with all in one point, the scale is 1.
     """
-    finite = np.logical_and.reduce([np.isfinite(column) for column in splat.means.T])
-    means = splat.means if finite.all() else splat.means[finite]
+    means = splat.means
+    lows, highs = _bounds(means)
+    if not np.isfinite([lows, highs]).all():
+        means = means[np.isfinite(means).all(axis=1)]
+        lows, highs = _bounds(means)
     if not len(means):
         return IDENTITY
-    longest = max(float(np.ptp(column.astype(np.float64))) for column in means.T)
+    longest = float((highs - lows).max())
     scale = extent / longest if longest > SMALLEST_EXTENT else 1.0
     return Placement(scale, -scale * float(means.mean(dtype=np.float64)), 1.0 / scale)
+
+
+def _bounds(means: Float32) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(3,) least and greatest coordinates; zeros for no points. Columns are copied first: in place it takes longer."""
+    columns = [np.ascontiguousarray(column) for column in means.T] if len(means) else [np.zeros(1)] * 3
+    return np.array([c.min() for c in columns], np.float64), np.array([c.max() for c in columns], np.float64)

@@ -6,6 +6,7 @@ This file does not know how a splat is stored, judged or drawn.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +72,6 @@ class Splat:
         )
 
 
-def sigmoid(logits: Float32) -> Float32:
-    """1 / (1 + exp(-x)), float32, without overflow warnings at either end."""
-    half = np.float32(0.5)
-    return half * np.tanh(half * logits) + half
+def sigmoid(logits: Any, numbers: Any = np) -> Any:
+    """1 / (1 + exp(-x)), float32, without overflow warnings at either end. numbers: torch where x is a tensor."""
+    return 0.5 * numbers.tanh(0.5 * logits) + 0.5

@@ -24,7 +24,7 @@ Backend = Literal["gsplat", "cpu"]
 Device = Literal["auto", "cpu", "cuda"]
 
 VISIBLE_ALPHA = 0.04
-LARGEST_SCALE = np.float32(1e4)
+LARGEST_SCALE = 1e4
 """World units: a larger Gaussian looks the same from an orbit, and its covariance in px^2 would overflow float32."""
 
 
@@ -43,13 +43,16 @@ class Views:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What both rasterisers take: placed, finite Gaussians out of every logarithm. Shapes as in Splat."""
+    """What both rasterisers take: placed, finite Gaussians out of every logarithm. Shapes as in Splat.
 
-    means: Float32
-    quats: Float32
-    scales: Float32
-    opacities: Float32
-    sh: Float32
+    Its fields are numpy arrays, or torch tensors on the GPU, where this arithmetic takes a twentieth of the time.
+    """
+
+    means: Any
+    quats: Any
+    scales: Any
+    opacities: Any
+    sh: Any
 
 
 def render(
@@ -71,12 +74,12 @@ def render(
     if len({(camera.width, camera.height, camera.near, camera.far) for camera in cameras}) != 1:
         raise ValueError("render needs at least one camera, all of one width, height, near and far")
     backend = choose_backend(device)
-    scene = place(splat, placement, min(sh_degree, splat.sh_degree))
+    scene = place(splat, placement, min(sh_degree, splat.sh_degree), gpu=backend == "gsplat")
     draw = _draw_gsplat if backend == "gsplat" else _draw_cpu
     images, alphas = draw(scene, cameras, np.asarray(background, np.float32))
     drawn = len(scene.means)
     logger.debug("rendered {:,} of {:,} gaussians, {} views, {}", drawn, len(splat), len(cameras), backend)
-    return Views(np.clip(images, 0, 1, out=images), alphas, tuple(cameras), backend)
+    return Views(images, alphas, tuple(cameras), backend)
 
 
 def overdraw(splat: Splat, cameras: Sequence[Camera], placement: Placement = IDENTITY) -> float:
@@ -122,47 +125,49 @@ def _lacking_for_cuda() -> str:
     return ""
 
 
-def place(splat: Splat, placement: Placement = IDENTITY, degree: int = 0) -> Scene:
-    """The drawable Gaussians of a splat in their placement, with harmonics up to `degree`."""
-    seen = drawable(splat)
-    splat = splat if seen.all() else splat.take(seen)
-    scale = np.float32(placement.scale)
+def place(splat: Splat, placement: Placement = IDENTITY, degree: int = 0, *, gpu: bool = False) -> Scene:
+    """The Gaussians of a splat that can be drawn, in their placement, with harmonics up to `degree`.
+
+    Those with a value that is not finite, or with a zero quaternion, are left out.
+    """
+    numbers: Any = np
+    fields: Any = splat.means, splat.quats, splat.log_scales, splat.opacity_logits, splat.sh
+    if gpu:
+        import torch  # takes seconds to import, and the CPU kernel needs none of it
+
+        numbers, fields = torch, [_to_gpu(field) for field in fields]
+    means, quats, log_scales, logits, sh = fields
+    seen = numbers.einsum("ij,ij->i", quats, quats) > 0
+    for field in fields if len(splat) else ():
+        for column in field.reshape(len(splat), -1).T:
+            seen &= numbers.isfinite(column)  # a reduction over a short last axis is twenty times slower
+    if not seen.all():
+        means, quats, log_scales, logits, sh = (field[seen] for field in fields)
     with np.errstate(over="ignore"):
-        scales = np.exp(splat.log_scales) * scale
+        scales = numbers.exp(log_scales) * placement.scale
     return Scene(
-        means=splat.means * scale + np.float32(placement.offset),
-        quats=splat.quats,
-        scales=np.minimum(scales, LARGEST_SCALE),
-        opacities=np.minimum(sigmoid(splat.opacity_logits) * np.float32(placement.opacity_factor), 1),
-        sh=splat.sh[:, : (degree + 1) ** 2],
+        means=means * placement.scale + placement.offset,
+        quats=quats,
+        scales=scales.clip(max=LARGEST_SCALE),
+        opacities=(sigmoid(logits, numbers) * placement.opacity_factor).clip(max=1),
+        sh=sh[:, : (degree + 1) ** 2],
     )
 
 
-def drawable(splat: Splat) -> NDArray[np.bool_]:
-    """(N,) bool: every value finite, and the quaternion not zero."""
-    fields = (splat.means, splat.quats, splat.log_scales, splat.opacity_logits, splat.sh)
-    finite = np.ones(len(splat), np.bool_)
-    for field in fields:
-        for column in field.reshape(len(splat), field[:1].size or 1).T if len(splat) else ():
-            finite &= np.isfinite(column)  # a reduction over a short last axis is twenty times slower
-    return finite & (np.einsum("ij,ij->i", splat.quats, splat.quats) > 0)
-
-
-def _colors(scene: Scene, camera: Camera) -> Float32:
+def _colors(scene: Scene, camera: Camera) -> Any:
     """(N, 3) colours seen from the camera: real spherical harmonics as 3D Gaussian Splatting signs and orders them."""
-    color = np.float32(0.5) + np.float32(SH_C0) * scene.sh[:, 0]
+    color = 0.5 + SH_C0 * scene.sh[:, 0]
     if scene.sh.shape[1] == 1:
         return color
-    towards = scene.means - camera.position.astype(np.float32)
-    distance = np.linalg.norm(towards, axis=1, keepdims=True)
-    x, y, z = (towards / np.maximum(distance, np.float32(1e-12))).T
-    for band, basis in enumerate(_bands(x, y, z), start=1):
+    x, y, z = (scene.means[:, axis] - float(camera.position[axis]) for axis in range(3))
+    distance = ((x * x + y * y + z * z) ** 0.5).clip(min=1e-12)
+    for band, basis in enumerate(_bands(x / distance, y / distance, z / distance), start=1):
         if band < scene.sh.shape[1]:
             color += basis[:, None] * scene.sh[:, band]
-    return np.maximum(color, 0)
+    return color.clip(min=0)
 
 
-def _bands(x: Float32, y: Float32, z: Float32) -> Iterator[NDArray[Any]]:
+def _bands(x: Any, y: Any, z: Any) -> Iterator[Any]:
     """The fifteen basis functions of degrees 1 to 3 at unit directions; constants: sqrt of rationals over pi."""
     xx, yy, zz = x * x, y * y, z * z
     yield from (-0.4886025 * y, 0.4886025 * z, -0.4886025 * x)
@@ -194,7 +199,7 @@ def _draw_cpu(scene: Scene, cameras: Sequence[Camera], background: Float32) -> t
             (near, far),
             background,
         )
-    return images, alphas
+    return np.clip(images, 0, 1, out=images), alphas
 
 
 def _draw_gsplat(scene: Scene, cameras: Sequence[Camera], background: Float32) -> tuple[Float32, Float32]:
@@ -205,30 +210,42 @@ def _draw_gsplat(scene: Scene, cameras: Sequence[Camera], background: Float32) -
         alphas = np.zeros((len(cameras), height, width), np.float32)
         return np.zeros((*alphas.shape, 3), np.float32) + background, alphas
     images, alphas, _ = rasterization(**gsplat_arguments(scene, cameras, background))
-    return images.cpu().numpy(), alphas[..., 0].cpu().numpy()
+    return _to_host(images.clip(0, 1)), _to_host(alphas[..., 0])
+
+
+def _to_host(pictures: Any) -> Float32:
+    """By way of pinned memory, which torch keeps for the next time: new pages would take longer than the copying."""
+    import torch
+
+    host: Float32 = torch.empty(pictures.shape, dtype=pictures.dtype, pin_memory=True).copy_(pictures).numpy()
+    return host
+
+
+def _to_gpu(field: Float32) -> Any:
+    """Likewise: torch copies into pinned memory on several cores, the driver's own way there is one core's."""
+    import torch
+
+    return torch.from_numpy(field).pin_memory().cuda(non_blocking=True)
 
 
 def gsplat_arguments(scene: Scene, cameras: Sequence[Camera], background: Float32) -> dict[str, Any]:
     """What gsplat.rasterization takes, on the GPU: classic mode, its 0.3 px dilation, colours already evaluated."""
     import torch
 
-    def to_gpu(array: Float32) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).cuda()
-
     width, height, near, far = _shared(cameras)
     if scene.sh.shape[1] == 1:
         colors = _colors(scene, cameras[0])  # the same from every side
     else:
-        colors = np.stack([_colors(scene, camera) for camera in cameras])
+        colors = torch.stack([_colors(scene, camera) for camera in cameras])
     return {
-        "means": to_gpu(scene.means),
-        "quats": to_gpu(scene.quats),
-        "scales": to_gpu(scene.scales),
-        "opacities": to_gpu(scene.opacities),
-        "colors": to_gpu(colors),
-        "viewmats": to_gpu(np.stack([camera.world_to_camera for camera in cameras])),
-        "Ks": to_gpu(np.stack([camera.K for camera in cameras])),
-        "backgrounds": to_gpu(np.tile(background, (len(cameras), 1))),
+        "means": scene.means,
+        "quats": scene.quats,
+        "scales": scene.scales,
+        "opacities": scene.opacities,
+        "colors": colors,
+        "viewmats": torch.from_numpy(np.stack([camera.world_to_camera for camera in cameras])).cuda(),
+        "Ks": torch.from_numpy(np.stack([camera.K for camera in cameras])).cuda(),
+        "backgrounds": torch.from_numpy(background).cuda().expand(len(cameras), -1).contiguous(),
         "width": width,
         "height": height,
         "near_plane": near,
