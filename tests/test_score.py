@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from app.errors import BadWeights, StageFailed, Unavailable
 from app.stages import score
 from app.stages.score import SHAPES_CLIP, Scorer, ScorerParams, shapes_scorer_params
+from app.trellis.graphs import Recorder
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +150,14 @@ def _copy(folder: Path) -> Path:
     for file in SHAPES_CLIP.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     return folder
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_recorded_towers_score_as_eager_ones(views: np.ndarray) -> None:
+    scorer = score.load(ScorerParams(model=f"local-dir:{SHAPES_CLIP}", pretrained="", device="cuda"))
+    asked = [(views, "a red ball"), (views[:1], "a green cone"), (1 - views, "a red ball")]
+    expected = [scorer.run(*each) for each in asked]
+    scorer._texts.clear()
+    scorer.recorder = Recorder()
+    assert [scorer.run(*each) for each in asked * 2] == expected * 2

@@ -25,6 +25,7 @@ from app.stages.memory import Part
 from app.stages.picture import Maker, OnStep, Picture
 from app.stages.score import Scorer
 from app.stages.text_to_image import ImageParams, TextToImage
+from app.trellis.graphs import Recorder
 from app.trellis.pipeline import Trellis
 from app.weights.manifest import find
 from app.weights.store import OnLoad, files_in, in_silence, locate, locate_file, lock_of
@@ -96,7 +97,9 @@ def settle(full: Full, scorer: Scorer | None, config: Config) -> None:
             quantize.quantize(part.module, config.gpu.quantize, device)
     if scorer:
         parts.append(Part("scorer", scorer.model))
-    memory.settle(parts, config.gpu, device)
+    mode = memory.settle(parts, config.gpu, device)
+    if scorer:
+        scorer.recorder = Recorder() if mode == "resident" else None
     if config.gpu.compile:
         for name in DENOISERS & full.image.models.keys():
             compile_blocks(full.image.models[name])
