@@ -27,6 +27,9 @@ VISIBLE_ALPHA = 0.04
 LARGEST_SCALE = 1e4
 """World units: a larger Gaussian looks the same from an orbit, and its covariance in px^2 would overflow float32."""
 
+MOST_PINNED = 1 << 26
+"""Bytes of an array that is copied by way of pinned memory. What torch has once pinned it never gives back."""
+
 
 @dataclass(frozen=True, eq=False)
 class Views:
@@ -217,7 +220,8 @@ def _to_host(pictures: Any) -> Float32:
     """By way of pinned memory, which torch keeps for the next time: new pages would take longer than the copying."""
     import torch
 
-    host: Float32 = torch.empty(pictures.shape, dtype=pictures.dtype, pin_memory=True).copy_(pictures).numpy()
+    pinned = pictures.nbytes <= MOST_PINNED
+    host: Float32 = torch.empty(pictures.shape, dtype=pictures.dtype, pin_memory=pinned).copy_(pictures).numpy()
     return host
 
 
@@ -225,7 +229,8 @@ def _to_gpu(field: Float32) -> Any:
     """Likewise: torch copies into pinned memory on several cores, the driver's own way there is one core's."""
     import torch
 
-    return torch.from_numpy(field).pin_memory().cuda(non_blocking=True)
+    array = torch.from_numpy(field)
+    return (array.pin_memory() if array.nbytes <= MOST_PINNED else array).cuda(non_blocking=True)
 
 
 def gsplat_arguments(scene: Scene, cameras: Sequence[Camera], background: Float32) -> dict[str, Any]:
