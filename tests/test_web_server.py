@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from gunicorn.workers.gthread import ThreadWorker
 from service import Service, wait_until, web
 
 from app.config import Config
@@ -172,6 +174,11 @@ def test_a_stopping_service_keeps_nobody_waiting_for_a_job_whose_engine_has_died
         stopping.process.send_signal(signal.SIGTERM)
         assert stopping.process.wait(120) == 0
         assert (caller.result().status_code, "being restarted" in caller.result().text) == (504, True)
+
+
+def test_a_stopping_worker_still_asks_how_long_idle_connections_may_stay() -> None:
+    """It is a constant of gunicorn's that app.web.server changes."""
+    assert "STOP_KEEPALIVE_LINGER" in inspect.getsource(ThreadWorker.run)
 
 
 def test_callers_without_a_key_share_the_job_that_waits_for_the_same(service: Service) -> None:
