@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import _random_models as random_models
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image, ImageDraw
 
 from app.__main__ import main
-from app.config import load_config
+from app.config import Config, load_config
 from app.stages import full
 from app.stages.score import SHAPES_CLIP
+from app.trellis.graphs import Recorder
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's, of models being written and read
 
@@ -147,3 +150,20 @@ def test_a_path_that_holds_no_model_says_so(run, tmp_path, monkeypatch):
     result = run("generate", "a blue rocket")
     assert result.exit_code == 1
     assert "there is nothing there" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("mode", "device", "moved", "recorded"),
+    [("resident", "cuda", True, True), ("offload", "cuda", True, False), ("resident", "cpu", False, False)],
+)
+def test_the_scorer_is_recorded_only_where_its_weights_stay_on_the_gpu(mode, device, moved, recorded, monkeypatch):
+    """A recording of weights that visit, or that are on the CPU, would score something else."""
+    parts = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(full.memory, "settle", lambda given, *_: parts.extend(given) or mode)
+    scorer = SimpleNamespace(device=torch.device(device), model=torch.nn.Linear(2, 2), recorder="of the last mode")
+    full.settle(SimpleNamespace(image=SimpleNamespace(models={})), scorer, Config())
+    assert [part.name for part in parts] == ["scorer"] * moved
+    assert isinstance(scorer.recorder, Recorder) is recorded
+    assert recorded or scorer.recorder is None

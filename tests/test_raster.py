@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.errors import Unavailable
+from app.splat import raster
 from app.splat.cameras import Camera, Placement, judge_placement, orbit
 from app.splat.model import SH_C0, Splat
 from app.splat.raster import Views, choose_backend, coverage, overdraw, render, side_by_side
@@ -335,6 +336,26 @@ def test_the_harmonics_are_orthonormal() -> None:
     x, y = np.sqrt(1 - z * z) * np.cos(turn), np.sqrt(1 - z * z) * np.sin(turn)
     basis = np.stack([np.full_like(x, SH_C0), *_bands(x, y, z)])
     np.testing.assert_allclose(basis @ basis.T * 4 * np.pi / len(k), np.eye(16), atol=2e-3)
+
+
+@pytest.mark.parametrize("degree", [0, 1, 3])
+def test_tensors_are_placed_and_coloured_as_arrays_are(degree: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU does to the Gaussians before gsplat has them, on tensors of the CPU."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(raster, "_to_gpu", lambda field: torch.from_numpy(np.ascontiguousarray(field)))
+    splat = cloud(21, 200, degree=3)
+    splat.means[3], splat.quats[5], splat.log_scales[7, 1], splat.opacity_logits[9] = np.nan, 0, np.inf, -np.inf
+    splat.sh[11, 0, 2], splat.sh[13, 15, 1] = np.inf, np.nan
+    placement = Placement(1.7, -0.2, 1 / 1.7)
+    arrays, tensors = (raster.place(splat, placement, degree, gpu=gpu) for gpu in (False, True))
+    assert len(arrays.means) == 194
+    for field, array in vars(arrays).items():
+        np.testing.assert_allclose(getattr(tensors, field).numpy(), array, rtol=2e-6, atol=1e-7)
+    camera = orbit(30, -20)
+    colours = [raster._colors(scene, camera) for scene in (arrays, tensors)]
+    np.testing.assert_allclose(colours[1].numpy(), colours[0], rtol=1e-5, atol=1e-6)
+    nothing = raster.place(splat.take(np.zeros(200, bool)), gpu=True)
+    assert nothing.means.shape == (0, 3)
 
 
 def quantised(views: Views) -> np.ndarray:

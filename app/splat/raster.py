@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -134,14 +135,17 @@ def place(splat: Splat, placement: Placement = IDENTITY, degree: int = 0, *, gpu
     Those with a value that is not finite, or with a zero quaternion, are left out.
     """
     numbers: Any = np
-    fields: Any = splat.means, splat.quats, splat.log_scales, splat.opacity_logits, splat.sh
+    put: Callable[[Float32], Any] = np.asarray
     if gpu:
         import torch  # takes seconds to import, and the CPU kernel needs none of it
 
-        numbers, fields = torch, [_to_gpu(field) for field in fields]
-    means, quats, log_scales, logits, sh = fields
+        numbers, put = torch, _to_gpu
+    drawn = (degree + 1) ** 2
+    arrays = splat.means, splat.quats, splat.log_scales, splat.opacity_logits, splat.sh[:, :drawn]
+    means, quats, log_scales, logits, sh = fields = [put(array) for array in arrays]
+    rest = (put(splat.sh[:, band]) for band in range(drawn, splat.sh.shape[1]))  # looked at one by one, and let go
     seen = numbers.einsum("ij,ij->i", quats, quats) > 0
-    for field in fields if len(splat) else ():
+    for field in chain(fields, rest) if len(splat) else ():
         for column in field.reshape(len(splat), -1).T:
             seen &= numbers.isfinite(column)  # a reduction over a short last axis is twenty times slower
     if not seen.all():
@@ -153,7 +157,7 @@ def place(splat: Splat, placement: Placement = IDENTITY, degree: int = 0, *, gpu
         quats=quats,
         scales=scales.clip(max=LARGEST_SCALE),
         opacities=(sigmoid(logits, numbers) * placement.opacity_factor).clip(max=1),
-        sh=sh[:, : (degree + 1) ** 2],
+        sh=sh,
     )
 
 
@@ -211,7 +215,7 @@ def _draw_gsplat(scene: Scene, cameras: Sequence[Camera], background: Float32) -
     if not len(scene.means):  # gsplat takes no empty arrays
         width, height, _, _ = _shared(cameras)
         alphas = np.zeros((len(cameras), height, width), np.float32)
-        return np.zeros((*alphas.shape, 3), np.float32) + background, alphas
+        return np.zeros((*alphas.shape, 3), np.float32) + background.clip(0, 1), alphas
     images, alphas, _ = rasterization(**gsplat_arguments(scene, cameras, background))
     return _to_host(images.clip(0, 1)), _to_host(alphas[..., 0])
 
@@ -229,7 +233,7 @@ def _to_gpu(field: Float32) -> Any:
     """Likewise: torch copies into pinned memory on several cores, the driver's own way there is one core's."""
     import torch
 
-    array = torch.from_numpy(field)
+    array = torch.from_numpy(np.ascontiguousarray(field))
     return (array.pin_memory() if array.nbytes <= MOST_PINNED else array).cuda(non_blocking=True)
 
 

@@ -95,11 +95,11 @@ def settle(full: Full, scorer: Scorer | None, config: Config) -> None:
     for part in parts:
         if config.gpu.quantize != "none" and part.bytes > quantize.LEAST:
             quantize.quantize(part.module, config.gpu.quantize, device)
-    if scorer:
+    if scorer and scorer.device.type == "cuda":  # score.device = "cpu" keeps it from the card
         parts.append(Part("scorer", scorer.model))
     mode = memory.settle(parts, config.gpu, device)
-    if scorer:
-        scorer.recorder = Recorder() if mode == "resident" else None
+    if scorer:  # a recording knows its weights by their address
+        scorer.recorder = Recorder() if mode == "resident" and scorer.device.type == "cuda" else None
     if config.gpu.compile:
         for name in DENOISERS & full.image.models.keys():
             compile_blocks(full.image.models[name])
