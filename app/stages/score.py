@@ -66,7 +66,7 @@ class Scorer:
     """A loaded scorer, in half precision on a GPU. Not thread-safe: one engine process owns it.
 
     recorder: replays the towers as CUDA graphs, for whoever knows that their weights stay on the GPU; eager, they wait
-    for the host three quarters of their time.
+    for the host most of their time.
     """
 
     def __init__(self, params: ScorerParams, model: Any, tokenizer: Any, weights_sha256: str) -> None:

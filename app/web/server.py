@@ -45,7 +45,7 @@ MEMORY_FOLDER = Path("/dev/shm")  # the worker's heartbeat file must not wait fo
 
 gthread.STOP_KEEPALIVE_LINGER = 0.5
 """Seconds that idle connections outlive SIGTERM by, for a request that may be on its way. gunicorn has no setting for
-it, and its two seconds are most of what a restart takes beyond its engine's start."""
+it, and its two seconds were half of what such an end took."""
 
 
 def main() -> None:
