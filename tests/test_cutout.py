@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +44,21 @@ def disc(size: tuple[int, int] = (200, 160), radius: int = 40) -> Image.Image:
     x, y = size[0] // 2, size[1] // 2
     ImageDraw.Draw(image).ellipse([x - radius, y - radius, x + radius, y + radius], fill=(20, 10, 30))
     return image
+
+
+def test_loading_it_compiles_nothing(tmp_path):
+    """In a process that has not imported rembg: numba would leave there what it compiled."""
+    lines = (
+        "import sys, numba",
+        "from pathlib import Path",
+        "from app.stages import cutout",
+        f"cutout.load(cutout.CutoutParams('u2net'), Path({str(model(tmp_path / 'm.onnx', 320, 1.0))!r}))",
+        "assert 'pymatting' in sys.modules, 'rembg does without: so can we'",
+        "assert not numba.config.DISABLE_JIT",
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], env=environment, check=True)
+    assert not (tmp_path / "numba").exists()
 
 
 def test_the_object_stays_and_the_rest_is_see_through(dark):

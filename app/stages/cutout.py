@@ -5,10 +5,13 @@ rembg looks for weights in the home directory and downloads what is not there; h
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numba
 import numpy as np
 import onnxruntime
 from loguru import logger
@@ -96,10 +99,22 @@ def _chosen(available: list[str]) -> list[str]:
 
 
 def _session_class(kind: Kind) -> Any:
-    if kind == "birefnet-general":
-        from rembg.sessions.birefnet_general import BiRefNetSessionGeneral
+    with _nothing_compiled():
+        if kind == "birefnet-general":
+            from rembg.sessions.birefnet_general import BiRefNetSessionGeneral
 
-        return BiRefNetSessionGeneral
-    from rembg.sessions.u2net import U2netSession
+            return BiRefNetSessionGeneral
+        from rembg.sessions.u2net import U2netSession
 
-    return U2netSession
+        return U2netSession
+
+
+@contextmanager
+def _nothing_compiled() -> Iterator[None]:
+    """rembg imports alpha matting, which nobody here asks for; importing that has numba compile all of it, for 47 s."""
+    config: Any = numba.config
+    before, config.DISABLE_JIT = config.DISABLE_JIT, True
+    try:
+        yield
+    finally:
+        config.DISABLE_JIT = before
