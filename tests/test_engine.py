@@ -454,7 +454,8 @@ def test_engine_and_waiting_caller_outlive_the_connections_on_which_they_listen(
 
 
 def test_a_stage_that_hangs_dies_with_its_traceback_and_its_job_is_quarantined(make: Make) -> None:
-    config = make(deadlines={"render": 0.001}, jobs={"max_deaths": 2})
+    # large views take a hundred times the deadline: small ones were done before the watchdog's thread had its turn
+    config = make(deadlines={"render": 0.001}, render={"size": 512}, jobs={"max_deaths": 2})
     with host(config) as here, client(config) as jobs:
         job = jobs.submit(ROCKET)
         for _ in range(2):
