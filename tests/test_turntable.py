@@ -64,7 +64,7 @@ def test_white_is_around_and_what_stands_on_top_is_above(film: Path) -> None:
 
 
 def test_the_same_splat_gives_the_same_bytes(film: Path, splat: Splat, tmp_path: Path) -> None:
-    """Often, and with other memory about each time: x264 has used some that it had not written."""
+    """Often, and with other memory in use each time: x264 with its macroblock tree gave others one time in four."""
     kept = []
     for number in range(12):
         kept.append(np.full(997 * (number + 1), number))
