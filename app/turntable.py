@@ -25,9 +25,9 @@ PITCH = -15.0
 OnProgress = Callable[[float], None]
 """Told after each frame how much is done, in (0, 1]."""
 
-X264 = {"preset": "medium", "crf": "25", "tune": "animation", "mbtree": "0"}
-"""Without the macroblock tree: with it short films differ between runs (not with asm=0: its fast paths are at fault).
-At crf 25 a film has about the size and PSNR that crf 20 gives with it."""
+X264 = {"preset": "medium", "crf": "24", "tune": "animation", "mbtree": "0"}
+"""Without the macroblock tree: with it small films differ between runs (not with asm=0: its fast paths are at fault).
+Of 256 and 512 px, crf 24 gives within 13 % the size, and within 0.4 dB the PSNR, that crf 20 gives with it."""
 
 
 def write_turntable(

@@ -5,6 +5,7 @@ rembg looks for weights in the home directory and downloads what is not there; h
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from app.errors import BadWeights, StageFailed
 Kind = Literal["u2net", "birefnet-general"]
 SOLID = 204
 """Alpha above it counts as the object, as TRELLIS counts."""
+
+_one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -111,10 +114,15 @@ def _session_class(kind: Kind) -> Any:
 
 @contextmanager
 def _nothing_compiled() -> Iterator[None]:
-    """rembg imports alpha matting, which nobody here asks for; importing that has numba compile all of it, for 47 s."""
+    """rembg imports alpha matting, which nobody here asks for; importing that has numba compile all of it, for 47 s.
+
+    It stays uncompiled in this process. The switch is the whole process's: no other thread may import kernels of
+    numba's meanwhile, and none does, for an engine loads before it takes jobs.
+    """
     config: Any = numba.config
-    before, config.DISABLE_JIT = config.DISABLE_JIT, True
-    try:
-        yield
-    finally:
-        config.DISABLE_JIT = before
+    with _one_at_a_time:
+        before, config.DISABLE_JIT = config.DISABLE_JIT, True
+        try:
+            yield
+        finally:
+            config.DISABLE_JIT = before
