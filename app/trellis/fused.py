@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from app import private_api
+
 kernels: ModuleType | None
 try:
     from app.trellis import kernels
@@ -124,7 +126,6 @@ def gather(x: Tensor, table: Tensor) -> Tensor:
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """GELU(x W^t + b), tanh approximation."""
-    if x.is_cuda and x.dtype != torch.float32:  # the GEMM's own epilogue: saves a pass over the widest activation
-        rows = x.reshape(-1, x.shape[-1])
-        return torch._addmm_activation(bias, rows, weight.t(), use_gelu=True).view(*x.shape[:-1], -1)
+    if x.is_cuda and x.dtype != torch.float32:
+        return private_api.linear_gelu(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
     return F.gelu(F.linear(x, weight, bias), approximate="tanh")
