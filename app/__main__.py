@@ -35,6 +35,7 @@ from app.commands.turntable import turntable
 from app.config import Config, RenderConfig, ViewConfig
 from app.errors import BadInput, NothingMade
 from app.prompt import check_prompt
+from app.stage import Stage
 
 if TYPE_CHECKING:
     from app.certificate import Certificate
@@ -93,8 +94,12 @@ def generate(
     with progress("Loading") as on_stage:
         stages = pipeline.load_stages(config)
         attempts = attempts or config.generate.attempts
+
+        def told(stage: Stage) -> None:
+            on_stage(stage.line())
+
         try:
-            judged = pipeline.generate(brief, seed, attempts, stages, config, on_stage, _steps(on_stage))
+            judged = pipeline.generate(brief, seed, attempts, stages, config, told, _steps(on_stage))
         except NothingMade as reason:
             _print_nothing_made(reason, as_json)
             sys.exit(REFUSED)
@@ -117,7 +122,7 @@ def _check_output(folder: Path) -> None:
 
 
 def _steps(on_stage: Callable[[str], None]) -> Callable[[int, int], None]:
-    return lambda done, of: on_stage(f"[1/4] Drawing the picture: step {done} of {of}")
+    return lambda done, of: on_stage(Stage.PICTURE.line(f"the picture: step {done} of {of}"))
 
 
 @main.command()

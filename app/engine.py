@@ -33,7 +33,6 @@ from app.identity import Taken, Trace, lock_path, node_id, take_lock
 from app.jobs.assets import Assets
 from app.jobs.bell import hearing
 from app.jobs.ledger import Ledger
-from app.jobs.progress import Stage
 from app.jobs.queue import Queue, hand_back
 from app.jobs.records import Engine as EngineRow
 from app.jobs.retention import Retention
@@ -45,6 +44,7 @@ from app.jobs.workflow import Worker
 from app.log import ToLoguru, start_logging
 from app.pipeline import Stages, load_stages
 from app.selftest import self_test
+from app.stage import Stage
 from app.starting import Starting
 from app.weights.manifest import Model
 from app.weights.store import arrived, fetch_command, missing, missing_message
@@ -127,7 +127,7 @@ class Engine:
         stages = load_stages(self.config, starting)
         self.say(state="WARMING", why="self-test", progress=None, eta=None)
         record = Path(self.config.serve.data) / "selftest.json"
-        self_test(stages, self.config, self.report.engine.device, record, lambda line: self.say(why=line))
+        self_test(stages, self.config, self.report.engine.device, record, lambda stage: self.say(why=stage.line()))
         self.arm(None)
         return stages
 

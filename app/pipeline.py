@@ -21,6 +21,7 @@ from app.splat.model import Splat
 from app.splat.raster import Views, overdraw, render
 from app.splat.repair import RepairReport, repair
 from app.splat.spz import unstorable
+from app.stage import Stage
 from app.stages import score, shapes
 from app.stages.picture import Maker, OnStep, Picture
 from app.stages.score import Score, Scorer, ScorerParams, shapes_scorer_params
@@ -87,8 +88,8 @@ class Judged:
     verdict: Verdict
 
 
-OnStage = Callable[[str], None]
-"""Told the name of each stage as it begins."""
+OnStage = Callable[[Stage], None]
+"""Called with each stage as it begins."""
 
 
 def load_stages(config: Config, on_load: OnLoad = in_silence) -> Stages:
@@ -185,9 +186,7 @@ def draw(
     brief.check(config)
     if brief.picture:
         return brief.picture
-    _announce(
-        f"[1/4] Generating a splat for {brief.prompt!r} (profile {config.profile.name}, seed {seed})...", on_stage
-    )
+    _announce(Stage.PICTURE, on_stage, f"{brief.prompt!r} (profile {config.profile.name}, seed {seed})")
     return stages.generator.draw(brief.prompt, seed, on_step)
 
 
@@ -195,16 +194,16 @@ def build(
     brief: Brief, picture: Picture | None, seed: int, attempt: int, stages: Stages, config: Config, on_stage: OnStage
 ) -> Judged:
     """The second half: the splat, healed, looked at and judged. Raises StageFailed where there is nothing to judge."""
-    _announce("[1/4] Building the splat...", on_stage)
+    _announce(Stage.SPLAT, on_stage)
     raw = stages.generator.build(brief.prompt, picture, seed)
-    _announce("[2/4] Diagnosing and repairing...", on_stage)
+    _announce(Stage.REPAIR, on_stage)
     splat, diagnosis, repairs = heal(raw, config)
     if reason := unstorable(splat):
         raise StageFailed(f"{reason}: asset.spz cannot hold that; generate it again")
     left = () if diagnosis.healthy else diagnose(splat, config.diagnose).findings
-    _announce(f"[3/4] Rendering {len(config.render.views)} views...", on_stage)
+    _announce(Stage.RENDER, on_stage)
     views = look(splat, config)
-    _announce("[4/4] Validating with CLIP...", on_stage)
+    _announce(Stage.SCORE, on_stage)
     judgement, verdict = validate(splat, views, brief.prompt, stages.scorer, config, picture)
     return Judged(
         prompt=brief.prompt,
@@ -299,9 +298,9 @@ def _score(views: Views, prompt: str, scorer: Scorer | None, config: Config, pic
     return scorer.run_against(views.images, picture.image, config.render.background)
 
 
-def _announce(line: str, on_stage: OnStage) -> None:
-    logger.info(line)
-    on_stage(line)
+def _announce(stage: Stage, on_stage: OnStage, detail: str = "") -> None:
+    logger.info(stage.line(detail))
+    on_stage(stage)
 
 
 def _rank(judged: Judged) -> tuple[bool, float]:

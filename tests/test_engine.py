@@ -33,13 +33,12 @@ from app.errors import StageFailed
 from app.identity import Taken, Trace, node_id, take_lock
 from app.jobs.client import Jobs
 from app.jobs.ledger import Ledger
-from app.jobs.progress import STAGES, stage_of
 from app.jobs.queue import hand_back
 from app.jobs.records import Job, Order
 from app.jobs.steps import Steps
 from app.jobs.store import APPLICATION, QUEUE
 from app.jobs.workflow import Worker
-from app.pipeline import Brief, generate, load_stages
+from app.pipeline import load_stages
 from app.selftest import self_test
 from app.splat.damage import DAMAGES
 from app.splat.files import decode_splat
@@ -615,17 +614,6 @@ def test_a_poisoned_gpu_ends_the_process_at_once(idle: Engine) -> None:
 
 
 # ---- small parts -----------------------------------------------------------------------------------------------------
-
-
-def test_every_stage_that_the_pipeline_announces_is_known(tmp_path: Path) -> None:
-    config, told = settings(tmp_path), []
-    generate(Brief("a blue rocket"), 0, 1, load_stages(config), config, told.append)
-    assert [stage_of(line) for line in told] == list(STAGES.values())
-
-
-def test_a_stage_that_is_not_known_is_an_error() -> None:
-    with pytest.raises(ValueError, match="announces no stage"):
-        stage_of("[5/4] Dreaming")
 
 
 def test_a_host_keeps_its_name(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from app.jobs.retention import Retention
 from app.jobs.rollcall import Report, Watchman, roll
 from app.jobs.store import Store, database_url
 from app.splat.files import replacing
+from app.stage import Stage
 
 __all__ = ["postgres_server", "sqlite_file"]  # fixtures
 
@@ -215,7 +216,7 @@ def test_waiting_ends_with_the_change_that_was_waited_for(jobs: Jobs) -> None:
     claim = begun(jobs)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(jobs.wait, claim.job.id, 30)
-        assert ledger(jobs).progress(claim, 1, "[2/4]", 0.5) is None
+        assert ledger(jobs).progress(claim, 1, Stage.REPAIR, 0.5) is None
         ledger(jobs).end(claim, DONE)
         assert waiting.result(30).state == "DONE"
     assert jobs.changes(claim.job.id, claim.job.version + 1, 1) == jobs.get(claim.job.id)
@@ -324,7 +325,7 @@ def test_a_job_that_was_given_back_has_not_lost_a_life(jobs: Jobs) -> None:
 def test_a_running_job_learns_between_stages_that_it_is_to_stop(jobs: Jobs) -> None:
     claim = begun(jobs)
     assert jobs.cancel(claim.job.id).state == "RUNNING"
-    stop = ledger(jobs).progress(claim, 1, "[3/4]", 0.6)
+    stop = ledger(jobs).progress(claim, 1, Stage.RENDER, 0.6)
     assert stop
     assert stop.state == "CANCELLED"
 
@@ -337,7 +338,7 @@ def test_a_deadline_ends_waiting_and_running_jobs(jobs: Jobs) -> None:
     later = ledger(jobs, now=time.time() + 101)
     assert later.expire() == 1
     assert jobs.get(waiting.id).state == "EXPIRED"
-    stop = later.progress(claim, 1, "[3/4]", 0.6)
+    stop = later.progress(claim, 1, Stage.RENDER, 0.6)
     assert stop
     assert stop.state == "EXPIRED"
 
@@ -494,10 +495,18 @@ def test_too_many_bytes_are_forgotten_oldest_first(jobs: Jobs) -> None:
     assert jobs.stats().asset_bytes == 2_000
 
 
+def test_the_stage_of_an_older_release_is_left_out(jobs: Jobs) -> None:
+    id = begun(jobs).job.id
+    with jobs.store.writing() as connection:
+        change = sa.update(tables.jobs).where(tables.jobs.c.id == id)
+        connection.execute(change.values(stage="[2/4] Diagnosing and repairing..."))
+    assert jobs.get(id).stage == ""
+
+
 def test_of_the_rows_that_numbers_are_made_of_the_newest_are_kept(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.jobs.retention.RESULTS", 3)
     monkeypatch.setattr("app.jobs.retention.STAGE_TIMES", 4)
-    times = (StageSeconds(1, "splat", 1.0), StageSeconds(1, "score", 2.0))
+    times = (StageSeconds(1, Stage.SPLAT, 1.0), StageSeconds(1, Stage.SCORE, 2.0))
     ids = []
     for _ in range(5):
         claim = begun(jobs)

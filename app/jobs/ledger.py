@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from app.jobs.assets import Stored
 from app.jobs.records import ENDED, Job, JobOutcome, Kind, State
 from app.jobs.store import Store, assets, jobs, results, stage_times, to_job
+from app.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Stop:
 @dataclass(frozen=True)
 class StageSeconds:
     attempt: int
-    stage: str
+    stage: Stage
     seconds: float
 
 
@@ -95,7 +96,7 @@ class Ledger:
         self._refuse(id, stop)
         return None
 
-    def progress(self, claim: Claim, attempt: int, stage: str, fraction: float) -> Stop | None:
+    def progress(self, claim: Claim, attempt: int, stage: Stage, fraction: float) -> Stop | None:
         """Notes how far the job is, and returns why it must stop, if it must. Raises Void."""
         change = {"attempt": attempt, "stage": stage, "fraction": fraction, "version": jobs.c.version + 1}
         with self.store.noting() as connection:

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Literal
 
 from app.jobs.ledger import Claim, Ledger, StageSeconds, Stop
 from app.pipeline import OnStage
+from app.stage import Stage
 from app.stages.picture import OnStep
 
-Stage = Literal["picture", "splat", "repair", "render", "score", "turntable"]
-
-STAGES: dict[str, Stage] = {
-    "[1/4] Generating": "picture",
-    "[1/4] Building": "splat",
-    "[2/4]": "repair",
-    "[3/4]": "render",
-    "[4/4]": "score",
-}
-"""Which stage begins with which announcement of the pipeline."""
-
-DONE_BEFORE: dict[Stage, float] = {"splat": 0.3, "repair": 0.6, "render": 0.7, "score": 0.8}
+DONE_BEFORE: dict[Stage, float] = {Stage.SPLAT: 0.3, Stage.REPAIR: 0.6, Stage.RENDER: 0.7, Stage.SCORE: 0.8}
 """How much of an attempt is done when a stage begins; nothing at the first."""
 
 NOTE_SECONDS = 0.5
@@ -58,13 +47,13 @@ class Progress:
 
     def on_stage(self, attempt: int) -> OnStage:
         """What the pipeline tells its stages to."""
-        return lambda line: self.begin(attempt, stage_of(line), line)
+        return lambda stage: self.begin(attempt, stage)
 
-    def begin(self, attempt: int, stage: Stage, line: str) -> None:
+    def begin(self, attempt: int, stage: Stage) -> None:
         """A stage begins, and the one before it has ended. Raises Stopped or Void."""
         self.close()
         done = (attempt - 1 + DONE_BEFORE.get(stage, 0)) / self.claim.job.attempts
-        self.note(attempt, line, done)
+        self.note(attempt, stage, done)
         self._arm(stage)
         self._running = attempt, stage, time.monotonic()
 
@@ -76,18 +65,18 @@ class Progress:
             self.times.append(StageSeconds(attempt, stage, time.monotonic() - since))
             self._running = None
 
-    def note(self, attempt: int, line: str, done: float) -> None:
+    def note(self, attempt: int, stage: Stage, done: float) -> None:
         self._checkpoint()
-        if stop := self._ledger.progress(self.claim, attempt, line, done):
+        if stop := self._ledger.progress(self.claim, attempt, stage, done):
             raise Stopped(stop)
 
     def on_step(self, attempt: int) -> OnStep:
         """What the drawing of a picture tells its steps to."""
-        share = DONE_BEFORE["splat"] / self.claim.job.attempts
-        told = self.on_fraction("[1/4] Drawing the picture...", attempt, share)
+        share = DONE_BEFORE[Stage.SPLAT] / self.claim.job.attempts
+        told = self.on_fraction(Stage.PICTURE, attempt, share)
         return lambda done, of: told(done / of)
 
-    def on_fraction(self, line: str, attempt: int = 1, share: float = 1.0) -> Callable[[float], None]:
+    def on_fraction(self, stage: Stage, attempt: int = 1, share: float = 1.0) -> Callable[[float], None]:
         """For a stage that tells how far it is itself, in (0, 1]. share: of the whole job, that this stage is."""
         noted, before = time.monotonic(), (attempt - 1) / self.claim.job.attempts
 
@@ -95,14 +84,6 @@ class Progress:
             nonlocal noted
             if time.monotonic() - noted >= NOTE_SECONDS:
                 noted = time.monotonic()
-                self.note(attempt, line, before + share * done)
+                self.note(attempt, stage, before + share * done)
 
         return told
-
-
-def stage_of(line: str) -> Stage:
-    """The stage that the pipeline announces with this line. Raises ValueError for a line it does not use."""
-    for start, stage in STAGES.items():
-        if line.startswith(start):
-            return stage
-    raise ValueError(f"{line!r} announces no stage that is known here")

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
+from app.stage import Stage
+
 Kind = Literal["generate", "validate", "repair", "turntable"]
 State = Literal["QUEUED", "RUNNING", "DONE", "FAILED", "CANCELLED", "EXPIRED", "QUARANTINED"]
 EngineState = Literal["STARTING", "WARMING", "READY", "BUSY", "DRAINING", "FAILED", "LOST"]
@@ -52,7 +54,8 @@ class Job:
     """A job as the database has it. Times: seconds since 1970.
 
     sequence: its place among the waiting ones of its priority, the lowest first; None in an older release's rows.
-    fraction: how much is done, 0 to 1, None before it begins. attempt: the one that runs, or whose result was kept.
+    stage: what the engine does; empty unless the job runs. fraction: how much is done, 0 to 1, None before it starts.
+    attempt: the one that runs, or whose result was kept.
     error: one line, empty without one. version: rises with every change. assets: names of the files that can be
     fetched, sorted.
     """
@@ -69,7 +72,7 @@ class Job:
     source: str | None
     size: int | None
     state: State
-    stage: str
+    stage: Stage | Literal[""]
     fraction: float | None
     attempt: int
     created: float

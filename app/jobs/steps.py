@@ -23,6 +23,7 @@ from app.pipeline import Brief, Stages
 from app.splat.diagnosis import diagnose
 from app.splat.files import decode_splat, replacing, write_splat
 from app.splat.model import Splat
+from app.stage import Stage
 from app.stages.picture import Picture, encode_png, read_picture
 from app.turntable import write_turntable
 
@@ -104,16 +105,16 @@ class Steps:
     def validate(self, progress: Progress) -> Ending:
         """A given splat, as it is, held against the prompt: verdict.json and views.png, unless it is not drawn."""
         job, told = progress.claim.job, progress.on_stage(1)
-        told("[2/4] Diagnosing...")
+        told(Stage.REPAIR)
         splat = self._given_splat(job)
         findings = diagnose(splat, self.config.diagnose).to_dict()["findings"]
-        told(f"[3/4] Rendering {len(self.config.render.views)} views...")
+        told(Stage.RENDER)
         views, score = None, None
         if costly := pipeline.overdrawn(splat, self.config):
             verdict = Verdict("refused", (costly,))
         else:
             views = pipeline.look(splat, self.config)
-            told("[4/4] Validating with CLIP...")
+            told(Stage.SCORE)
             score, verdict = pipeline.validate(splat, views, job.prompt, self.stages.scorer, self.config)
         report = {
             "prompt": job.prompt,
@@ -146,7 +147,7 @@ class Steps:
     def repair(self, progress: Progress) -> Ending:
         """A given splat, healed: asset.ply or asset.spz as wanted, and report.json."""
         job = progress.claim.job
-        progress.on_stage(1)("[2/4] Diagnosing and repairing...")
+        progress.on_stage(1)(Stage.REPAIR)
         splat = self._given_splat(job)
         healed, diagnosis, repairs = pipeline.heal(splat, self.config)
         left = () if diagnosis.healthy else diagnose(healed, self.config.diagnose).findings
@@ -175,9 +176,9 @@ class Steps:
 
     def turntable(self, progress: Progress) -> Ending:
         """turntable.mp4, among the files of the job whose splat it shows."""
-        job, line = progress.claim.job, "Rendering the turntable..."
+        job = progress.claim.job
         source = job.source or ""
-        progress.begin(1, "turntable", line)
+        progress.begin(1, Stage.TURNTABLE)
         shown = self._ledger.given(source, ("asset.ply",))
         if not shown:
             raise BadFile(f"job {source} has no splat any more: its time is over (assets.keep_days, assets.max_gb)")
@@ -186,7 +187,7 @@ class Steps:
             raise BadFile(f"job {source}: its splat is {costly}")
         path = shown.path.rpartition("/")[0]
         with self._assets.folder(path) as folder:
-            told = progress.on_fraction(line)
+            told = progress.on_fraction(Stage.TURNTABLE)
             write_turntable(folder / "turntable.mp4", splat, self.config, size=job.size, on_progress=told)
             files = stored(folder, path, ("turntable.mp4",))
         self._ledger.show(source, files)

@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from app.config import Config
 from app.errors import ConfigError, DatabaseDown
 from app.jobs.records import Engine, Job
+from app.stage import Stage
 
 QUEUE = "jobs"
 """The DBOS queue; its workflow has the job's id."""
@@ -348,7 +349,9 @@ def _insert(sqlite: bool) -> Any:
 def to_job(row: sa.RowMapping | dict[str, Any], names: tuple[str, ...]) -> Job:
     hidden = {"key", "digest", "cancelled", "starts"}
     values = {name: value for name, value in row.items() if name not in hidden}
-    return Job(**values | {"reasons": tuple(row["reasons"]), "scores": tuple(row["scores"]), "assets": names})
+    stage = row["stage"] if row["stage"] in {*Stage} else ""  # an older release's rows hold its log line
+    lists = {"reasons": tuple(row["reasons"]), "scores": tuple(row["scores"]), "assets": names}
+    return Job(**values | lists | {"stage": stage and Stage(stage)})
 
 
 def to_engine(row: sa.RowMapping) -> Engine:

@@ -18,8 +18,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.errors import DatabaseDown, SplatgateError, StorageDown, Unavailable
 from app.jobs.assets import Assets, Stored
 from app.jobs.ledger import Claim, Ending, Ledger, Void
-from app.jobs.progress import Progress, Stage, Stopped
+from app.jobs.progress import Progress, Stopped
 from app.jobs.steps import Drawn, Steps
+from app.stage import Stage
 
 Values = dict[str, Any]
 """A step's result as JSON has it."""

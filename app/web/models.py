@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app.errors import NotFound
 from app.jobs.records import Engine, EngineState, Job, JobOutcome, Kind, State, Stats
+from app.stage import Stage
 
 ASSETS = {
     "asset.ply": "application/octet-stream",
@@ -119,7 +120,7 @@ class JobView(Wire):
     source: str | None
     size: int | None
     state: State
-    stage: str
+    stage: Stage | Literal[""] = Field(description="What the engine is doing; empty unless the job runs.")
     fraction: float | None
     attempt: int
     created: float

@@ -4,7 +4,14 @@ import { asset, cancel, follow } from "./api.js";
 import { duration, element, ended, say, score, title, verdict } from "./dom.js";
 
 const STEPS = ["Splat", "Repair", "Views", "Judgement"];
-const STEP = /^\[(\d)\/\d\] /; // the pipeline words a stage as "[2/4] Diagnosing and repairing..."
+const STAGES = { // how a stage is called while it runs, and the step it belongs to
+  picture: ["Drawing the picture", 0],
+  splat: ["Building the splat", 0],
+  repair: ["Diagnosing and repairing", 1],
+  render: ["Rendering the views", 2],
+  score: ["Scoring the views", 3],
+  turntable: ["Rendering the turntable", -1],
+};
 
 export class Now {
   // panel: where it is shown. finished(job): called once, when the job has ended. open(id): shows a job in full.
@@ -64,7 +71,7 @@ export class Now {
 }
 
 function mark(steps, job) {
-  const at = Number(STEP.exec(job.stage)?.[1] ?? 0) - 1;
+  const at = STAGES[job.stage]?.[1] ?? -1;
   [...steps.children].forEach((step, index) => {
     step.dataset.state = index < at ? "done" : index === at ? "now" : "later";
   });
@@ -76,7 +83,7 @@ export function describe(job) {
   }
   if (job.state === "RUNNING") {
     const attempt = job.attempts > 1 && job.attempt ? `Attempt ${job.attempt} of ${job.attempts}: ` : "";
-    return `${attempt}${job.stage.replace(STEP, "") || "Starting…"}${expected(job)}`;
+    return `${attempt}${STAGES[job.stage]?.[0] ?? "Starting"}…${expected(job)}`;
   }
   const { word } = verdict(job);
   const details = [job.score !== null && `score ${score(job.score)}`, ...job.reasons].filter(Boolean);

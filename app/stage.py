@@ -1,0 +1,30 @@
+"""The stages of a job: one name for each, from the pipeline through the database and the API to the page."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Stage(StrEnum):
+    """What a job is doing. The values are the keys of [deadlines], and what the database and the API carry."""
+
+    PICTURE = "picture"
+    SPLAT = "splat"
+    REPAIR = "repair"
+    RENDER = "render"
+    SCORE = "score"
+    TURNTABLE = "turntable"
+
+    def line(self, detail: str = "") -> str:
+        """The line that the log and the terminal show, such as "[2/4] Diagnosing and repairing..."."""
+        return f"{_TITLES[self]}{detail and ' '}{detail}..."
+
+
+_TITLES = {
+    Stage.PICTURE: "[1/4] Generating",
+    Stage.SPLAT: "[1/4] Building the splat",
+    Stage.REPAIR: "[2/4] Diagnosing and repairing",
+    Stage.RENDER: "[3/4] Rendering the views",
+    Stage.SCORE: "[4/4] Validating with CLIP",
+    Stage.TURNTABLE: "Rendering the turntable",
+}
