@@ -23,7 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from app import __version__
-from app.cli import FILE, JSON, PROFILE, Group, configured, nearest, print_json, progress
+from app.bounds import ATTEMPTS, EXTENT, FOV, RADIUS, SEED, VIEW_SIZE
+from app.cli import FILE, JSON, PROFILE, Group, Within, configured, nearest, print_json, progress
 from app.commands.backup import backup
 from app.commands.doctor import doctor
 from app.commands.feedback import feedback
@@ -65,8 +66,8 @@ def main(ctx: click.Context, config_path: Path | None, log_level: str | None) ->
 @click.argument("prompt", default="")
 @click.option("--image", type=FILE, help="Start from this picture (PNG, JPEG, WebP) instead of drawing one.")
 @PROFILE
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="The same seed gives the same splat. Default: config.")
-@click.option("--attempts", type=click.IntRange(1, 100), help="Try again, with the next seed, what the gate refuses.")
+@click.option("--seed", type=Within(SEED), help="The same seed gives the same splat. Default: config.")
+@click.option("--attempts", type=Within(ATTEMPTS), help="Try again, with the next seed, what the gate refuses.")
 @click.option("-o", "--output", type=FILE, help="Folder for the files. Default: out/<prompt>-<seed>.")
 @JSON
 @configured
@@ -190,17 +191,15 @@ def _numbers(_ctx: click.Context, parameter: click.Parameter, value: str | None)
 @main.command()
 @click.argument("file", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="PNG to write, the views side by side.")
-@click.option("--size", type=click.IntRange(16, 4096), help="Pixels a side of one view. Default: config.")
+@click.option("--size", type=Within(VIEW_SIZE), help="Pixels a side of one view. Default: config.")
 @click.option("--azimuth", callback=_numbers, help="Degrees, with commas: 0 is the front, 90 the side on +X.")
 @click.option("--pitch", callback=_numbers, help="Degrees, with commas; negative is above: --pitch=-15,-60.")
-@click.option("--radius", type=click.FloatRange(0.01, 1000), help="Distance of the camera. Default: config.")
-@click.option("--fov", type=click.FloatRange(1, 170), help="Vertical field of view, degrees. Default: config.")
+@click.option("--radius", type=Within(RADIUS), help="Distance of the camera. Default: config.")
+@click.option("--fov", type=Within(FOV), help="Vertical field of view, degrees. Default: config.")
 @click.option(
     "--placement", type=click.Choice(["none", "judge"]), help="judge: scale and centre as the public judge does."
 )
-@click.option(
-    "--extent", type=click.FloatRange(0.001, 1000), help="Longest side after judge placement. Default: config."
-)
+@click.option("--extent", type=Within(EXTENT), help="Longest side after judge placement. Default: config.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Rasteriser: gsplat (cuda) or ours (cpu).")
 @JSON
 @configured

@@ -16,6 +16,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from app.bounds import Bounds
 from app.config import load_config
 from app.errors import SplatgateError
 from app.log import start_logging
@@ -27,6 +28,27 @@ PROFILE = click.option(
     type=click.Choice(["full", "shapes"]),
     help="full: FLUX + TRELLIS + ViT-L/14. shapes: the embedded stand-in, a small built-in world. Default: config.",
 )
+
+
+class Within(click.ParamType[float]):
+    """A number within its bounds."""
+
+    name = "number"
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002
+        return f"{self.bounds.low:g}-{self.bounds.high:.10g}"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number: float = (int if self.bounds.whole else float)(str(value))
+        except ValueError:
+            number = float("nan")
+        if number not in self.bounds:
+            self.fail(f"{value}: give {self.bounds}", param, ctx)
+        return number
 
 
 class Group(click.Group):

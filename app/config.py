@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tomli
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from app.bounds import Attempts, Extent, FilmFps, FilmSeconds, FilmSize, Fov, Port, Radius, Seed, ViewSize
 from app.errors import ConfigError
 
 ENV_PREFIX = "SPLATGATE__"
@@ -34,8 +35,8 @@ class ProfileConfig(Section):
 
 
 class GenerateConfig(Section):
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    attempts: Annotated[int, Field(ge=1, le=100)] = 1
+    seed: Seed = 0
+    attempts: Attempts = 1
 
 
 class LimitsConfig(Section):
@@ -62,7 +63,7 @@ class RepairConfig(Section):
     enabled: bool = True
     strategy: Literal["restore", "noise"] = "restore"
     noise_std: Annotated[float, Field(gt=0)] = 2.0
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
 
 
 class ViewConfig(Section):
@@ -82,11 +83,11 @@ class RenderConfig(Section):
         min_length=1,
         max_length=64,
     )
-    size: Annotated[int, Field(ge=16, le=4096)] = 518
-    radius: Annotated[float, Field(gt=0, le=90)] = 2.5
-    fov: Annotated[float, Field(gt=0, lt=180)] = 49.1
+    size: ViewSize = 518
+    radius: Radius = 2.5
+    fov: Fov = 49.1
     placement: Literal["none", "judge"] = "judge"
-    extent: Annotated[float, Field(gt=0, le=1_000)] = 1.5
+    extent: Extent = 1.5
     background: tuple[Share, Share, Share] = (1.0, 1.0, 1.0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -98,9 +99,9 @@ class RenderConfig(Section):
 
 
 class TurntableConfig(Section):
-    size: Annotated[int, Field(ge=64, le=2048, multiple_of=2)] = 512
-    seconds: Annotated[float, Field(gt=0, le=60)] = 6.0
-    fps: Annotated[int, Field(ge=1, le=60)] = 20
+    size: FilmSize = 512
+    seconds: FilmSeconds = 6.0
+    fps: FilmFps = 20
 
     @property
     def frames(self) -> int:
@@ -174,7 +175,7 @@ class ShapesConfig(Section):
 class ServeConfig(Section):
     web: bool = True
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65_535)] = 10_010
+    port: Port = 10_010
     published_on: str = ""
     data: str = "data"
     grace_seconds: Annotated[float, Field(ge=0, le=3_600)] = 30.0

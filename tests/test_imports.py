@@ -7,7 +7,21 @@ from pathlib import Path
 APP = Path(__file__).parent.parent / "app"
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "stage", "config", "reading", "digest", "log", "prompt", "child", "address", "private_api"}),
+    frozenset(
+        {
+            "errors",
+            "bounds",
+            "stage",
+            "config",
+            "reading",
+            "digest",
+            "log",
+            "prompt",
+            "child",
+            "address",
+            "private_api",
+        }
+    ),
     frozenset({"splat", "turntable"}),
     frozenset({"weights", "trellis"}),
     frozenset({"stages"}),

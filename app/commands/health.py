@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 
 from app.address import own_address
-from app.cli import JSON, configured, print_json
+from app.bounds import PORT
+from app.cli import JSON, Within, configured, print_json
 from app.config import Config
 from app.errors import SplatgateError
 
@@ -20,7 +21,7 @@ MOST_BYTES = 1_000_000
 
 @click.command()
 @click.option("--live", is_flag=True, help="Ask only whether it runs, not whether an engine is ready.")
-@click.option("--port", type=click.IntRange(1, 65_535), help="Where it was told to listen. Default: config (10010).")
+@click.option("--port", type=Within(PORT), help="Where it was told to listen. Default: config (10010).")
 @JSON
 @configured
 def health(config: Config, live: bool, port: int | None, as_json: bool) -> None:

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import click
 
-from app.cli import PROFILE, configured
+from app.bounds import PORT
+from app.cli import PROFILE, Within, configured
 from app.config import Config, ServeConfig
 
 
 @click.command()
 @PROFILE
 @click.option("--host", help="Address to listen at. Default: config (this machine only).")
-@click.option("--port", type=click.IntRange(1, 65_535), help="Default: config (10010).")
+@click.option("--port", type=Within(PORT), help="Default: config (10010).")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder for database, assets, locks. Default: config.")
 @configured
 def serve(config: Config, host: str | None, port: int | None, data: Path | None) -> None:

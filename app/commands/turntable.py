@@ -6,16 +6,17 @@ from pathlib import Path
 
 import click
 
-from app.cli import FILE, JSON, configured, print_json, progress
+from app.bounds import FILM_FPS, FILM_SECONDS, FILM_SIZE
+from app.cli import FILE, JSON, Within, configured, print_json, progress
 from app.config import Config
 
 
 @click.command()
 @click.argument("file", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="MP4 to write.")
-@click.option("--size", type=click.IntRange(64, 2048), help="Pixels a side, even. Default: config.")
-@click.option("--seconds", type=click.FloatRange(0, 60, min_open=True), help="For one turn. Default: config.")
-@click.option("--fps", type=click.IntRange(1, 60), help="Frames a second. Default: config.")
+@click.option("--size", type=Within(FILM_SIZE), help="Pixels a side, even. Default: config.")
+@click.option("--seconds", type=Within(FILM_SECONDS), help="For one turn. Default: config.")
+@click.option("--fps", type=Within(FILM_FPS), help="Frames a second. Default: config.")
 @JSON
 @configured
 def turntable(
@@ -33,8 +34,6 @@ def turntable(
 
     if output.suffix.lower() != ".mp4":
         raise click.UsageError(f"{output}: a turntable is written as .mp4")
-    if size and size % 2:
-        raise click.UsageError(f"--size {size}: must be even; H.264 stores colour at half the size")
     with progress("Reading") as on_stage:
         splat = read_splat(file, config.limits.max_gaussians)
         write_turntable(

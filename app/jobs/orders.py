@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 
+from app.bounds import ATTEMPTS, DEADLINE, FILM_SIZE, PRIORITY, SEED
 from app.config import Config
 from app.errors import BadInput
 from app.jobs.records import Order
@@ -12,6 +13,14 @@ MAX_KEY_CHARACTERS = 255
 
 PICTURES = {b"\x89PNG\r\n\x1a\n": "picture.png", b"\xff\xd8\xff": "picture.jpg"}
 """First bytes of the pictures that are taken."""
+
+BOUNDS = {
+    "priority": PRIORITY,
+    "seed": SEED,
+    "attempts": ATTEMPTS,
+    "deadline_seconds": DEADLINE,
+    "size": FILM_SIZE,
+}
 
 
 def new_id(now: float) -> str:
@@ -28,16 +37,10 @@ def check(order: Order, key: str | None, config: Config) -> None:
         raise BadInput(f"an Idempotency-Key has 1 to {MAX_KEY_CHARACTERS} characters, this one {len(key)}")
     if order.profile not in (None, config.profile.name):
         raise BadInput(f"profile {order.profile!r} is not served here, {config.profile.name!r} is: leave profile out")
-    if not 1 <= order.priority <= 100:
-        raise BadInput(f"priority = {order.priority}: give 1 (first) to 100")
-    if order.seed is not None and not 0 <= order.seed < 2**32:
-        raise BadInput(f"seed = {order.seed}: give 0 to 4294967295")
-    if order.attempts is not None and not 1 <= order.attempts <= 100:
-        raise BadInput(f"attempts = {order.attempts}: give 1 to 100")
-    if order.deadline_seconds is not None and not 0 < order.deadline_seconds <= 10 * 365 * 86_400:
-        raise BadInput(f"deadline_seconds = {order.deadline_seconds}: give a number above 0, or leave it out")
-    if order.size is not None and (order.size % 2 or not 64 <= order.size <= 2048):
-        raise BadInput(f"size = {order.size}: give an even number of pixels from 64 to 2048")
+    for name, bounds in BOUNDS.items():
+        value = getattr(order, name)
+        if value is not None and value not in bounds:
+            raise BadInput(f"{name} = {value}: give {bounds}")
     needs = {"validate": order.splat, "repair": order.splat, "turntable": order.source}
     if order.kind in needs and not needs[order.kind]:
         raise BadInput(f"a {order.kind} job needs a {'source' if order.kind == 'turntable' else 'splat'}")

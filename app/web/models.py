@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from flask import Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from app.bounds import Attempts, Deadline, FilmSize, Priority, Seed
 from app.errors import NotFound
 from app.jobs.records import Engine, EngineState, Job, JobOutcome, Kind, State, Stats
 from app.stage import Stage
@@ -48,7 +49,6 @@ JobId = Annotated[
     str, AfterValidator(_known_id), Field(json_schema_extra={"pattern": "^[0-9a-f]{32}$"}, description="Id of a job.")
 ]
 AssetName = Annotated[str, AfterValidator(_known_name), Field(json_schema_extra={"enum": list(ASSETS)})]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Wire(BaseModel):
@@ -68,16 +68,12 @@ class NewJob(Wire):
     prompt: Annotated[str, Field(description="What to make; may be empty where a picture is given.")] = ""
     picture: Annotated[str | None, Field(description="PNG or JPEG in base64, to make a splat of.")] = None
     source: Annotated[JobId | None, Field(description="kind turntable: the job whose splat is shown.")] = None
-    size: Annotated[
-        int | None, Field(ge=64, le=2048, multiple_of=2, description="kind turntable: pixels a side of the film.")
-    ] = None
+    size: FilmSize | None = None
     seed: Seed | None = None
-    attempts: Annotated[int, Field(ge=1, le=100)] | None = None
+    attempts: Attempts | None = None
     format: Literal["ply", "spz"] = "ply"
-    priority: Annotated[int, Field(ge=1, le=100, description="1 comes first.")] = 10
-    deadline_seconds: Annotated[
-        float | None, Field(gt=0, le=86_400 * 30, description="The job is EXPIRED if it has not ended by then.")
-    ] = None
+    priority: Priority = 10
+    deadline_seconds: Deadline | None = None
     profile: Literal["full", "shapes"] | None = None
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from flask import Blueprint, Response, make_response, render_template
 
 from app import __version__
+from app.bounds import ATTEMPTS, SEED
 from app.config import Config
 from app.web.context import the_config
 
@@ -49,6 +50,8 @@ class Settings:
     views: tuple[str, ...]
     seed: int
     attempts: int
+    max_seed: int
+    max_attempts: int
     max_prompt: int
 
 
@@ -64,6 +67,8 @@ def settings_of(config: Config) -> Settings:
         views=tuple(view.name for view in config.render.views),
         seed=config.generate.seed,
         attempts=config.generate.attempts,
+        max_seed=int(SEED.high),
+        max_attempts=int(ATTEMPTS.high),
         max_prompt=config.limits.max_prompt_characters,
     )
 

@@ -13,6 +13,7 @@ from flask_openapi3 import APIBlueprint, Tag
 from loguru import logger
 from pydantic import BaseModel
 
+from app.bounds import FILM_SIZE, SEED, Bounds
 from app.errors import BadInput
 from app.jobs.records import Job, Order
 from app.web.assets import file_answer
@@ -26,7 +27,7 @@ worker = APIBlueprint("worker", __name__, abp_tags=[Tag(name="worker")], abp_res
 
 FIELDS = {
     "prompt": {"type": "string", "minLength": 1, "description": "Words; or a PNG or JPEG in base64."},
-    "seed": {"type": "integer", "minimum": 0, "maximum": 2**32 - 1},
+    "seed": SEED.schema(),
 }
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
@@ -80,11 +81,11 @@ def generate() -> Response:
     "/generate_video/",
     strict_slashes=False,
     responses={200: _file("video/mp4"), 422: REFUSED},
-    openapi_extensions=_form(video_res={"type": "integer", "minimum": 64, "maximum": 2048, "multipleOf": 2}),
+    openapi_extensions=_form(video_res=FILM_SIZE.schema()),
 )
 def generate_video() -> Response:
     """Make a splat of the prompt: a film of it from all sides as MP4, or a refusal."""
-    size = _number("video_res", 64, 2048)
+    size = _number("video_res", FILM_SIZE)
     job = _generated()
     if job.outcome == "refused":
         return _refusal(job)
@@ -119,18 +120,18 @@ def _order() -> Order:
         raise BadInput('no form field prompt: send a form, e.g. curl -F prompt="a blue rocket"; JSON goes to /v1/jobs')
     prompt, config = request.form["prompt"], the_config()
     if looks_like_picture(prompt):
-        return Order(picture=picture_from(prompt, config), seed=_number("seed", 0, 2**32 - 1))
+        return Order(picture=picture_from(prompt, config), seed=_number("seed", SEED))
     check_words(prompt, config)
-    return Order(prompt=prompt, seed=_number("seed", 0, 2**32 - 1))
+    return Order(prompt=prompt, seed=_number("seed", SEED))
 
 
-def _number(name: str, low: int, high: int) -> int | None:
+def _number(name: str, bounds: Bounds) -> int | None:
     """A whole number from the form, None where it was left out. Raises BadInput."""
     text = request.form.get(name)
     if not text:
         return None
-    if not text.isascii() or not text.isdigit() or len(text) > 10 or not low <= int(text) <= high:
-        raise BadInput(f"{name} = {text[:64]!r}: give a whole number from {low} to {high}")
+    if not text.isascii() or not text.isdigit() or len(text) > 10 or int(text) not in bounds:
+        raise BadInput(f"{name} = {text[:64]!r}: give {bounds}")
     return int(text)
 
 

@@ -1,0 +1,82 @@
+"""The bounds of what callers choose, each declared once.
+
+config.toml's keys, the API's fields, the command line's options and the error messages are made from these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """low, high: both included, unless `above` excludes low. step: values are multiples of it. Whole if low is."""
+
+    low: float
+    high: float
+    step: int = 1
+    above: bool = False
+
+    @property
+    def whole(self) -> bool:
+        return isinstance(self.low, int)
+
+    def __contains__(self, value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
+            return False
+        high_enough = value > self.low if self.above else value >= self.low
+        return high_enough and value <= self.high and (not self.whole or value % self.step == 0)
+
+    def __str__(self) -> str:
+        kind = "an even number" if self.step == 2 else "a whole number" if self.whole else "a number"
+        if self.above:
+            return f"{kind} above {self.low:g}, at most {self.high:g}"
+        return f"{kind} from {self.low:.10g} to {self.high:.10g}"
+
+    def field(self, description: str | None = None) -> Any:
+        """The pydantic field with these bounds."""
+        low: dict[str, Any] = {"gt" if self.above else "ge": self.low}
+        step: dict[str, Any] = {"multiple_of": self.step} if self.step > 1 else {}
+        return Field(description=description, le=self.high, **low, **step)
+
+    def schema(self) -> dict[str, Any]:
+        """As JSON Schema."""
+        low = {"exclusiveMinimum" if self.above else "minimum": self.low}
+        step = {"multipleOf": self.step} if self.step > 1 else {}
+        return {"type": "integer" if self.whole else "number", **low, "maximum": self.high, **step}
+
+
+SEED = Bounds(0, 2**32 - 1)
+ATTEMPTS = Bounds(1, 100)
+PRIORITY = Bounds(1, 100)
+DEADLINE = Bounds(0.0, 30 * 86_400.0, above=True)
+"""Seconds."""
+FILM_SIZE = Bounds(64, 2048, step=2)
+"""Pixels a side of a turntable; even, because H.264 stores colour at half the size."""
+FILM_SECONDS = Bounds(0.0, 60.0, above=True)
+FILM_FPS = Bounds(1, 60)
+VIEW_SIZE = Bounds(16, 4096)
+"""Pixels a side."""
+RADIUS = Bounds(0.0, 90.0, above=True)
+"""Distance of the camera from the origin, world units."""
+FOV = Bounds(1.0, 170.0)
+"""Degrees, vertical."""
+EXTENT = Bounds(0.0, 1_000.0, above=True)
+"""World units."""
+PORT = Bounds(1, 65_535)
+
+Seed = Annotated[int, SEED.field()]
+Attempts = Annotated[int, ATTEMPTS.field()]
+Priority = Annotated[int, PRIORITY.field("1 comes first.")]
+Deadline = Annotated[float, DEADLINE.field("Seconds; a job that has not ended by then is EXPIRED.")]
+FilmSize = Annotated[int, FILM_SIZE.field("Pixels a side of the film.")]
+FilmSeconds = Annotated[float, FILM_SECONDS.field()]
+FilmFps = Annotated[int, FILM_FPS.field()]
+ViewSize = Annotated[int, VIEW_SIZE.field()]
+Radius = Annotated[float, RADIUS.field()]
+Fov = Annotated[float, FOV.field()]
+Extent = Annotated[float, EXTENT.field()]
+Port = Annotated[int, PORT.field()]

@@ -1,0 +1,63 @@
+"""One declaration of a bound: every place that checks it draws the line at the same values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+import click
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from app import bounds
+from app.bounds import Bounds
+from app.cli import Within
+from app.config import Config
+from app.errors import BadInput
+from app.jobs.orders import BOUNDS, check
+from app.jobs.records import Order
+
+ALL = {name: value for name, value in vars(bounds).items() if isinstance(value, Bounds)}
+EDGES = (-1, 0, 1, 2, 16, 63, 64, 65, 99, 100, 101, 2047, 2048, 2049, 65_535, 65_536, 2**32 - 1, 2**32, 0.5, 60.5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_field_and_option_agree_with_the_bounds(name: str) -> None:
+    line = ALL[name]
+    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[int if line.whole else float, line.field()])
+    for value in (*EDGES, line.low, line.high):
+        assert _accepts(lambda v=value: adapter.validate_python(v), ValidationError) == (value in line), value
+        assert _accepts(lambda v=value: Within(line).convert(str(v), None, None), click.UsageError) == (value in line)
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_orders_are_held_to_the_same_bounds(name: str) -> None:
+    line = BOUNDS[name]
+    for value in (*EDGES, line.low, line.high):
+        order = replace(Order(prompt="a blue rocket"), **{name: value})
+        assert _accepts(lambda o=order: check(o, None, Config()), BadInput) == (value in line), value
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (bounds.SEED, "a whole number from 0 to 4294967295"),
+        (bounds.FILM_SIZE, "an even number from 64 to 2048"),
+        (bounds.FOV, "a number from 1 to 170"),
+        (bounds.RADIUS, "a number above 0, at most 90"),
+    ],
+)
+def test_the_bounds_in_words(line: Bounds, words: str) -> None:
+    assert str(line) == words
+
+
+def test_a_truth_value_is_no_number() -> None:
+    assert True not in bounds.ATTEMPTS
+
+
+def _accepts(call: Any, refusal: type[Exception]) -> bool:
+    try:
+        call()
+    except refusal:
+        return False
+    return True
