@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.config import RenderConfig
-from app.splat.cameras import IDENTITY, Camera, Placement, judge_placement, judging_views, orbit, validator_views
+from app.splat.cameras import IDENTITY, Camera, Placement, judge_placement, judging_views, orbit
 from app.splat.model import Splat
 
 angles = st.floats(-400, 400)
@@ -88,15 +88,6 @@ def test_the_judging_views_follow_the_configuration() -> None:
     assert [view.name for view in views] == ["front", "side", "top", "angled"]
     assert {(view.width, view.height, view.radius, view.fov) for view in views} == {(224, 224, 3.0, 40.0)}
     assert views[2].position[1] > 2.5  # the top view stands high above
-
-
-def test_the_validators_sixteen_go_round_once() -> None:
-    views = validator_views()
-    assert len(views) == 16
-    np.testing.assert_allclose(views[0].position, views[-1].position, atol=1e-12)
-    assert np.allclose(np.diff([view.azimuth for view in views]), 24)
-    shared = {(v.pitch, v.radius, v.fov, v.width, v.height, v.near, v.far) for v in views}
-    assert shared == {(-15.0, 2.5, 49.1, 518, 518, 0.01, 100.0)}
 
 
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 50), extent=st.floats(0.5, 3), spread=st.floats(1e-3, 1e3))

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from _damage import DAMAGES, FLOOR, double_logit, lost, opacity_at
 from healthy import ASSETS, asset, ball
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,6 @@ from hypothesis.extra.numpy import arrays
 from loguru import logger
 
 from app.config import DiagnoseConfig
-from app.splat.damage import DAMAGES, FLOOR, double_logit, lost, opacity_at
 from app.splat.diagnosis import PIECE, Diagnosis, diagnose, field_stats, zero_quaternion_mask
 from app.splat.model import Float32, Splat, sigmoid
 

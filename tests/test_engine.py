@@ -21,6 +21,7 @@ from typing import Any, NoReturn, cast
 import numpy as np
 import pytest
 import torch
+from _damage import DAMAGES
 from dbos import DBOSClient
 from hosts import Server, broken_disk, client, host, postgres_server, settings, sqlite_file
 from service import PATIENCE, wait_until
@@ -40,7 +41,6 @@ from app.jobs.store import APPLICATION, QUEUE
 from app.jobs.workflow import Worker
 from app.pipeline import load_stages
 from app.selftest import self_test
-from app.splat.damage import DAMAGES
 from app.splat.files import decode_splat
 from app.splat.model import Splat
 from app.splat.ply import encode_ply

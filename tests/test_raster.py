@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.errors import Unavailable
-from app.splat import raster
+from app.splat import raster, raster_gsplat
 from app.splat.cameras import Camera, Placement, judge_placement, orbit
+from app.splat.harmonics import basis_functions, view_colors
 from app.splat.model import SH_C0, Splat
-from app.splat.raster import Views, choose_backend, coverage, overdraw, render, side_by_side
+from app.splat.raster import Views, choose_backend, coverage, draw, overdraw, prepare, render, side_by_side
 from app.splat.raster_cpu import tiles
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +63,7 @@ def together(*splats: Splat) -> Splat:
     return Splat(*(np.concatenate([getattr(splat, name) for splat in splats]) for name in names))
 
 
-def draw(splat: Splat, *cameras: Camera, **options: object) -> Views:
+def shown(splat: Splat, *cameras: Camera, **options: object) -> Views:
     return render(splat, cameras, device="cpu", **options)
 
 
@@ -101,7 +102,7 @@ def slowly(splat: Splat, camera: Camera, background: Sequence[float]) -> tuple[n
 def assert_as_the_formula(splat: Splat, camera: Camera) -> None:
     """Within one alpha cut (1/255): a value that falls right on the cut may go either way in float32."""
     background = (1.0, 0.5, 0.0)
-    views = draw(splat, camera, background=background)
+    views = shown(splat, camera, background=background)
     color, alpha = slowly(splat, camera, background)
     difference = np.abs(views.images[0] - color.clip(0, 1))
     assert difference.max() < 1.05 / 255
@@ -154,7 +155,7 @@ def test_needles_are_drawn_as_the_formula_says() -> None:
 
 def test_one_round_gaussian_has_the_closed_forms_footprint() -> None:
     camera = orbit(0, 0, radius=2.0, size=64)
-    views = draw(ball((0, 0, 0), (1, 0, 0), scale=0.1, logit=0.0), camera)
+    views = shown(ball((0, 0, 0), (1, 0, 0), scale=0.1, logit=0.0), camera)
     variance = (camera.K[0, 0] * 0.1 / 2.0) ** 2 + 0.3
     ys, xs = np.mgrid[:64, :64] + 0.5
     alpha = 0.5 * np.exp(-((xs - 32) ** 2 + (ys - 32) ** 2) / (2 * variance))
@@ -167,7 +168,7 @@ def test_one_round_gaussian_has_the_closed_forms_footprint() -> None:
 def test_the_cameras_see_the_sides_they_are_named_for() -> None:
     splat = together(ball((0, 0, 0.5), (1, 0, 0)), ball((0.5, 0, 0), (0, 1, 0)), ball((0, 0.5, 0), (0, 0, 1)))
     front, side, top = (orbit(*angles, size=65) for angles in ((0, 0), (90, 0), (0, -90)))
-    pictures = draw(splat, front, side, top).images
+    pictures = shown(splat, front, side, top).images
     for picture, color in zip(pictures, np.eye(3), strict=True):
         np.testing.assert_allclose(picture[32, 32], color, atol=0.02)
     blue = (pictures[0] * [-1, -1, 1]).sum(axis=2)  # from the front, the ball above is in the upper half
@@ -177,22 +178,22 @@ def test_the_cameras_see_the_sides_they_are_named_for() -> None:
 def test_the_nearer_gaussian_hides_the_farther_whatever_their_order() -> None:
     red, green = ball((0, 0, 0.3), (1, 0, 0)), ball((0, 0, -0.3), (0, 1, 0))
     for splat in (together(red, green), together(green, red)):
-        np.testing.assert_allclose(draw(splat, orbit(0, 0, size=129)).images[0, 64, 64], [1, 0, 0], atol=0.02)
+        np.testing.assert_allclose(shown(splat, orbit(0, 0, size=129)).images[0, 64, 64], [1, 0, 0], atol=0.02)
 
 
 def test_the_order_of_the_gaussians_does_not_matter() -> None:
     splat, camera = cloud(1, 2_000), orbit(30, -20, size=100)
     shuffled = splat.take(np.random.default_rng(1).permutation(len(splat)))
-    np.testing.assert_array_equal(draw(splat, camera).images, draw(shuffled, camera).images)
+    np.testing.assert_array_equal(shown(splat, camera).images, shown(shuffled, camera).images)
 
 
 def test_the_number_of_threads_does_not_change_a_bit() -> None:
     splat, camera = cloud(2, 5_000), orbit(30, -20, size=100)
-    several = draw(splat, camera)
+    several = shown(splat, camera)
     threads = numba.get_num_threads()
     numba.set_num_threads(1)
     try:
-        alone = draw(splat, camera)
+        alone = shown(splat, camera)
     finally:
         numba.set_num_threads(threads)
     np.testing.assert_array_equal(several.images, alone.images)
@@ -201,9 +202,9 @@ def test_the_number_of_threads_does_not_change_a_bit() -> None:
 @pytest.mark.parametrize("most", [500, 5_000])
 def test_giants_are_drawn_in_parts_without_changing_a_bit(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     splat, camera = cloud(4, 300, size=1.0), orbit(30, -20, size=100)
-    at_once = draw(splat, camera)
+    at_once = shown(splat, camera)
     monkeypatch.setattr(tiles, "MOST_ENTRIES", most)
-    in_parts = draw(splat, camera)
+    in_parts = shown(splat, camera)
     np.testing.assert_array_equal(at_once.images, in_parts.images)
     np.testing.assert_array_equal(at_once.alphas, in_parts.alphas)
 
@@ -222,7 +223,7 @@ def test_overdraw_counts_the_gaussians_over_a_tile() -> None:
 def test_a_gaussian_of_any_finite_size_floods_the_view_with_its_opacity() -> None:
     splat = ball((0, 0, 0), (0, 0, 0), logit=0.0)
     for log_scale in (5.0, 20.0, 60.0, 1e4, 3e38):
-        views = draw(replace(splat, log_scales=np.full((1, 3), log_scale)), orbit(0, 0, size=40))
+        views = shown(replace(splat, log_scales=np.full((1, 3), log_scale)), orbit(0, 0, size=40))
         np.testing.assert_allclose(views.alphas, 0.5, atol=1e-3)
 
 
@@ -233,22 +234,22 @@ def test_a_value_that_is_not_finite_takes_out_its_gaussian_and_nothing_else(fiel
     array = getattr(splat, field).copy()
     array.reshape(200, -1)[::10, -1] = value
     healthy = np.arange(200) % 10 != 0
-    broken = draw(replace(splat, **{field: array}), camera, sh_degree=1)
-    np.testing.assert_array_equal(broken.images, draw(splat.take(healthy), camera, sh_degree=1).images)
+    broken = shown(replace(splat, **{field: array}), camera, sh_degree=1)
+    np.testing.assert_array_equal(broken.images, shown(splat.take(healthy), camera, sh_degree=1).images)
 
 
 def test_a_zero_quaternion_takes_out_its_gaussian_and_nothing_else() -> None:
     splat, camera = cloud(6, 200), orbit(30, -20, size=80)
     quats = splat.quats.copy()
     quats[::10] = 0
-    expected = draw(splat.take(np.arange(200) % 10 != 0), camera)
-    np.testing.assert_array_equal(draw(replace(splat, quats=quats), camera).images, expected.images)
+    expected = shown(splat.take(np.arange(200) % 10 != 0), camera)
+    np.testing.assert_array_equal(shown(replace(splat, quats=quats), camera).images, expected.images)
 
 
 def test_quaternions_need_no_unit_length() -> None:
     splat, camera = cloud(7, 100), orbit(30, -20, size=80)
     longer = replace(splat, quats=splat.quats * np.float32(2))
-    np.testing.assert_allclose(draw(longer, camera).images, draw(splat, camera).images, atol=1e-6)
+    np.testing.assert_allclose(shown(longer, camera).images, shown(splat, camera).images, atol=1e-6)
 
 
 BACKGROUND = (0.25, 0.5, 1.0)
@@ -277,7 +278,7 @@ BACKGROUND = (0.25, 0.5, 1.0)
 )
 @pytest.mark.parametrize("size", [(40, 30), (1, 1)], ids=["40x30", "1x1"])
 def test_where_nothing_is_seen_there_is_the_background(splat: Splat, size: tuple[int, int]) -> None:
-    views = draw(splat, Camera("", 0, 0, 2.5, 49.1, *size), background=BACKGROUND)
+    views = shown(splat, Camera("", 0, 0, 2.5, 49.1, *size), background=BACKGROUND)
     assert views.images.shape == (1, size[1], size[0], 3)
     np.testing.assert_array_equal(views.images, np.broadcast_to(np.float32(BACKGROUND), views.images.shape))
     assert not views.alphas.any()
@@ -288,7 +289,7 @@ def test_gaussians_behind_the_camera_and_off_the_screen_change_nothing() -> None
     behind, beside = (
         replace(cloud(9, 50), means=cloud(9, 50).means * 0.1 + np.float32(at)) for at in ((0, 0, 9), (50, 0, 0))
     )
-    np.testing.assert_array_equal(draw(together(splat, behind, beside), camera).images, draw(splat, camera).images)
+    np.testing.assert_array_equal(shown(together(splat, behind, beside), camera).images, shown(splat, camera).images)
 
 
 def test_a_placement_is_the_splat_moved_scaled_and_faded() -> None:
@@ -300,28 +301,28 @@ def test_a_placement_is_the_splat_moved_scaled_and_faded() -> None:
         log_scales=splat.log_scales + np.float32(np.log(0.5)),
         opacity_logits=np.log(opacity / (1 - opacity)),
     )
-    placed = draw(splat, camera, placement=Placement(0.5, 0.25, 0.5))
-    np.testing.assert_allclose(placed.images, draw(by_hand, camera).images, atol=1.05 / 255)
+    placed = shown(splat, camera, placement=Placement(0.5, 0.25, 0.5))
+    np.testing.assert_allclose(placed.images, shown(by_hand, camera).images, atol=1.05 / 255)
 
 
 def test_an_opacity_factor_above_one_stops_at_opaque() -> None:
-    views = draw(ball((0, 0, 0), (0, 0, 0), scale=9.0, logit=0.0), orbit(0, 0, size=9), placement=Placement(1, 0, 5))
+    views = shown(ball((0, 0, 0), (0, 0, 0), scale=9.0, logit=0.0), orbit(0, 0, size=9), placement=Placement(1, 0, 5))
     assert views.alphas[0, 4, 4] == pytest.approx(0.999, abs=1e-4)
 
 
 def test_degree_0_is_drawn_unless_more_is_asked_for() -> None:
     splat, camera = cloud(11, 100, degree=3), orbit(30, -20, size=60)
     flat = replace(splat, sh=splat.sh[:, :1])
-    np.testing.assert_array_equal(draw(splat, camera).images, draw(flat, camera).images)
-    assert np.abs(draw(splat, camera, sh_degree=3).images - draw(flat, camera).images).max() > 0.05
-    np.testing.assert_allclose(draw(flat, camera, sh_degree=3).images, draw(flat, camera).images, atol=1e-6)
+    np.testing.assert_array_equal(shown(splat, camera).images, shown(flat, camera).images)
+    assert np.abs(shown(splat, camera, sh_degree=3).images - shown(flat, camera).images).max() > 0.05
+    np.testing.assert_allclose(shown(flat, camera, sh_degree=3).images, shown(flat, camera).images, atol=1e-6)
 
 
 def test_the_first_degree_brightens_the_side_it_points_to() -> None:
     splat = ball((0, 0, 0), (0.5, 0.5, 0.5), scale=3.0)
     sh = np.zeros((1, 4, 3), np.float32)
     sh[0, 2] = -0.5  # the z basis function, positive for rays going towards +Z: seen from behind
-    front, back = draw(replace(splat, sh=sh), orbit(0, 0, size=33), orbit(180, 0, size=33), sh_degree=1).images[
+    front, back = shown(replace(splat, sh=sh), orbit(0, 0, size=33), orbit(180, 0, size=33), sh_degree=1).images[
         :, 16, 16, 0
     ]
     assert front == pytest.approx(0.5 + 0.5 * 0.4886025, abs=2e-3)
@@ -329,32 +330,41 @@ def test_the_first_degree_brightens_the_side_it_points_to() -> None:
 
 
 def test_the_harmonics_are_orthonormal() -> None:
-    from app.splat.raster import _bands
-
     k = np.arange(20_000) + 0.5
     z, turn = 1 - 2 * k / len(k), k * np.pi * (1 + 5**0.5)
     x, y = np.sqrt(1 - z * z) * np.cos(turn), np.sqrt(1 - z * z) * np.sin(turn)
-    basis = np.stack([np.full_like(x, SH_C0), *_bands(x, y, z)])
+    basis = np.stack([np.full_like(x, SH_C0), *basis_functions(x, y, z)])
     np.testing.assert_allclose(basis @ basis.T * 4 * np.pi / len(k), np.eye(16), atol=2e-3)
+
+
+def test_a_scene_is_drawn_any_number_of_times_as_render_draws_it() -> None:
+    splat, placement = cloud(22, 300, degree=1), Placement(0.8, 0.1, 1.25)
+    cameras = [orbit(azimuth, -15, size=40) for azimuth in (0, 120, 240)]
+    scene = prepare(splat, placement, device="cpu", sh_degree=1)
+    at_once = render(splat, cameras, placement=placement, device="cpu", sh_degree=1)
+    for number, camera in enumerate(cameras):
+        np.testing.assert_array_equal(draw(scene, [camera]).images[0], at_once.images[number])
 
 
 @pytest.mark.parametrize("degree", [0, 1, 3])
 def test_tensors_are_placed_and_coloured_as_arrays_are(degree: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU does to the Gaussians before gsplat has them, on tensors of the CPU."""
     torch = pytest.importorskip("torch")
-    monkeypatch.setattr(raster, "_to_gpu", lambda field: torch.from_numpy(np.ascontiguousarray(field)))
+    monkeypatch.setattr(raster_gsplat, "to_gpu", lambda field: torch.from_numpy(np.ascontiguousarray(field)))
+    monkeypatch.setattr(raster, "choose_backend", lambda device: "gsplat" if device == "cuda" else "cpu")
     splat = cloud(21, 200, degree=3)
     splat.means[3], splat.quats[5], splat.log_scales[7, 1], splat.opacity_logits[9] = np.nan, 0, np.inf, -np.inf
     splat.sh[11, 0, 2], splat.sh[13, 15, 1] = np.inf, np.nan
     placement = Placement(1.7, -0.2, 1 / 1.7)
-    arrays, tensors = (raster.place(splat, placement, degree, gpu=gpu) for gpu in (False, True))
+    arrays, tensors = (prepare(splat, placement, device=device, sh_degree=degree) for device in ("cpu", "cuda"))
     assert len(arrays.means) == 194
-    for field, array in vars(arrays).items():
+    for field in ("means", "quats", "scales", "opacities", "sh"):
+        array = getattr(arrays, field)
         np.testing.assert_allclose(getattr(tensors, field).numpy(), array, rtol=2e-6, atol=1e-7)
     camera = orbit(30, -20)
-    colours = [raster._colors(scene, camera) for scene in (arrays, tensors)]
+    colours = [view_colors(scene.means, scene.sh, camera.position) for scene in (arrays, tensors)]
     np.testing.assert_allclose(colours[1].numpy(), colours[0], rtol=1e-5, atol=1e-6)
-    nothing = raster.place(splat.take(np.zeros(200, bool)), gpu=True)
+    nothing = prepare(splat.take(np.zeros(200, bool)), device="cuda")
     assert nothing.means.shape == (0, 3)
 
 
@@ -383,7 +393,7 @@ def test_real_assets_look_as_the_public_judge_drew_them(
     from app.splat.files import read_splat
 
     splat = read_splat(shared(asset), 1_000_000)
-    views = draw(splat, *cameras, placement=judge_placement(splat, extent))
+    views = shown(splat, *cameras, placement=judge_placement(splat, extent))
     with Image.open(shared(picture)) as image:
         reference = np.asarray(image.convert("RGB")).astype(float)
     for drawn, expected in zip(
@@ -398,13 +408,13 @@ def test_the_hamburgers_coverage_is_the_published_one() -> None:
     from app.splat.files import read_splat
 
     splat = read_splat(shared("hamburger.ply"), 1_000_000)
-    views = draw(splat, *(orbit(*angles) for angles in REFERENCE_ORBIT), placement=judge_placement(splat))
+    views = shown(splat, *(orbit(*angles) for angles in REFERENCE_ORBIT), placement=judge_placement(splat))
     assert coverage(views) == pytest.approx(0.370, abs=5e-4)
 
 
 def test_the_views_lie_side_by_side_in_the_order_of_the_cameras() -> None:
     cameras = [Camera("", azimuth, 0, 2.5, 49.1, 30, 20) for azimuth in (0, 180)]
-    views = draw(ball((0, 0, 0.5), (1, 0, 0)), *cameras, background=(0, 0, 0))
+    views = shown(ball((0, 0, 0.5), (1, 0, 0)), *cameras, background=(0, 0, 0))
     picture = side_by_side(views)
     assert picture.shape == (20, 60, 3)
     assert picture.dtype == np.uint8
@@ -425,7 +435,7 @@ def test_cameras_of_one_call_agree_on_the_picture() -> None:
 
 
 def test_the_backend_that_drew_is_named() -> None:
-    assert draw(cloud(0, 1), orbit(0, 0, size=8)).backend == "cpu"
+    assert shown(cloud(0, 1), orbit(0, 0, size=8)).backend == "cpu"
     automatic = render(cloud(0, 1), [orbit(0, 0, size=8)], device="auto")
     assert automatic.backend == ("gsplat" if has_gpu() else "cpu")
 

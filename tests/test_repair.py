@@ -5,6 +5,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from _damage import DAMAGES, double_logit, flung, lost, opacity_at
 from healthy import ASSETS, asset, ball
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,6 @@ from loguru import logger
 from app.config import DiagnoseConfig, RepairConfig
 from app.errors import StageFailed
 from app.splat.cameras import judge_placement, orbit
-from app.splat.damage import DAMAGES, double_logit, flung, lost, opacity_at
 from app.splat.diagnosis import Diagnosis, diagnose
 from app.splat.model import Splat
 from app.splat.neighbours import nearest, quats_by_spacing, rotation_matrices

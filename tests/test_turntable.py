@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from app import turntable
 from app.__main__ import main
 from app.config import Config
 from app.errors import BadFile
 from app.splat.files import write_splat
 from app.splat.model import Splat
+from app.splat.raster import Scene, prepare
 from app.stages import shapes
 from app.stages.shapes import ShapesParams
 from app.turntable import write_turntable
@@ -111,3 +113,17 @@ def test_the_command_refuses_another_suffix_and_an_odd_size(tmp_path: Path) -> N
     for options, word in ((["-o", "a.gif"], "mp4"), (["-o", "a.mp4", "--size", "65"], "even")):
         result = CliRunner().invoke(main, ["turntable", str(tmp_path / "mug.ply"), *options])
         assert (result.exit_code, word in result.output) == (2, True), result.output
+
+
+def test_the_splat_is_prepared_once_for_all_frames(
+    splat: Splat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[Splat] = []
+
+    def recorded(splat: Splat, *rest: object, **more: object) -> Scene:
+        prepared.append(splat)
+        return prepare(splat, *rest, **more)
+
+    monkeypatch.setattr(turntable, "prepare", recorded)
+    write_turntable(tmp_path / "a.mp4", splat, Config(), **SMALL)
+    assert prepared == [splat]

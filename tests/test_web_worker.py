@@ -14,10 +14,10 @@ import av
 import numpy as np
 import pytest
 import requests
+from _damage import DAMAGES
 from healthy import ball
 from service import FAST, REFUSED, Service, web
 
-from app.splat.damage import DAMAGES
 from app.splat.files import decode_splat
 from app.splat.ply import encode_ply
 

@@ -1,4 +1,4 @@
-"""Where the pictures are taken from: orbit cameras, the four judging views, the validator's sixteen, and placements.
+"""Cameras: orbit cameras, the judging views, and the public judge's placement.
 
 World: right-handed, +Y up, the object about the origin. Camera: OpenCV convention, x right, y down, z forward.
 This file does not know how anything is drawn.
@@ -75,11 +75,6 @@ def judging_views(config: RenderConfig) -> tuple[Camera, ...]:
     return tuple(
         orbit(view.azimuth, view.pitch, config.radius, config.fov, config.size, view.name) for view in config.views
     )
-
-
-def validator_views() -> tuple[Camera, ...]:
-    """The public judge's sixteen (validation service 2.4); the first and the last coincide."""
-    return tuple(orbit(float(azimuth), -15.0) for azimuth in np.linspace(0, 360, 16))
 
 
 @dataclass(frozen=True)

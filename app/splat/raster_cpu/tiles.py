@@ -292,7 +292,7 @@ def _composite(
     closed: Integers,
     threads: int,
 ) -> None:
-    """Adds the entries to (T, TILE, 5 * TILE) tiles, dealt to the threads like cards, the longest lists first."""
+    """Adds the entries to (T, TILE, 5 * TILE) tiles, assigned to threads round-robin, the longest lists first."""
     longest = offsets[order[0] + 1] - offsets[order[0]]
     for thread in prange(threads):
         spare = np.empty(longest, np.uint64)

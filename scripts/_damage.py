@@ -1,6 +1,6 @@
-"""The faults seen in the field, made on purpose: what tests and bench scripts do to a healthy splat.
+"""Faults reported in the field, reproduced for tests and benchmarks.
 
-Every damage is deterministic for a generator of a given seed. This file does not know how they are found or repaired.
+Every damage is deterministic for a generator of a given seed. This file does not know how faults are found or repaired.
 """
 
 from __future__ import annotations
@@ -97,4 +97,4 @@ DAMAGES: dict[str, Damage] = {
     "position NaN 2 %": partial(lost, field="means", share=0.02),
     "position flung 1 %": flung,
 }
-"""By name, the faults that tests and `scripts/bench_repair` go through."""
+"""Faults by name, for tests and `scripts/bench_repair`."""
