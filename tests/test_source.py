@@ -14,9 +14,7 @@ DOCUMENTED = {"_exit", "_asdict", "_make", "_replace", "_mapping"}
 """Public in spite of the underscore: os._exit, the methods of named tuples, and the mapping of a SQLAlchemy row."""
 
 PRIVATE_USES: dict[str, set[str]] = {
-    "commands/doctor.py": {"_C", "_backend"},
     "jobs/queue.py": {"_core", "_error", "_sys_db"},
-    "splat/raster.py": {"_C", "_backend"},
     "stages/memory.py": {"_buffers", "_parameters"},
     "stages/quantize.py": {"_nf4tensor_api"},
     "web/server.py": {"_DEFER"},

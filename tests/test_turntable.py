@@ -14,7 +14,8 @@ from app.config import Config
 from app.errors import BadFile
 from app.splat.files import write_splat
 from app.splat.model import Splat
-from app.splat.raster import Scene, prepare
+from app.splat.raster import prepare
+from app.splat.scene import Scene
 from app.stages import shapes
 from app.stages.shapes import ShapesParams
 from app.turntable import write_turntable

@@ -28,12 +28,10 @@ PACKAGES = ("torch", "triton", "gsplat", "diffusers", "transformers", "onnxrunti
 
 LOOK_AT_TORCH = """
 import json, torch
+from app.splat.raster_gsplat import missing_requirement
 found = {"cuda": torch.version.cuda or "", "visible": torch.cuda.is_available()}
 try:
-    import gsplat.cuda._backend
-    found["gsplat"] = "ready" if gsplat.cuda._backend._C is not None else "its CUDA code is not built"
-except ModuleNotFoundError:
-    found["gsplat"] = "not installed"
+    found["gsplat"] = missing_requirement() or "ready"
 except Exception as error:
     found["gsplat"] = str(error) or type(error).__name__
 print(json.dumps(found))

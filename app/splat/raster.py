@@ -20,8 +20,8 @@ from app.splat import raster_gsplat
 from app.splat.cameras import IDENTITY, Camera, Placement
 from app.splat.harmonics import view_colors
 from app.splat.model import Float32, Splat, sigmoid
+from app.splat.scene import Backend, Scene
 
-Backend = Literal["gsplat", "cpu"]
 Device = Literal["auto", "cpu", "cuda"]
 Color = tuple[float, float, float]
 
@@ -41,21 +41,6 @@ class Views:
     images: Float32
     alphas: Float32
     cameras: tuple[Camera, ...]
-    backend: Backend
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """A splat ready to be drawn any number of times: the Gaussians that can be drawn, placed, without logarithms.
-
-    Shapes as in Splat. Fields are numpy arrays for the CPU kernel and CUDA tensors for gsplat.
-    """
-
-    means: Any
-    quats: Any
-    scales: Any
-    opacities: Any
-    sh: Any
     backend: Backend
 
 

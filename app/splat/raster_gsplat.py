@@ -10,16 +10,14 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from app.splat.cameras import Camera
 from app.splat.harmonics import view_colors
 from app.splat.model import Float32
-
-if TYPE_CHECKING:
-    from app.splat.raster import Scene
+from app.splat.scene import Scene
 
 MAX_PINNED_BYTES = 1 << 26
 """Larger arrays are copied without pinned memory: torch never returns what it has pinned once."""
