@@ -32,12 +32,12 @@ from app.hardware import GpuGone, gpu
 from app.identity import Taken, Trace, lock_path, node_id, take_lock
 from app.jobs.assets import Assets
 from app.jobs.bell import hearing
-from app.jobs.ledger import Ledger
+from app.jobs.disk_space import check_disk_space, probe_folder
+from app.jobs.heartbeats import FORGET_SECONDS, Heartbeat, Liveness
+from app.jobs.job_store import JobStore
 from app.jobs.queue import Queue, hand_back
 from app.jobs.records import Engine as EngineRow
 from app.jobs.retention import Retention
-from app.jobs.rollcall import FORGET_SECONDS, Report, Watchman
-from app.jobs.room import check_room, probe_folder
 from app.jobs.steps import Steps
 from app.jobs.store import APPLICATION, Store
 from app.jobs.workflow import Worker
@@ -86,8 +86,8 @@ class Engine:
         self._trace = Trace(folder / f"{device}.trace")
         self.store = Store(config)
         self.assets = Assets(config)
-        self.report = Report(self.store, self._row(), time.time)
-        self.ledger = Ledger(self.store, self.id, config.jobs.max_deaths, time.time, self._obituary)
+        self.report = Heartbeat(self.store, self._row(), time.time)
+        self.job_store = JobStore(self.store, self.id, config.jobs.max_deaths, time.time, self._obituary)
         self.stopping = threading.Event()
         self._cramped = ""  # why no job could put its files away
 
@@ -139,7 +139,7 @@ class Engine:
 
     def _has_room(self) -> bool:
         """Whether the disk has room for what a job makes."""
-        return self._can_store(lambda: check_room(self.config, self.assets))
+        return self._can_store(lambda: check_disk_space(self.config, self.assets))
 
     def _can_store(self, check: Callable[[], None]) -> bool:
         """Whether a job could put its files away. check: raises StorageDown. What is wrong is said once."""
@@ -170,8 +170,8 @@ class Engine:
 
     def _launch(self, stages: Stages) -> Worker:
         """Takes jobs from now on."""
-        self.steps = Steps(self.config, stages, self.ledger, self.assets)
-        worker = Worker(self.steps, self.ledger, self.assets, self.guard, self.arm, self._busy, self.fatal)
+        self.steps = Steps(self.config, stages, self.job_store, self.assets)
+        worker = Worker(self.steps, self.job_store, self.assets, self.guard, self.arm, self._busy, self.fatal)
         logging.getLogger("dbos").handlers = [ToLoguru()]
         logging.getLogger("dbos").propagate = False
         dbos = DBOS(
@@ -231,13 +231,13 @@ class Engine:
 
     def _look_after(self) -> None:
         """What is due every second, half-minute and hour, until the engine is told to stop."""
-        watchman = Watchman(self.store, self.id, self.config.jobs.lost_after_seconds)
+        liveness = Liveness(self.store, self.id, self.config.jobs.lost_after_seconds)
         retention = Retention(self.store, self.assets, self.config.assets, time.time, self.queue.forget)
         chores: list[tuple[float, Callable[[], object]]] = [
-            (LOOK_SECONDS, self.ledger.expire),
-            (LOOK_SECONDS, lambda: self._recover(watchman)),
+            (LOOK_SECONDS, self.job_store.expire),
+            (LOOK_SECONDS, lambda: self._recover(liveness)),
             (CLEAN_SECONDS, retention.sweep),
-            (CLEAN_SECONDS, lambda: watchman.forget(time.time() - FORGET_SECONDS)),
+            (CLEAN_SECONDS, lambda: liveness.forget(time.time() - FORGET_SECONDS)),
             (ORPHANS_SECONDS, retention.sweep_orphans),
         ]
         due = [0.0] * len(chores)
@@ -247,17 +247,17 @@ class Engine:
                     due[index] = time.monotonic() + every
                     _try(chore)
 
-    def _recover(self, watchman: Watchman) -> None:
+    def _recover(self, liveness: Liveness) -> None:
         """Takes over the jobs of engines that have fallen silent."""
-        for id in watchman.lost():
+        for id in liveness.lost():
             logger.warning(f"engine {id} is lost; its jobs are taken over")
-            watchman.mark(id)
+            liveness.mark(id)
             self._hand_back(id)
-            watchman.settled(id)
+            liveness.settled(id)
 
     def _hand_back(self, id: str) -> None:
         """What that engine had taken waits again. In this order: should it live after all, its claim is void first."""
-        self.ledger.requeue(id)
+        self.job_store.requeue(id)
         hand_back(self.store, id)
 
     def _drain(self, worker: Worker) -> None:

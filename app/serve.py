@@ -24,8 +24,8 @@ from app.config import Config
 from app.errors import ConfigError, DatabaseDown, StorageDown, Unavailable
 from app.hardware import gpus
 from app.identity import Taken, lock_path, node_id, take_lock
-from app.jobs.rollcall import Watchman
-from app.jobs.room import probe_folder
+from app.jobs.disk_space import probe_folder
+from app.jobs.heartbeats import Liveness
 from app.jobs.store import Store, engines
 
 MAX_DEATHS, WITHIN_SECONDS = 5, 60.0
@@ -72,7 +72,7 @@ class Supervisor:
         self._children = children
         self._gave_up = False
         self._store: Store | None = None
-        self._watchman: Watchman | None = None
+        self._liveness: Liveness | None = None
         self._look_due = 0.0
 
     def run(self) -> int:
@@ -145,9 +145,9 @@ class Supervisor:
             return
         self._look_due = time.monotonic() + LOOK_SECONDS
         try:
-            if not self._watchman:
-                self._watchman = Watchman(self._opened(), "", SILENCE * self._config.jobs.lost_after_seconds)
-            silent = self._watchman.lost()
+            if not self._liveness:
+                self._liveness = Liveness(self._opened(), "", SILENCE * self._config.jobs.lost_after_seconds)
+            silent = self._liveness.lost()
             for child in self._children:
                 if child.engine and child.process and self._id(child) in silent:
                     self._kill_silent(child, child.process.pid)
@@ -155,13 +155,13 @@ class Supervisor:
             logger.debug(str(error))  # whoever needs the database says so louder
 
     def _kill_silent(self, child: Child, pid: int) -> None:
-        assert self._watchman
+        assert self._liveness
         row = sa.select(engines.c.pid).where(engines.c.id == self._id(child))
         with self._opened().reading() as connection:
             if connection.execute(row).scalar() != pid:
                 return  # a predecessor's row: this process is still starting
-        self._watchman.mark(self._id(child))
-        logger.error(f"{child.name}: process {pid} has been silent for {self._watchman.lost_after:g} s and is killed")
+        self._liveness.mark(self._id(child))
+        logger.error(f"{child.name}: process {pid} has been silent for {self._liveness.lost_after:g} s and is killed")
         os.kill(pid, signal.SIGKILL)
 
     def _opened(self) -> Store:

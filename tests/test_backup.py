@@ -13,7 +13,7 @@ from app.config import Config
 from app.errors import Unavailable
 from app.jobs.backup import PATTERN, back_up
 from app.jobs.client import Jobs
-from app.jobs.records import Order
+from app.jobs.records import JobRequest
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -25,7 +25,7 @@ def config(tmp_path: Path) -> Config:
 
 def test_a_copy_taken_while_the_service_is_open_has_its_jobs(config: Config, tmp_path: Path) -> None:
     jobs = Jobs(config)
-    job = jobs.submit(Order(prompt="a red ball"))
+    job = jobs.submit(JobRequest(prompt="a red ball"))
     path = back_up(config, tmp_path / "backups", 14, NOW)
     jobs.close()
     assert path.name == "splatgate-20260102T030405Z.db"
@@ -36,7 +36,7 @@ def test_a_copy_taken_while_the_service_is_open_has_its_jobs(config: Config, tmp
 
 def test_a_service_that_starts_from_a_copy_knows_the_job_and_will_run_it(config: Config, tmp_path: Path) -> None:
     jobs = Jobs(config)
-    job = jobs.submit(Order(prompt="a red ball"))
+    job = jobs.submit(JobRequest(prompt="a red ball"))
     copy = back_up(config, tmp_path / "backups", 14, NOW)
     jobs.close()
     other = Config.model_validate({"serve": {"data": str(tmp_path / "other")}})
@@ -50,7 +50,7 @@ def test_a_service_that_starts_from_a_copy_knows_the_job_and_will_run_it(config:
 
 def test_only_the_newest_are_kept(config: Config, tmp_path: Path) -> None:
     jobs = Jobs(config)
-    jobs.submit(Order(prompt="a red ball"))
+    jobs.submit(JobRequest(prompt="a red ball"))
     written = [back_up(config, tmp_path / "backups", 3, NOW + timedelta(days=day)) for day in range(5)]
     jobs.close()
     assert sorted((tmp_path / "backups").glob(PATTERN)) == written[2:]
@@ -58,7 +58,7 @@ def test_only_the_newest_are_kept(config: Config, tmp_path: Path) -> None:
 
 def test_a_damaged_database_leaves_no_copy_and_keeps_the_older_ones(config: Config, tmp_path: Path) -> None:
     jobs = Jobs(config)
-    jobs.submit(Order(prompt="a red ball"))
+    jobs.submit(JobRequest(prompt="a red ball"))
     jobs.close()
     good = back_up(config, tmp_path / "backups", 1, NOW)
     database = tmp_path / "data" / "splatgate.db"
@@ -81,7 +81,7 @@ def test_the_command_writes_into_the_data_folder(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = Jobs(config)
-    jobs.submit(Order(prompt="a red ball"))
+    jobs.submit(JobRequest(prompt="a red ball"))
     jobs.close()
     monkeypatch.setenv("SPLATGATE__SERVE__DATA", str(tmp_path / "data"))
     result = CliRunner().invoke(main, ["backup"])

@@ -26,8 +26,8 @@ from app.config import Config
 from app.errors import ConfigError, NotFound, StorageDown
 from app.identity import known_node
 from app.jobs.assets import Assets, shown
-from app.jobs.ledger import Ending, Ledger
-from app.jobs.records import Order
+from app.jobs.job_store import JobResult, JobStore
+from app.jobs.records import JobRequest
 from app.jobs.retention import Retention
 from app.serve import plan
 
@@ -156,7 +156,7 @@ def test_an_engine_waits_for_a_store_that_is_away_and_its_job_goes_on_afterwards
             wait_until(lambda: "Could not connect" in state()[1], "the engine says what it waits for")
             assert state()[0] == "STARTING"
             with object_store(port, tmp_path / "store.log"):
-                job = jobs.submit(Order(prompt="a blue rocket", attempts=16))
+                job = jobs.submit(JobRequest(prompt="a blue rocket", attempts=16))
                 wait_until(lambda: jobs.get(job.id).attempt >= 2, "the second attempt has begun")
             assert CODES[process.wait(PATIENCE)] == "storage down"
             assert (state()[0], f"assets: s3://{BUCKET}/" in state()[1]) == ("FAILED", True), state()
@@ -227,12 +227,12 @@ def test_an_object_store_is_probed_and_left_as_it_was(bucket: str, tmp_path: Pat
 def test_ended_jobs_are_forgotten_with_their_objects(bucket: str, tmp_path: Path) -> None:
     config = settings(tmp_path, assets={"url": bucket, "keep_days": 1})
     with client(config) as jobs:
-        ledger = Ledger(jobs.store, "one", 3, time.time, lambda _engine: "")
-        job = jobs.submit(Order(prompt="a blue rocket"))
+        job_store = JobStore(jobs.store, "one", 3, time.time, lambda _engine: "")
+        job = jobs.submit(JobRequest(prompt="a blue rocket"))
         jobs.assets.put(f"{job.id}/1/asset.ply", b"ply")
-        claim = ledger.begin(job.id)
+        claim = job_store.begin(job.id)
         assert claim
-        ledger.end(claim, Ending("DONE", attempt=1, outcome="passed", score=0.5, gaussians=7))
+        job_store.end(claim, JobResult("DONE", attempt=1, outcome="passed", score=0.5, gaussians=7))
         later = Retention(jobs.store, jobs.assets, config.assets, lambda: time.time() + 2 * 86_400, lambda _ids: None)
         assert (jobs.assets.jobs(), later.sweep(), jobs.assets.jobs()) == ([job.id], 1, [])
 

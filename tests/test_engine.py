@@ -33,9 +33,9 @@ from app.engine import STICKY, Engine, is_sticky
 from app.errors import StageFailed
 from app.identity import Taken, Trace, node_id, take_lock
 from app.jobs.client import Jobs
-from app.jobs.ledger import Ledger
+from app.jobs.job_store import JobStore
 from app.jobs.queue import hand_back
-from app.jobs.records import Job, Order
+from app.jobs.records import Job, JobRequest
 from app.jobs.steps import Steps
 from app.jobs.store import APPLICATION, QUEUE
 from app.jobs.workflow import Worker
@@ -48,7 +48,7 @@ from app.stages import shapes
 
 __all__ = ["postgres_server", "sqlite_file"]  # fixtures
 
-ROCKET = Order(prompt="a blue rocket")
+ROCKET = JobRequest(prompt="a blue rocket")
 STRICT = {"threshold": 1.0, "min_gaussians": 1_000}
 """Refuses everything, so that a job takes all its attempts."""
 
@@ -112,7 +112,7 @@ def test_the_same_order_gives_the_same_bytes(served: Jobs) -> None:
 
 
 def test_a_prompt_of_another_world_fails_with_the_reason(served: Jobs) -> None:
-    job = served.wait(served.submit(Order(prompt="xyzzy plugh")).id, 60)
+    job = served.wait(served.submit(JobRequest(prompt="xyzzy plugh")).id, 60)
     assert job.state == "FAILED"
     assert "xyzzy" in job.error
     assert job.assets == ()
@@ -121,7 +121,7 @@ def test_a_prompt_of_another_world_fails_with_the_reason(served: Jobs) -> None:
 
 def test_a_given_splat_is_validated_as_it_is(served: Jobs) -> None:
     splat = encode_ply(shapes.load(shapes.ShapesParams(3_000)).build("a red cube", None, 0))
-    job = served.wait(served.submit(Order(kind="validate", prompt="a red cube", splat=splat)).id, 60)
+    job = served.wait(served.submit(JobRequest(kind="validate", prompt="a red cube", splat=splat)).id, 60)
     verdict = json.loads(read(served, job.id, "verdict.json"))
     assert (job.state, job.outcome, verdict["outcome"], verdict["findings"]) == ("DONE", "passed", "passed", [])
     assert verdict["score"]["value"] == pytest.approx(job.score)
@@ -131,7 +131,9 @@ def test_a_damaged_splat_is_repaired(served: Jobs) -> None:
     whole = shapes.load(shapes.ShapesParams(3_000)).build("a red cube", None, 0)
     name, damage = next(iter(DAMAGES.items()))
     job = served.wait(
-        served.submit(Order(kind="repair", splat=encode_ply(damage(whole, np.random.default_rng(0))), format="spz")).id,
+        served.submit(
+            JobRequest(kind="repair", splat=encode_ply(damage(whole, np.random.default_rng(0))), format="spz")
+        ).id,
         60,
     )
     report = json.loads(read(served, job.id, "report.json"))
@@ -148,7 +150,7 @@ def giants(count: int) -> bytes:
 
 
 def test_a_splat_that_would_be_drawn_for_minutes_is_refused_and_holds_nobody_up(served: Jobs) -> None:
-    ordered = served.submit(Order(kind="validate", prompt="a red cube", splat=giants(30_000)))
+    ordered = served.submit(JobRequest(kind="validate", prompt="a red cube", splat=giants(30_000)))
     behind = served.submit(ROCKET)
     job = served.wait(ordered.id, 120)
     assert (job.state, job.outcome, job.score) == ("DONE", "refused", None)
@@ -161,15 +163,15 @@ def test_a_splat_that_would_be_drawn_for_minutes_is_refused_and_holds_nobody_up(
 
 
 def test_a_repaired_splat_that_would_be_drawn_for_minutes_has_no_film(served: Jobs) -> None:
-    repaired = served.wait(served.submit(Order(kind="repair", splat=giants(30_000))).id, 120)
+    repaired = served.wait(served.submit(JobRequest(kind="repair", splat=giants(30_000))).id, 120)
     assert repaired.state == "DONE"
-    film = served.wait(served.submit(Order(kind="turntable", source=repaired.id)).id, 120)
+    film = served.wait(served.submit(JobRequest(kind="turntable", source=repaired.id)).id, 120)
     assert film.state == "FAILED"
     assert "too costly to draw" in film.error
 
 
 def test_bytes_that_are_no_splat_fail_and_harm_nobody(served: Jobs) -> None:
-    job = served.wait(served.submit(Order(kind="repair", splat=b"ply\nnonsense")).id, 60)
+    job = served.wait(served.submit(JobRequest(kind="repair", splat=b"ply\nnonsense")).id, 60)
     assert job.state == "FAILED"
     assert served.wait(served.submit(ROCKET).id, 60).outcome == "passed"
 
@@ -179,7 +181,7 @@ def test_a_turntable_is_a_file_of_the_job_that_it_shows(tmp_path: Path) -> None:
     with host(config) as here, client(config) as jobs:
         here.start_ready()
         shown = jobs.wait(jobs.submit(ROCKET).id, 60)
-        film = jobs.wait(jobs.submit(Order(kind="turntable", source=shown.id)).id, 60)
+        film = jobs.wait(jobs.submit(JobRequest(kind="turntable", source=shown.id)).id, 60)
         assert film.state == "DONE", film.error
         assert read(jobs, shown.id, "turntable.mp4")[4:8] == b"ftyp"
         assert jobs.get(shown.id).version > shown.version
@@ -308,7 +310,7 @@ def test_a_database_without_an_encoding_will_do(postgres_server: Server, tmp_pat
     config = settings(tmp_path, postgres_server.database_without_encoding())
     with host(config) as here, client(config) as jobs:
         here.start_ready()
-        job = jobs.wait(jobs.submit(Order(prompt="a blue rocket, größer")).id, PATIENCE)
+        job = jobs.wait(jobs.submit(JobRequest(prompt="a blue rocket, größer")).id, PATIENCE)
         assert (job.state, job.prompt) == ("FAILED", "a blue rocket, größer")
         assert "'größer'" in job.error
         assert jobs.wait(jobs.submit(ROCKET).id, PATIENCE).outcome == "passed"
@@ -369,7 +371,7 @@ def test_an_engine_that_lost_its_job_takes_the_next_and_the_lost_one_when_its_ne
         here.start_ready()
         job = jobs.submit(replace(ROCKET, attempts=6))
         wait_until(lambda: jobs.get(job.id).attempt == 2, "the second attempt has begun")
-        other = Ledger(jobs.store, "other", 3, time.time)
+        other = JobStore(jobs.store, "other", 3, time.time)
         other.requeue(str(jobs.get(job.id).engine))
         schema = "" if jobs.store.sqlite else "dbos."
         with jobs.store.writing() as connection:
@@ -424,8 +426,8 @@ def test_a_stop_that_meets_the_beginning_of_a_job_waits_for_it(make: Make) -> No
         return time.time() + 100
 
     with client(make()) as jobs:
-        ledger = Ledger(jobs.store, "one", 3, clock)
-        worker = Worker(cast("Steps", None), ledger, jobs.assets, *[cast("Any", lambda *_: None)] * 4)
+        job_store = JobStore(jobs.store, "one", 3, clock)
+        worker = Worker(cast("Steps", None), job_store, jobs.assets, *[cast("Any", lambda *_: None)] * 4)
         late = jobs.submit(replace(ROCKET, deadline_seconds=1))
         thread = threading.Thread(target=worker.run, args=(late.id,))
         thread.start()
@@ -561,7 +563,7 @@ def idle(tmp_path: Path) -> Iterator[Engine]:
 
 
 def test_out_of_memory_is_tried_once_more_with_waiting_models(idle: Engine) -> None:
-    idle.steps = Steps(idle.config, load_stages(idle.config), idle.ledger, idle.assets)
+    idle.steps = Steps(idle.config, load_stages(idle.config), idle.job_store, idle.assets)
     before, calls = idle.steps.stages, []
 
     def step() -> dict[str, object]:
@@ -583,7 +585,7 @@ def test_models_that_cannot_be_loaded_again_end_the_process(idle: Engine, monkey
     def cannot(_config: Config) -> NoReturn:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    idle.steps = Steps(idle.config, load_stages(idle.config), idle.ledger, idle.assets)
+    idle.steps = Steps(idle.config, load_stages(idle.config), idle.job_store, idle.assets)
     monkeypatch.setattr("app.engine.load_stages", cannot)
     child = os.fork()
     if not child:

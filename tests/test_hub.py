@@ -310,7 +310,7 @@ def test_a_disk_too_small_is_said_before_anything_is_fetched(config: Config, ser
     with pytest.raises(
         FetchFailed, match=r"needs 1000000000\.0 GB, has [\d.]+ GB free; make room, or set models\.folder"
     ):
-        fetching.check_room([plan], config)
+        fetching.check_disk_space([plan], config)
     assert server.requests == []
 
 

@@ -25,20 +25,20 @@ from app.jobs import store as tables
 from app.jobs.assets import Assets, Stored
 from app.jobs.bell import hearing
 from app.jobs.client import Jobs
-from app.jobs.ledger import Claim, Ending, Ledger, StageSeconds, Void
-from app.jobs.orders import new_id
+from app.jobs.heartbeats import Heartbeat, Liveness, list_engines
+from app.jobs.job_request import new_id
+from app.jobs.job_store import Claim, ClaimLost, JobResult, JobStore, StageSeconds
 from app.jobs.queue import hand_back
-from app.jobs.records import Engine, Order
+from app.jobs.records import Engine, JobRequest
 from app.jobs.retention import Retention
-from app.jobs.rollcall import Report, Watchman, roll
 from app.jobs.store import Store, database_url
 from app.splat.files import replacing
 from app.stage import Stage
 
 __all__ = ["postgres_server", "sqlite_file"]  # fixtures
 
-ROCKET = Order(prompt="a blue rocket")
-DONE = Ending("DONE", attempt=1, outcome="passed", score=0.5, gaussians=7)
+ROCKET = JobRequest(prompt="a blue rocket")
+DONE = JobResult("DONE", attempt=1, outcome="passed", score=0.5, gaussians=7)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -56,12 +56,12 @@ def jobs(config: Config) -> Iterator[Jobs]:
         yield opened
 
 
-def ledger(jobs: Jobs, engine: str = "one", now: float | None = None) -> Ledger:
-    return Ledger(jobs.store, engine, 3, (lambda: now) if now else time.time, lambda _engine: "Timeout at cpu.py")
+def job_store(jobs: Jobs, engine: str = "one", now: float | None = None) -> JobStore:
+    return JobStore(jobs.store, engine, 3, (lambda: now) if now else time.time, lambda _engine: "Timeout at cpu.py")
 
 
 def begun(jobs: Jobs, engine: str = "one") -> Claim:
-    claim = ledger(jobs, engine).begin(jobs.submit(ROCKET).id)
+    claim = job_store(jobs, engine).begin(jobs.submit(ROCKET).id)
     assert claim
     return claim
 
@@ -120,14 +120,14 @@ def test_nobody_shares_a_job_that_has_ended_or_was_cancelled(jobs: Jobs) -> None
     jobs.cancel(first.id)
     second = jobs.submit(order, shared=True)
     assert second.id != first.id
-    assert ledger(jobs).begin(second.id)
+    assert job_store(jobs).begin(second.id)
     assert jobs.submit(order, shared=True).id == second.id, "it runs"
     jobs.cancel(second.id)
     assert jobs.submit(order, shared=True).id != second.id, "it still runs, but was told to stop"
 
 
 def test_a_shared_picture_is_stored_once_and_needs_no_room_in_a_full_queue(tmp_path: Path) -> None:
-    order = Order(picture=b"\x89PNG\r\n\x1a\n not more than a start")
+    order = JobRequest(picture=b"\x89PNG\r\n\x1a\n not more than a start")
     with client(settings(tmp_path, jobs={"max_queued": 1})) as jobs, ThreadPoolExecutor(4) as pool:
         ids = {job.id for job in pool.map(lambda _: jobs.submit(order, shared=True), range(8))}
         assert jobs.assets.jobs() == list(ids)
@@ -135,7 +135,7 @@ def test_a_shared_picture_is_stored_once_and_needs_no_room_in_a_full_queue(tmp_p
 
 
 def test_a_picture_that_came_twice_with_one_key_is_stored_once(jobs: Jobs) -> None:
-    order = Order(picture=b"\x89PNG\r\n\x1a\n not more than a start")
+    order = JobRequest(picture=b"\x89PNG\r\n\x1a\n not more than a start")
     with ThreadPoolExecutor(4) as pool:
         ids = {job.id for job in pool.map(lambda _: jobs.submit(order, key="k"), range(8))}
     assert jobs.assets.jobs() == list(ids)
@@ -146,7 +146,7 @@ def test_a_full_queue_says_when_to_come_back_from_the_measured_median(tmp_path: 
         for seconds in (4.0, 7.2, 60.0):
             claim = begun(jobs)
             slow = replace(claim, job=replace(claim.job, started=time.time() - seconds))
-            ledger(jobs).end(slow, DONE)
+            job_store(jobs).end(slow, DONE)
         jobs.submit(ROCKET)
         jobs.submit(ROCKET)
         with pytest.raises(QueueFull, match=r"jobs\.max_queued is 2") as full:
@@ -163,8 +163,8 @@ def test_what_no_engine_could_do_is_refused_before_it_is_stored(jobs: Jobs) -> N
         replace(ROCKET, deadline_seconds=-1.0),
         replace(ROCKET, profile="full"),
         replace(ROCKET, picture=b"GIF89a"),
-        Order(kind="validate", prompt="x"),
-        Order(kind="turntable"),
+        JobRequest(kind="validate", prompt="x"),
+        JobRequest(kind="turntable"),
     ):
         with pytest.raises(BadInput):
             jobs.submit(order)
@@ -173,10 +173,10 @@ def test_what_no_engine_could_do_is_refused_before_it_is_stored(jobs: Jobs) -> N
 
 def test_a_turntable_needs_a_finished_splat(jobs: Jobs) -> None:
     with pytest.raises(NotFound):
-        jobs.submit(Order(kind="turntable", source="0" * 32))
+        jobs.submit(JobRequest(kind="turntable", source="0" * 32))
     waiting = jobs.submit(ROCKET)
     with pytest.raises(Conflict, match="QUEUED and has no splat"):
-        jobs.submit(Order(kind="turntable", source=waiting.id))
+        jobs.submit(JobRequest(kind="turntable", source=waiting.id))
 
 
 def test_jobs_are_listed_newest_first_and_page_by_page(jobs: Jobs) -> None:
@@ -196,17 +196,17 @@ def test_an_expected_time_is_given_only_where_one_was_measured(jobs: Jobs) -> No
     job = jobs.submit(ROCKET)
     assert jobs.eta(job.id) is None
     claim = begun(jobs)
-    ledger(jobs).end(replace(claim, job=replace(claim.job, started=time.time() - 3)), DONE)
+    job_store(jobs).end(replace(claim, job=replace(claim.job, started=time.time() - 3)), DONE)
     assert jobs.eta(job.id) is None  # there is no engine
     row = Engine("e", "h", 1, "CPU", "READY", "", time.time(), None, None, None, time.time(), None, None)
-    Report(jobs.store, row, time.time)
+    Heartbeat(jobs.store, row, time.time)
     assert jobs.eta(job.id) == pytest.approx(3, abs=0.5)
 
 
 def test_a_waiting_job_is_cancelled_at_once_and_not_begun_after(jobs: Jobs) -> None:
     job = jobs.submit(ROCKET)
     assert jobs.cancel(job.id).state == "CANCELLED"
-    assert ledger(jobs).begin(job.id) is None
+    assert job_store(jobs).begin(job.id) is None
     assert jobs.cancel(job.id).state == "CANCELLED"
     with pytest.raises(NotFound):
         jobs.cancel("0" * 32)
@@ -216,8 +216,8 @@ def test_waiting_ends_with_the_change_that_was_waited_for(jobs: Jobs) -> None:
     claim = begun(jobs)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(jobs.wait, claim.job.id, 30)
-        assert ledger(jobs).progress(claim, 1, Stage.REPAIR, 0.5) is None
-        ledger(jobs).end(claim, DONE)
+        assert job_store(jobs).progress(claim, 1, Stage.REPAIR, 0.5) is None
+        job_store(jobs).end(claim, DONE)
         assert waiting.result(30).state == "DONE"
     assert jobs.changes(claim.job.id, claim.job.version + 1, 1) == jobs.get(claim.job.id)
     assert jobs.changes(claim.job.id, jobs.get(claim.job.id).version, 0.05) is None
@@ -256,9 +256,9 @@ def test_a_job_ends_once_with_its_files_and_counts(jobs: Jobs) -> None:
     claim = begun(jobs)
     file = Stored("asset.ply", f"{claim.job.id}/1/asset.ply", 12, "a" * 64)
     ending = replace(DONE, files=(file,), findings=("uniform",), reasons=("no score",))
-    ledger(jobs).end(claim, ending)
-    with pytest.raises(Void):
-        ledger(jobs).end(claim, ending)
+    job_store(jobs).end(claim, ending)
+    with pytest.raises(ClaimLost):
+        job_store(jobs).end(claim, ending)
     job = jobs.get(claim.job.id)
     assert (job.state, job.outcome, job.score, job.assets) == ("DONE", "passed", 0.5, ("asset.ply",))
     counted = {(tally.what, tally.label): tally.count for tally in jobs.stats().tallies}
@@ -274,30 +274,33 @@ def test_a_job_ends_once_with_its_files_and_counts(jobs: Jobs) -> None:
 def test_a_job_ends_whatever_the_text_of_its_error_is(jobs: Jobs) -> None:
     """No encoding has half a character, and PostgreSQL's texts hold no zero."""
     claim = begun(jobs)
-    ledger(jobs).end(claim, Ending("FAILED", "no file 'a\udcff\0b'"))
+    job_store(jobs).end(claim, JobResult("FAILED", "no file 'a\udcff\0b'"))
     assert jobs.get(claim.job.id).error == "no file 'a??b'"
 
 
 def test_an_engine_that_was_taken_for_lost_writes_nothing_more(jobs: Jobs) -> None:
     slow = begun(jobs, "one")
-    ledger(jobs).requeue("one")
+    job_store(jobs).requeue("one")
     assert jobs.get(slow.job.id).state == "QUEUED"
-    quick = ledger(jobs, "two").begin(slow.job.id)
+    quick = job_store(jobs, "two").begin(slow.job.id)
     assert quick
-    for write in (lambda: ledger(jobs, "one").progress(slow, 1, "x", 0), lambda: ledger(jobs, "one").end(slow, DONE)):
-        with pytest.raises(Void):
+    for write in (
+        lambda: job_store(jobs, "one").progress(slow, 1, "x", 0),
+        lambda: job_store(jobs, "one").end(slow, DONE),
+    ):
+        with pytest.raises(ClaimLost):
             write()
-    ledger(jobs, "one").release(slow)
+    job_store(jobs, "one").release(slow)
     assert jobs.get(slow.job.id).state == "RUNNING"
-    ledger(jobs, "two").end(quick, DONE)
+    job_store(jobs, "two").end(quick, DONE)
     assert jobs.get(slow.job.id).engine == "two"
 
 
 def test_a_job_whose_engine_died_three_times_is_quarantined_with_the_last_words(jobs: Jobs) -> None:
     id = jobs.submit(ROCKET).id
     for _ in range(3):
-        assert ledger(jobs).begin(id)
-    assert ledger(jobs).begin(id) is None
+        assert job_store(jobs).begin(id)
+    assert job_store(jobs).begin(id) is None
     job = jobs.get(id)
     assert job.state == "QUARANTINED"
     assert "died 3 times" in job.error
@@ -305,9 +308,9 @@ def test_a_job_whose_engine_died_three_times_is_quarantined_with_the_last_words(
 
 
 def test_what_a_caller_brought_is_not_tried_again_when_it_ran_into_a_deadline(jobs: Jobs) -> None:
-    id = jobs.submit(Order(kind="repair", splat=b"ply\n")).id
-    assert ledger(jobs).begin(id)
-    assert ledger(jobs).begin(id) is None
+    id = jobs.submit(JobRequest(kind="repair", splat=b"ply\n")).id
+    assert job_store(jobs).begin(id)
+    assert job_store(jobs).begin(id) is None
     job = jobs.get(id)
     assert job.state == "QUARANTINED"
     assert job.error == "a stage took longer than its deadline, and would with this splat each time: Timeout at cpu.py"
@@ -316,26 +319,26 @@ def test_what_a_caller_brought_is_not_tried_again_when_it_ran_into_a_deadline(jo
 def test_a_job_that_was_given_back_has_not_lost_a_life(jobs: Jobs) -> None:
     id = jobs.submit(ROCKET).id
     for _ in range(5):
-        claim = ledger(jobs).begin(id)
+        claim = job_store(jobs).begin(id)
         assert claim
-        ledger(jobs).release(claim)
+        job_store(jobs).release(claim)
     assert jobs.get(id).state == "QUEUED"
 
 
 def test_a_running_job_learns_between_stages_that_it_is_to_stop(jobs: Jobs) -> None:
     claim = begun(jobs)
     assert jobs.cancel(claim.job.id).state == "RUNNING"
-    stop = ledger(jobs).progress(claim, 1, Stage.RENDER, 0.6)
+    stop = job_store(jobs).progress(claim, 1, Stage.RENDER, 0.6)
     assert stop
     assert stop.state == "CANCELLED"
 
 
 def test_a_deadline_ends_waiting_and_running_jobs(jobs: Jobs) -> None:
     waiting, running = (jobs.submit(replace(ROCKET, deadline_seconds=100)) for _ in range(2))
-    claim = ledger(jobs).begin(running.id)
+    claim = job_store(jobs).begin(running.id)
     assert claim
-    assert ledger(jobs).expire() == 0
-    later = ledger(jobs, now=time.time() + 101)
+    assert job_store(jobs).expire() == 0
+    later = job_store(jobs, now=time.time() + 101)
     assert later.expire() == 1
     assert jobs.get(waiting.id).state == "EXPIRED"
     stop = later.progress(claim, 1, Stage.RENDER, 0.6)
@@ -347,19 +350,19 @@ def test_a_clock_that_jumps_makes_no_engine_lost(jobs: Jobs) -> None:
     """Whether an engine lives is told by its beats and by the watcher's own steady clock."""
     steady, wall = [0.0], [1_000_000.0]
     row = Engine("two", "h", 1, "CPU", "READY", "", wall[0], None, None, None, wall[0], None, None)
-    report = Report(jobs.store, row, lambda: wall[0])
-    watchman = Watchman(jobs.store, "one", 10, lambda: steady[0])
-    assert watchman.lost() == []
+    report = Heartbeat(jobs.store, row, lambda: wall[0])
+    liveness = Liveness(jobs.store, "one", 10, lambda: steady[0])
+    assert liveness.lost() == []
     for jump in (+86_400, -200_000):
         wall[0] += jump
         report.say()
         steady[0] += 9
-        assert watchman.lost() == []
+        assert liveness.lost() == []
     steady[0] += 10
-    assert watchman.lost() == ["two"]
-    watchman.mark("two")
-    watchman.settled("two")
-    assert watchman.lost() == []
+    assert liveness.lost() == ["two"]
+    liveness.mark("two")
+    liveness.settled("two")
+    assert liveness.lost() == []
     assert jobs.engines()[0].state == "LOST"
 
 
@@ -368,19 +371,19 @@ def test_who_cannot_speak_because_nobody_can_is_not_silent(what: str, tmp_path: 
     """A disk that was full, or a database that was away, for long: the engine's next beat is a heartbeat away."""
     steady, row = [0.0], Engine("two", "h", 1, "CPU", "READY", "", time.time(), None, None, None, 0.0, None, None)
     with closing(Store(settings(tmp_path))) as store:
-        Report(store, row, time.time)
-        watchman = Watchman(store, "one", 10, lambda: steady[0])
-        assert watchman.lost() == []
+        Heartbeat(store, row, time.time)
+        liveness = Liveness(store, "one", 10, lambda: steady[0])
+        assert liveness.lost() == []
         with refusing(store, what):
             for _ in range(100):
                 steady[0] += 1
                 with suppress(DatabaseDown):
-                    assert watchman.lost() == []
+                    assert liveness.lost() == []
         for second in range(4):
             steady[0] += 1
-            assert watchman.lost() == [], second
+            assert liveness.lost() == [], second
         steady[0] += 6
-        assert watchman.lost() == ["two"]
+        assert liveness.lost() == ["two"]
 
 
 @contextmanager
@@ -402,32 +405,32 @@ def refusing(store: Store, what: str) -> Iterator[None]:
 def test_an_engine_is_not_forgotten_before_its_jobs_are_taken_care_of(jobs: Jobs) -> None:
     """However long ago it died: a service may stand still for a week, and begin again on another host."""
     steady, row = [0.0], Engine("dead", "h", 1, "CPU", "BUSY", "", 1_000.0, None, None, None, 1_000.0, None, None)
-    Report(jobs.store, row, lambda: 1_000.0)
-    watchman = Watchman(jobs.store, "one", 10, lambda: steady[0])
-    assert watchman.lost() == []
-    watchman.forget(time.time())
+    Heartbeat(jobs.store, row, lambda: 1_000.0)
+    liveness = Liveness(jobs.store, "one", 10, lambda: steady[0])
+    assert liveness.lost() == []
+    liveness.forget(time.time())
     steady[0] += 10
-    assert watchman.lost() == ["dead"]
-    watchman.settled("dead")
-    watchman.forget(time.time())
+    assert liveness.lost() == ["dead"]
+    liveness.settled("dead")
+    liveness.forget(time.time())
     assert jobs.engines() == []
 
 
 def test_an_engine_that_was_forgotten_while_it_lives_is_there_again_when_it_speaks(jobs: Jobs) -> None:
     """A clock a day ahead, of another host, or its own that was set forward."""
     steady, row = [0.0], Engine("two", "h", 1, "CPU", "READY", "", 1_000.0, None, None, None, 1_000.0, None, None)
-    report = Report(jobs.store, row, lambda: 1_000.0)
-    watchman = Watchman(jobs.store, "one", 10, lambda: steady[0])
-    watchman.lost()
+    report = Heartbeat(jobs.store, row, lambda: 1_000.0)
+    liveness = Liveness(jobs.store, "one", 10, lambda: steady[0])
+    liveness.lost()
     steady[0] += 10
-    assert watchman.lost() == ["two"]
-    watchman.settled("two")
-    watchman.forget(time.time())
+    assert liveness.lost() == ["two"]
+    liveness.settled("two")
+    liveness.forget(time.time())
     report.say(state="BUSY")
-    assert [(engine.id, engine.state) for engine in roll(jobs.store, 1_000.0, 10)] == [("two", "BUSY")]
-    assert watchman.lost() == []
+    assert [(engine.id, engine.state) for engine in list_engines(jobs.store, 1_000.0, 10)] == [("two", "BUSY")]
+    assert liveness.lost() == []
     steady[0] += 10
-    assert watchman.lost() == ["two"]
+    assert liveness.lost() == ["two"]
 
 
 def test_jobs_that_cannot_be_handed_back_are_an_error_and_not_forgotten(
@@ -451,15 +454,15 @@ def test_jobs_that_cannot_be_handed_back_are_an_error_and_not_forgotten(
 
 def test_an_engine_that_dies_at_the_same_beat_as_the_time_before_is_lost_again(jobs: Jobs) -> None:
     steady, row = [0.0], Engine("two", "h", 1, "CPU", "READY", "", time.time(), None, None, None, 0.0, None, None)
-    watchman = Watchman(jobs.store, "one", 10, lambda: steady[0])
+    liveness = Liveness(jobs.store, "one", 10, lambda: steady[0])
     for _ in range(2):
-        report = Report(jobs.store, row, time.time)
-        assert watchman.lost() == []
+        report = Heartbeat(jobs.store, row, time.time)
+        assert liveness.lost() == []
         report.say()
-        assert watchman.lost() == []
+        assert liveness.lost() == []
         steady[0] += 10
-        assert watchman.lost() == ["two"]
-        watchman.settled("two")
+        assert liveness.lost() == ["two"]
+        liveness.settled("two")
 
 
 # ---- forgetting ------------------------------------------------------------------------------------------------------
@@ -469,7 +472,7 @@ def finished(jobs: Jobs, size: int) -> str:
     claim = begun(jobs)
     path = f"{claim.job.id}/1/asset.ply"
     jobs.assets.put(path, b"x" * size)
-    ledger(jobs).end(claim, replace(DONE, files=(Stored("asset.ply", path, size, "a" * 64),)))
+    job_store(jobs).end(claim, replace(DONE, files=(Stored("asset.ply", path, size, "a" * 64),)))
     return claim.job.id
 
 
@@ -510,7 +513,7 @@ def test_of_the_rows_that_numbers_are_made_of_the_newest_are_kept(jobs: Jobs, mo
     ids = []
     for _ in range(5):
         claim = begun(jobs)
-        ledger(jobs).end(claim, DONE, times)
+        job_store(jobs).end(claim, DONE, times)
         ids.append(claim.job.id)
     retention(jobs, days=31).sweep()
     assert [result.job for result in jobs.results(0)] == ids[2:], "they outlive their jobs"
@@ -518,7 +521,7 @@ def test_of_the_rows_that_numbers_are_made_of_the_newest_are_kept(jobs: Jobs, mo
         (id, stage) for id in ids[3:] for stage in ("splat", "score")
     ]
     last = jobs.results(0)[-1].row
-    ledger(jobs).end(begun(jobs), DONE)
+    job_store(jobs).end(begun(jobs), DONE)
     assert len(jobs.results(last)) == 1, "rows rise on"
 
 

@@ -21,8 +21,8 @@ from service import free_port, wait_until
 from app.config import Config
 from app.errors import Unavailable
 from app.identity import lock_path, node_id, take_lock
-from app.jobs.records import Engine, Order
-from app.jobs.rollcall import Report
+from app.jobs.heartbeats import Heartbeat
+from app.jobs.records import Engine, JobRequest
 from app.jobs.store import Store
 from app.serve import cause_of_death, check_data, environment, plan
 
@@ -130,7 +130,7 @@ def test_it_serves_survives_its_children_and_ends_in_order(tmp_path: Path) -> No
         wait_until(lambda: service.pid("engine cpu") != hung and service.ready(), "and replaced")
 
         with client(settings(service.data)) as jobs:
-            job = jobs.submit(Order(prompt="a red cube", attempts=1))
+            job = jobs.submit(JobRequest(prompt="a red cube", attempts=1))
             service.process.terminate()
             assert service.process.wait(60) == 0, service.log
             assert jobs.get(job.id).state in ("QUEUED", "DONE"), "a job that waits when the service ends goes on later"
@@ -254,7 +254,7 @@ def test_an_engine_that_died_with_its_supervisor_is_not_shown_ready_by_the_next(
     config = Config.model_validate({"serve": {"data": str(tmp_path)}})
     lock_path(tmp_path, "cpu").parent.mkdir()
     with closing(Store(config)) as store, client(config) as jobs:
-        Report(store, ready_engine(tmp_path), time.time)
+        Heartbeat(store, ready_engine(tmp_path), time.time)
         supervisor = supervised(tmp_path, "import time; time.sleep(600)", engine="cpu")
         wait_until(lambda: jobs.engines()[0].state == "LOST", "it is said that the engine is gone")
         assert "ended with its service" in jobs.engines()[0].why
@@ -266,7 +266,7 @@ def test_a_second_service_leaves_the_engine_of_the_first_ready(tmp_path: Path) -
     config = Config.model_validate({"serve": {"data": str(tmp_path)}})
     lock_path(tmp_path, "cpu").parent.mkdir()
     with closing(Store(config)) as store, client(config) as jobs, closing(take_lock(lock_path(tmp_path, "cpu"))):
-        Report(store, ready_engine(tmp_path), time.time)
+        Heartbeat(store, ready_engine(tmp_path), time.time)
         supervisor = supervised(tmp_path, "raise SystemExit(73)", engine="cpu")
         _, log = supervisor.communicate(timeout=120)
         assert "ended: device taken" in log

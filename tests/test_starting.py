@@ -12,8 +12,8 @@ from hosts import client, host, settings
 from service import PATIENCE, wait_until
 
 from app.config import Config
+from app.jobs.heartbeats import Heartbeat
 from app.jobs.records import Engine
-from app.jobs.rollcall import Report
 from app.jobs.store import Store
 from app.starting import Starting
 from app.web import create_app
@@ -117,7 +117,7 @@ def test_an_engine_without_models_waits_and_names_the_command_and_goes_on_when_t
 def test_who_asks_whether_it_is_ready_is_told_how_far_it_is(tmp_path: Path) -> None:
     config = settings(tmp_path, jobs={"lost_after_seconds": 3_600})
     with closing(Store(config)) as store, client(config) as jobs:
-        report = Report(store, starting_engine(), time.time)
+        report = Heartbeat(store, starting_engine(), time.time)
         said = Starting(report.say, iter([0.0, 0.0, 5.0]).__next__)
         for _ in range(2):
             said("verifying FLUX.1-schnell", 6_150_000_000, 33_700_000_000)

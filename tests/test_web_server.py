@@ -23,8 +23,8 @@ from service import Service, wait_until, web
 
 from app.config import Config
 from app.jobs.client import Jobs
-from app.jobs.records import Engine, Order
-from app.jobs.rollcall import Report
+from app.jobs.heartbeats import Heartbeat
+from app.jobs.records import Engine, JobRequest
 from app.web.server import Worker
 
 ROCKET = {"prompt": "a blue rocket"}
@@ -164,11 +164,11 @@ def test_a_stopping_service_keeps_nobody_waiting_for_a_job_whose_engine_has_died
         closing(Jobs(Config.model_validate({"serve": {"data": str(tmp_path)}}))) as jobs,
         ThreadPoolExecutor(1) as pool,
     ):
-        jobs.submit(Order(prompt="a blue rocket"), key="mine")
+        jobs.submit(JobRequest(prompt="a blue rocket"), key="mine")
         with jobs.store.writing() as connection:
             connection.exec_driver_sql("UPDATE jobs SET state = 'RUNNING', engine = 'e'")
         gone = Engine("e", "h", 1, "CPU", "LOST", "", time.time(), None, None, None, 0.0, None, None)
-        Report(jobs.store, gone, time.time)
+        Heartbeat(jobs.store, gone, time.time)
         headers = {"Idempotency-Key": "mine"}
         caller = pool.submit(requests.post, f"{stopping.url}/generate/", data=ROCKET, headers=headers, timeout=900)
         wait_until(lambda: "for a waiting caller" in stopping.log, "it waits")

@@ -16,8 +16,8 @@ from flask.testing import FlaskClient
 
 from app.config import Config
 from app.jobs.client import Jobs
+from app.jobs.heartbeats import Heartbeat
 from app.jobs.records import Engine
-from app.jobs.rollcall import Report
 from app.web import create_app
 
 ROCKET = {"prompt": "a blue rocket"}
@@ -79,7 +79,7 @@ def test_with_less_room_than_a_job_needs_nothing_is_taken_and_it_is_not_ready(tm
     engine = Engine("a-cpu", "h", 1, "CPU", "READY", "", time.time() + 3_600, None, None, None, 0.0, None, None)
     with client(tmp_path) as roomy:
         assert roomy.post("/v1/jobs", json=ROCKET, headers={"Idempotency-Key": "one"}).status_code == 202
-        Report(roomy.application.extensions["splatgate"][1].store, engine, time.time)
+        Heartbeat(roomy.application.extensions["splatgate"][1].store, engine, time.time)
         assert roomy.get("/readyz").status_code == 200
     with client(tmp_path, min_free_mb=1 << 40) as full:
         _unavailable(full.post("/v1/jobs", json=ROCKET), "limits.min_free_mb")

@@ -71,15 +71,15 @@ def _look_up(config: Config, live: bool) -> tuple[str, bool, object]:
     live: whether one has spoken lately, whatever it said, is enough.
     """
     from app.identity import known_node
+    from app.jobs.heartbeats import list_engines
     from app.jobs.records import SERVING
-    from app.jobs.rollcall import roll
     from app.jobs.store import Store, database_url
 
     url = database_url(config).render_as_string()
     store = Store(config, prepare=False)
     try:
         node = known_node(Path(config.serve.data))
-        engines = roll(store, time.time(), config.jobs.lost_after_seconds)
+        engines = list_engines(store, time.time(), config.jobs.lost_after_seconds)
     except SplatgateError as error:
         return url, False, str(error)
     finally:

@@ -81,7 +81,7 @@ def fetch(config: Config, names: tuple[str, ...], everything: bool, as_json: boo
         with _bar(f"checking {model.name}", model.about_bytes) as on_bytes:
             plan = fetching.plan(model, config, on_bytes)
         plans += [plan] if plan else []
-    fetching.check_room(plans, config)
+    fetching.check_disk_space(plans, config)
     for plan in plans:
         licence, size = plan.model.licence, gigabytes(plan.bytes)
         logger.info(f"{plan.model.name}: {size} from {plan.model.repository}, licence {licence}")

@@ -21,10 +21,10 @@ from app.errors import Conflict, KeyReused, NotFound, QueueFull
 from app.jobs import store as tables
 from app.jobs.assets import Asset, Assets, Stored, stored_bytes
 from app.jobs.bell import hearing
-from app.jobs.orders import check, new_id, picture_name
-from app.jobs.records import SERVING, Engine, Job, Kind, Order, Result, StageTime, State, Stats, Tally
-from app.jobs.rollcall import roll
-from app.jobs.room import check_room
+from app.jobs.disk_space import check_disk_space
+from app.jobs.heartbeats import list_engines
+from app.jobs.job_request import check, new_id, picture_name
+from app.jobs.records import SERVING, Engine, Job, JobRequest, Kind, Result, StageTime, State, Stats, Tally
 from app.jobs.store import APPLICATION, QUEUE, Store, to_job
 from app.jobs.watch import Watch
 
@@ -65,13 +65,13 @@ class Jobs:
                 self._opened[0].close()
                 self._opened = None
 
-    def check_room(self) -> None:
+    def check_disk_space(self) -> None:
         """Raises StorageDown where the disk is full."""
-        check_room(self.config, self.assets)
+        check_disk_space(self.config, self.assets)
 
     # ---- asking for something ----------------------------------------------------------------------------------------
 
-    def submit(self, order: Order, *, key: str | None = None, shared: bool = False) -> Job:
+    def submit(self, order: JobRequest, *, key: str | None = None, shared: bool = False) -> Job:
         """Takes the order, durably, and returns its job; with a key that was used before, the job it was used for.
 
         shared: the job that waits or runs for an order just like this, without a key, will do, and its deadline is put
@@ -89,7 +89,7 @@ class Jobs:
             with self.store.writing(alone=True) as connection:
                 twin = _joined(connection, row) if shared and not key else None
                 if not twin:
-                    self.check_room()
+                    self.check_disk_space()
                     self._check_queue(connection, order)
                     sequence = _next(connection)
                     connection.execute(sa.insert(tables.jobs), row | {"sequence": sequence})
@@ -183,7 +183,7 @@ class Jobs:
 
     def engines(self) -> list[Engine]:
         """Every engine that was ever seen here and not removed; LOST where it has been silent for too long."""
-        return roll(self.store, self.clock(), self.config.jobs.lost_after_seconds)
+        return list_engines(self.store, self.clock(), self.config.jobs.lost_after_seconds)
 
     def open_asset(self, id: str, name: str) -> Asset:
         """Opens a file of a job. Raises NotFound where the job, or the job's file, is not there."""
@@ -241,7 +241,7 @@ class Jobs:
                 self._opened = store, client
             return self._opened
 
-    def _known(self, key: str, order: Order) -> Job | None:
+    def _known(self, key: str, order: JobRequest) -> Job | None:
         query = sa.select(tables.jobs.c.id, tables.jobs.c.digest).where(tables.jobs.c.key == key)
         with self.store.reading() as connection:
             row = connection.execute(query).first()
@@ -251,7 +251,7 @@ class Jobs:
             raise KeyReused(f"this Idempotency-Key was used for job {row.id} with another body: take a new key")
         return self.get(row.id)
 
-    def _row(self, order: Order, key: str | None) -> dict[str, Any]:
+    def _row(self, order: JobRequest, key: str | None) -> dict[str, Any]:
         now, defaults = self.clock(), self.config.generate
         return {
             "id": new_id(now),
@@ -271,7 +271,7 @@ class Jobs:
             "deadline": None if order.deadline_seconds is None else now + order.deadline_seconds,
         }
 
-    def _keep_files(self, order: Order, id: str) -> list[Stored]:
+    def _keep_files(self, order: JobRequest, id: str) -> list[Stored]:
         """Stores what came with the order; before its row, so that no engine can miss it."""
         given = []
         if order.picture is not None:
@@ -282,7 +282,7 @@ class Jobs:
             self.assets.put(f"{id}/input/{name}", data)
         return [stored_bytes(name, f"{id}/input/{name}", data) for name, data in given]
 
-    def _check_queue(self, connection: sa.Connection, order: Order) -> None:
+    def _check_queue(self, connection: sa.Connection, order: JobRequest) -> None:
         if order.source:
             _check_source(connection, order.source)
         waiting, limit = _count(connection, tables.jobs.c.state == "QUEUED"), self.config.jobs.max_queued

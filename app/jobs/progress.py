@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from app.jobs.ledger import Claim, Ledger, StageSeconds, Stop
+from app.jobs.job_store import Claim, JobStore, StageSeconds, Stop
 from app.pipeline import OnStage
 from app.stage import Stage
 from app.stages.picture import OnStep
@@ -36,11 +36,11 @@ class Progress:
     """
 
     def __init__(
-        self, ledger: Ledger, claim: Claim, arm: Callable[[Stage | None], None], checkpoint: Callable[[], None]
+        self, job_store: JobStore, claim: Claim, arm: Callable[[Stage | None], None], checkpoint: Callable[[], None]
     ) -> None:
         self.claim = claim
         self.times: list[StageSeconds] = []
-        self._ledger = ledger
+        self._job_store = job_store
         self._arm = arm
         self._checkpoint = checkpoint
         self._running: tuple[int, Stage, float] | None = None
@@ -50,7 +50,7 @@ class Progress:
         return lambda stage: self.begin(attempt, stage)
 
     def begin(self, attempt: int, stage: Stage) -> None:
-        """A stage begins, and the one before it has ended. Raises Stopped or Void."""
+        """A stage begins, and the one before it has ended. Raises Stopped or ClaimLost."""
         self.close()
         done = (attempt - 1 + DONE_BEFORE.get(stage, 0)) / self.claim.job.attempts
         self.note(attempt, stage, done)
@@ -67,7 +67,7 @@ class Progress:
 
     def note(self, attempt: int, stage: Stage, done: float) -> None:
         self._checkpoint()
-        if stop := self._ledger.progress(self.claim, attempt, stage, done):
+        if stop := self._job_store.progress(self.claim, attempt, stage, done):
             raise Stopped(stop)
 
     def on_step(self, attempt: int) -> OnStep:

@@ -42,7 +42,7 @@ class Queue:
             finally:
                 self._over.set()
 
-        # how often a job may be begun is for our ledger to say, which tells a death from an orderly end
+        # how often a job may be begun is for our job_store to say, which tells a death from an orderly end
         DBOS.workflow(name="job", max_recovery_attempts=None)(job)
         DBOS.listen_queues([])  # we take the jobs ourselves
         DBOS.launch()

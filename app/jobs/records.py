@@ -20,7 +20,7 @@ SERVING: tuple[EngineState, ...] = ("READY", "BUSY")
 
 
 @dataclass(frozen=True)
-class Order:
+class JobRequest:
     """What a caller asks for.
 
     seed, attempts, profile: None takes the configured one. priority: 1 (first) to 100. picture: PNG or JPEG bytes.

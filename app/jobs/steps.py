@@ -16,7 +16,7 @@ from app.config import Config
 from app.errors import BadFile, StageFailed
 from app.gate import Verdict
 from app.jobs.assets import Assets, Stored, stored
-from app.jobs.ledger import Ending, Ledger
+from app.jobs.job_store import JobResult, JobStore
 from app.jobs.progress import Progress
 from app.jobs.records import Job
 from app.pipeline import Brief, Stages
@@ -33,7 +33,7 @@ GIVEN_SPLATS = ("input.ply", "input.spz")
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawResult:
     """The first half of an attempt. picture: None where the profile needs none; model, seed: what drew it.
 
     failure: why there is nothing to go on with; empty where there is.
@@ -48,35 +48,35 @@ class Drawn:
 class Steps:
     """The steps of every kind of job, on loaded stages. Raises what the stages raise."""
 
-    def __init__(self, config: Config, stages: Stages, ledger: Ledger, assets: Assets) -> None:
+    def __init__(self, config: Config, stages: Stages, job_store: JobStore, assets: Assets) -> None:
         self.config = config
         self.stages = stages
-        self._ledger = ledger
+        self._job_store = job_store
         self._assets = assets
 
-    def draw(self, progress: Progress, attempt: int) -> Drawn:
+    def draw(self, progress: Progress, attempt: int) -> DrawResult:
         """The picture of an attempt."""
         job, seed = progress.claim.job, progress.claim.job.seed + attempt - 1
-        if given := self._ledger.given(job.id, GIVEN_PICTURES):
-            return Drawn(given, GIVEN, None)
+        if given := self._job_store.given(job.id, GIVEN_PICTURES):
+            return DrawResult(given, GIVEN, None)
         told, step = progress.on_stage(attempt), progress.on_step(attempt)
         try:
             picture = pipeline.draw(Brief(job.prompt), seed, self.stages, self.config, told, step)
         except StageFailed as error:
-            return Drawn(failure=str(error))
+            return DrawResult(failure=str(error))
         if not picture:
-            return Drawn()
+            return DrawResult()
         path = f"{job.id}/{attempt}"
         with self._assets.folder(path) as folder:
             with replacing(folder / "picture.png") as stream:
                 stream.write(encode_png(picture))
             (file,) = stored(folder, path, ("picture.png",))
-        return Drawn(file, picture.model, picture.seed)
+        return DrawResult(file, picture.model, picture.seed)
 
-    def build(self, progress: Progress, attempt: int, drawn: Drawn) -> Ending:
+    def build(self, progress: Progress, attempt: int, drawn: DrawResult) -> JobResult:
         """The splat of an attempt, judged. A stage that produced nothing usable is a refusal for that reason."""
         seed = progress.claim.job.seed + attempt - 1
-        nothing = Ending("DONE", attempt=attempt, seed=seed, outcome="refused")
+        nothing = JobResult("DONE", attempt=attempt, seed=seed, outcome="refused")
         if drawn.failure:
             return replace(nothing, reasons=(drawn.failure,))
         try:
@@ -88,7 +88,7 @@ class Steps:
             issued = certificate.write_outputs(judged, folder, self.config, datetime.now(UTC))
             hashes: dict[str, str] = {asset.name: asset.sha256 for asset in issued.assets}
             files = stored(folder, path, (*hashes, "views.png", "certificate.json"), hashes)
-        return Ending(
+        return JobResult(
             "DONE",
             attempt=attempt,
             seed=seed,
@@ -102,7 +102,7 @@ class Steps:
             files=files,
         )
 
-    def validate(self, progress: Progress) -> Ending:
+    def validate(self, progress: Progress) -> JobResult:
         """A given splat, as it is, held against the prompt: verdict.json and views.png, unless it is not drawn."""
         job, told = progress.claim.job, progress.on_stage(1)
         told(Stage.REPAIR)
@@ -132,7 +132,7 @@ class Steps:
                 certificate.write_picture(folder / "views.png", views)
             _write_json(folder / "verdict.json", report)
             files = stored(folder, f"{job.id}/1", ("views.png", "verdict.json") if views else ("verdict.json",))
-        return Ending(
+        return JobResult(
             "DONE",
             attempt=1,
             outcome=verdict.outcome,
@@ -144,7 +144,7 @@ class Steps:
             files=files,
         )
 
-    def repair(self, progress: Progress) -> Ending:
+    def repair(self, progress: Progress) -> JobResult:
         """A given splat, healed: asset.ply or asset.spz as wanted, and report.json."""
         job = progress.claim.job
         progress.on_stage(1)(Stage.REPAIR)
@@ -165,7 +165,7 @@ class Steps:
             write_splat(folder / asset, healed)
             _write_json(folder / "report.json", report)
             files = stored(folder, f"{job.id}/1", (asset, "report.json"))
-        return Ending(
+        return JobResult(
             "DONE",
             attempt=1,
             gaussians=len(healed),
@@ -174,12 +174,12 @@ class Steps:
             files=files,
         )
 
-    def turntable(self, progress: Progress) -> Ending:
+    def turntable(self, progress: Progress) -> JobResult:
         """turntable.mp4, among the files of the job whose splat it shows."""
         job = progress.claim.job
         source = job.source or ""
         progress.begin(1, Stage.TURNTABLE)
-        shown = self._ledger.given(source, ("asset.ply",))
+        shown = self._job_store.given(source, ("asset.ply",))
         if not shown:
             raise BadFile(f"job {source} has no splat any more: its time is over (assets.keep_days, assets.max_gb)")
         splat = decode_splat(self._assets.read(shown.path), self.config.limits.max_gaussians, shown.name)
@@ -190,22 +190,22 @@ class Steps:
             told = progress.on_fraction(Stage.TURNTABLE)
             write_turntable(folder / "turntable.mp4", splat, self.config, size=job.size, on_progress=told)
             files = stored(folder, path, ("turntable.mp4",))
-        self._ledger.show(source, files)
-        return Ending("DONE", attempt=1, gaussians=len(splat))
+        self._job_store.show(source, files)
+        return JobResult("DONE", attempt=1, gaussians=len(splat))
 
     def _given_splat(self, job: Job) -> Splat:
-        file = self._ledger.given(job.id, GIVEN_SPLATS)
+        file = self._job_store.given(job.id, GIVEN_SPLATS)
         if not file:
             raise BadFile(f"job {job.id} came without a splat")
         return decode_splat(self._assets.read(file.path), self.config.limits.max_gaussians, "the given splat")
 
-    def _judged(self, progress: Progress, attempt: int, drawn: Drawn) -> pipeline.Judged:
+    def _judged(self, progress: Progress, attempt: int, drawn: DrawResult) -> pipeline.Judged:
         job, picture = progress.claim.job, self._picture(drawn)
         brief = Brief(job.prompt, picture if drawn.model == GIVEN else None)
         seed, told = job.seed + attempt - 1, progress.on_stage(attempt)
         return pipeline.build(brief, picture, seed, attempt, self.stages, self.config, told)
 
-    def _picture(self, drawn: Drawn) -> Picture | None:
+    def _picture(self, drawn: DrawResult) -> Picture | None:
         if not drawn.picture:
             return None
         image = read_picture(self._assets.read(drawn.picture.path), self.config.limits).image

@@ -17,9 +17,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import DatabaseDown, SplatgateError, StorageDown, Unavailable
 from app.jobs.assets import Assets, Stored
-from app.jobs.ledger import Claim, Ending, Ledger, Void
+from app.jobs.job_store import Claim, ClaimLost, JobResult, JobStore
 from app.jobs.progress import Progress, Stopped
-from app.jobs.steps import Drawn, Steps
+from app.jobs.steps import DrawResult, Steps
 from app.stage import Stage
 
 Values = dict[str, Any]
@@ -36,7 +36,7 @@ class Worker:
     def __init__(
         self,
         steps: Steps,
-        ledger: Ledger,
+        job_store: JobStore,
         assets: Assets,
         guard: Callable[[Callable[[], Values]], Values],
         arm: Callable[[Stage | None], None],
@@ -44,7 +44,7 @@ class Worker:
         fatal: Callable[[Exception], NoReturn],
     ) -> None:
         self._steps = steps
-        self._ledger = ledger
+        self._job_store = job_store
         self._assets = assets
         self._guard = guard
         self._arm = arm
@@ -67,15 +67,15 @@ class Worker:
     def give_back(self) -> None:
         """The job that was drained waits again. Raises DatabaseDown."""
         if claim := self._claim:
-            self._ledger.release(claim)
+            self._job_store.release(claim)
 
     def run(self, id: str) -> None:
         """The workflow: one job from begin to end."""
         self._checkpoint()
         try:
-            if claim := self._ledger.begin(id):
+            if claim := self._job_store.begin(id):
                 self._hold(claim)
-                with logger.contextualize(job=id), suppress(Void):
+                with logger.contextualize(job=id), suppress(ClaimLost):
                     self._work(claim)
         except DatabaseDown as error:
             self._lose_hold(error)
@@ -83,9 +83,9 @@ class Worker:
             self._hold(None)
 
     def _work(self, claim: Claim) -> None:
-        progress = Progress(self._ledger, claim, self._arm, self._checkpoint)
+        progress = Progress(self._job_store, claim, self._arm, self._checkpoint)
         ending = self._ending(progress)
-        self._ledger.end(claim, ending, tuple(progress.times))
+        self._job_store.end(claim, ending, tuple(progress.times))
         self._tidy(claim, ending)
         logger.info(f"job {claim.job.id}: {ending.state} {ending.outcome or ending.error}")
 
@@ -93,20 +93,20 @@ class Worker:
         """Without the database nothing can be said of a job, so nothing is: the next engine finds it as it was."""
         if self._claim:
             with suppress(DatabaseDown):
-                self._ledger.release(self._claim)
+                self._job_store.release(self._claim)
         self._fatal(error)
 
-    def _ending(self, progress: Progress) -> Ending:
+    def _ending(self, progress: Progress) -> JobResult:
         """What became of the job. A failure of its own ends it; one of the database is for the engine to deal with."""
         job = progress.claim.job
         try:
             if job.kind == "generate":
                 return self._generate(progress)
             step = {"validate": self._steps.validate, "repair": self._steps.repair, "turntable": self._steps.turntable}
-            return _to_ending(self._durable(job.kind, progress, lambda: asdict(step[job.kind](progress))))
+            return _to_job_result(self._durable(job.kind, progress, lambda: asdict(step[job.kind](progress))))
         except Stopped as stopped:
-            return Ending(stopped.stop.state, stopped.stop.error)
-        except Void:
+            return JobResult(stopped.stop.state, stopped.stop.error)
+        except ClaimLost:
             logger.warning(f"job {job.id}: another engine has it, or it is gone; what was done here is dropped")
             raise
         except DatabaseDown:
@@ -115,14 +115,14 @@ class Worker:
             reason = str(error).partition("\n")[0]
             raise DatabaseDown(f"job {job.id}: a finished step could not be recorded: {reason}") from error
         except (SplatgateError, PortableWorkflowError) as error:  # the latter: a failed step, as it was recorded
-            return Ending("FAILED", str(error))
+            return JobResult("FAILED", str(error))
         except Exception as error:  # noqa: BLE001  the edge: whatever a stage throws ends its job, not the engine
             logger.opt(exception=error).error(f"job {job.id}: failed")
-            return Ending("FAILED", f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+            return JobResult("FAILED", f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
 
-    def _generate(self, progress: Progress) -> Ending:
+    def _generate(self, progress: Progress) -> JobResult:
         """Attempts with consecutive seeds; the first that passes, else the best that was refused."""
-        best: Ending | None = None
+        best: JobResult | None = None
         for attempt in range(1, progress.claim.job.attempts + 1):
             ending = self._attempt(progress, attempt)
             best = max(best or ending, ending, key=lambda each: (each.outcome == "passed", each.score or 0.0))
@@ -131,11 +131,11 @@ class Worker:
         assert best
         return best
 
-    def _attempt(self, progress: Progress, attempt: int) -> Ending:
-        drawn = _to_drawn(
+    def _attempt(self, progress: Progress, attempt: int) -> JobResult:
+        drawn = _to_draw_result(
             self._durable(f"draw {attempt}", progress, lambda: asdict(self._steps.draw(progress, attempt)))
         )
-        return _to_ending(
+        return _to_job_result(
             self._durable(f"build {attempt}", progress, lambda: asdict(self._steps.build(progress, attempt, drawn)))
         )
 
@@ -154,7 +154,7 @@ class Worker:
 
         return DBOS.run_step({"name": name}, step)
 
-    def _tidy(self, claim: Claim, ending: Ending) -> None:
+    def _tidy(self, claim: Claim, ending: JobResult) -> None:
         """Removes the files that nobody can ask for: attempts that were not chosen, a failed job's everything."""
         attempts = (f"{claim.job.id}/{each}" for each in range(1, claim.job.attempts + 1) if each != ending.attempt)
         try:
@@ -181,10 +181,10 @@ class Worker:
             self._quiet.notify_all()
 
 
-def _to_ending(values: Values) -> Ending:
+def _to_job_result(values: Values) -> JobResult:
     tuples = {name: tuple(values[name]) for name in ("reasons", "scores", "findings", "repairs")}
-    return Ending(**values | tuples | {"files": tuple(Stored(**file) for file in values["files"])})
+    return JobResult(**values | tuples | {"files": tuple(Stored(**file) for file in values["files"])})
 
 
-def _to_drawn(values: Values) -> Drawn:
-    return Drawn(**values | {"picture": Stored(**values["picture"]) if values["picture"] else None})
+def _to_draw_result(values: Values) -> DrawResult:
+    return DrawResult(**values | {"picture": Stored(**values["picture"]) if values["picture"] else None})

@@ -9,7 +9,7 @@ from flask_openapi3 import APIBlueprint, Tag
 from loguru import logger
 
 from app.errors import BadInput
-from app.jobs.records import Job, Order
+from app.jobs.records import Job, JobRequest
 from app.web.assets import file_answer
 from app.web.context import the_config, the_drain, the_jobs
 from app.web.events import event_stream
@@ -57,7 +57,7 @@ def json_only() -> None:
 
 @api.post("/jobs", responses={202: JobView})
 def submit(header: IdempotencyHeader, body: NewJob) -> Response:
-    """Order a splat, or the turntable of one; the answer comes at once, the result later."""
+    """JobRequest a splat, or the turntable of one; the answer comes at once, the result later."""
     job = the_jobs().submit(_order(body), key=header.key)
     logger.bind(job=job.id).info(f"{job.kind} ordered: {job.prompt!r}")
     answer = _view(job, 202)
@@ -110,7 +110,7 @@ def stats() -> Response:
     return json_answer(StatsView.of(jobs.stats(), jobs.engines()))
 
 
-def _order(body: NewJob) -> Order:
+def _order(body: NewJob) -> JobRequest:
     """Raises BadInput for what could not be made."""
     config = the_config()
     picture = picture_from(body.picture, config) if body.picture is not None else None
@@ -121,7 +121,7 @@ def _order(body: NewJob) -> Order:
         raise BadInput("source and size belong to kind 'turntable'")
     elif body.prompt or not picture:
         check_words(body.prompt, config)
-    return Order(picture=picture, **body.model_dump(exclude={"picture"}))
+    return JobRequest(picture=picture, **body.model_dump(exclude={"picture"}))
 
 
 def _view(job: Job, status: int = 200) -> Response:

@@ -53,7 +53,7 @@ def readyz() -> Response:
 
 def _short_of_room() -> str:
     try:
-        the_jobs().check_room()
+        the_jobs().check_disk_space()
     except StorageDown as error:
         return str(error)
     return ""

@@ -10,7 +10,7 @@ from flask_openapi3 import APIBlueprint, Tag
 from loguru import logger
 
 from app.errors import BadInput
-from app.jobs.records import Job, Order
+from app.jobs.records import Job, JobRequest
 from app.prompt import check_prompt
 from app.web.context import the_config, the_jobs, wait_for
 from app.web.endings import raise_unless_done
@@ -49,7 +49,7 @@ def repair() -> Response:
 
 
 def _done(kind: Literal["validate", "repair"], prompt: str) -> Job:
-    job = the_jobs().submit(Order(kind=kind, prompt=prompt, splat=_splat()))
+    job = the_jobs().submit(JobRequest(kind=kind, prompt=prompt, splat=_splat()))
     logger.bind(job=job.id).info(f"{kind} ordered")
     done_uploading()
     return raise_unless_done(wait_for(job.id))

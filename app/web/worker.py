@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from app.bounds import FILM_SIZE, SEED, Bounds
 from app.errors import BadInput
-from app.jobs.records import Job, Order
+from app.jobs.records import Job, JobRequest
 from app.web.assets import file_answer
 from app.web.context import the_config, the_jobs, wait_for
 from app.web.endings import raise_unless_done
@@ -89,7 +89,7 @@ def generate_video() -> Response:
     job = _generated()
     if job.outcome == "refused":
         return _refusal(job)
-    _ended(Order(kind="turntable", source=job.id, size=size))
+    _ended(JobRequest(kind="turntable", source=job.id, size=size))
     return _with_headers(file_answer(the_jobs().open_asset(job.id, "turntable.mp4"), job.id), job)
 
 
@@ -97,7 +97,7 @@ def _generated() -> Job:
     return _ended(_order())
 
 
-def _ended(order: Order) -> Job:
+def _ended(order: JobRequest) -> Job:
     """The ended job. One that its callers have given up on need not be made, unless a key says that it is asked for
     again: then it has no deadline, and the next call with the key finds it. Without a key, callers that ask for the
     same (the seed makes their splats the same, too) share the job that is under way."""
@@ -115,14 +115,14 @@ def _ended(order: Order) -> Job:
     return raise_unless_done(job)
 
 
-def _order() -> Order:
+def _order() -> JobRequest:
     if "prompt" not in request.form:
         raise BadInput('no form field prompt: send a form, e.g. curl -F prompt="a blue rocket"; JSON goes to /v1/jobs')
     prompt, config = request.form["prompt"], the_config()
     if looks_like_picture(prompt):
-        return Order(picture=picture_from(prompt, config), seed=_number("seed", SEED))
+        return JobRequest(picture=picture_from(prompt, config), seed=_number("seed", SEED))
     check_words(prompt, config)
-    return Order(prompt=prompt, seed=_number("seed", SEED))
+    return JobRequest(prompt=prompt, seed=_number("seed", SEED))
 
 
 def _number(name: str, bounds: Bounds) -> int | None:

@@ -61,7 +61,7 @@ def plan(model: Model, config: Config, on_bytes: OnBytes = lambda _count: None) 
     return Plan(model, commit, files, todo, arrived)
 
 
-def check_room(plans: list[Plan], config: Config) -> None:
+def check_disk_space(plans: list[Plan], config: Config) -> None:
     """Raises FetchFailed where the disk has less room than what is still to come."""
     wanted = sum(plan.bytes - plan.arrived for plan in plans)
     folder = store.root(config)

@@ -14,7 +14,7 @@ from app.jobs.assets import Assets
 PROBE_BYTES = 1 << 20
 
 
-def check_room(config: Config, assets: Assets) -> None:
+def check_disk_space(config: Config, assets: Assets) -> None:
     """Raises StorageDown where a disk that jobs are written to has less than limits.min_free_mb free.
 
     The data folder's, where the database is in it, and that of the assets; where those go to an object store, that of

@@ -17,7 +17,7 @@ FORGET_SECONDS = 86_400.0
 """An engine that has been silent for this long is not shown any more."""
 
 
-def roll(store: Store, now: float, lost_after: float) -> list[Engine]:
+def list_engines(store: Store, now: float, lost_after: float) -> list[Engine]:
     """Every engine that was ever seen and not removed, by its id; LOST where it has been silent for too long.
 
     now: seconds since 1970; lost_after: seconds.
@@ -27,7 +27,7 @@ def roll(store: Store, now: float, lost_after: float) -> list[Engine]:
     return [to_engine(row).seen(now, lost_after) for row in rows]
 
 
-class Report:
+class Heartbeat:
     """What one engine says of itself. Thread-safe: main thread, job thread and heartbeat all have something to say."""
 
     def __init__(self, store: Store, engine: Engine, clock: Callable[[], float]) -> None:
@@ -56,7 +56,7 @@ class _Seen:
     at: float
 
 
-class Watchman:
+class Liveness:
     """Notices engines that have fallen silent, by the own monotonic clock: no other host's clock has to be right.
 
     While the database is away or takes no writes nobody can speak, so nobody's silence counts.

@@ -26,7 +26,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Ending:
+class JobResult:
     """How a job ended. reasons: the gate's; findings, repairs: kinds, for the counts; files: what can be fetched."""
 
     state: State
@@ -58,7 +58,7 @@ class StageSeconds:
     seconds: float
 
 
-class Void(BaseException):
+class ClaimLost(BaseException):
     """The claim is void: the job is another engine's, or has ended.
 
     No Exception, because DBOS would record that as the result of the step.
@@ -66,7 +66,7 @@ class Void(BaseException):
 
 
 @dataclass(frozen=True)
-class Ledger:
+class JobStore:
     """The job rows, as one engine writes them. clock: seconds since 1970. last_words: the traceback that an engine of
     this id left behind when it died; empty without one."""
 
@@ -97,17 +97,17 @@ class Ledger:
         return None
 
     def progress(self, claim: Claim, attempt: int, stage: Stage, fraction: float) -> Stop | None:
-        """Notes how far the job is, and returns why it must stop, if it must. Raises Void."""
+        """Notes how far the job is, and returns why it must stop, if it must. Raises ClaimLost."""
         change = {"attempt": attempt, "stage": stage, "fraction": fraction, "version": jobs.c.version + 1}
         with self.store.noting() as connection:
             noted = sa.update(jobs).where(_held(claim)).values(**change).returning(jobs.c.cancelled, jobs.c.deadline)
             row = connection.execute(noted).mappings().first()
         if not row:
-            raise Void
+            raise ClaimLost
         return self._stop(row)
 
-    def end(self, claim: Claim, ending: Ending, times: tuple[StageSeconds, ...] = ()) -> None:
-        """Ends the job, once and durably, with its files and its counts. Raises Void, having written nothing."""
+    def end(self, claim: Claim, ending: JobResult, times: tuple[StageSeconds, ...] = ()) -> None:
+        """Ends the job, once and durably, with its files and its counts. Raises ClaimLost, having written nothing."""
         now, id = self.clock(), claim.job.id
         change = {
             "state": ending.state,
@@ -126,7 +126,7 @@ class Ledger:
         }
         with self.store.writing() as connection:
             if not connection.execute(sa.update(jobs).where(_held(claim)).values(**change)).rowcount:
-                raise Void
+                raise ClaimLost
             add_files(connection, id, ending.files, now)
             if times:
                 connection.execute(sa.insert(stage_times), [{"job": id, **vars(time)} for time in times])
@@ -203,12 +203,12 @@ class Ledger:
             if done.rowcount:
                 self.store.tally(connection, "state", stop.state)
 
-    def _result(self, connection: sa.Connection, claim: Claim, ending: Ending, now: float) -> None:
+    def _result(self, connection: sa.Connection, claim: Claim, ending: JobResult, now: float) -> None:
         row = {"job": claim.job.id, "kind": claim.job.kind, "outcome": ending.outcome, "score": ending.score}
         seconds = max(0.0, now - (claim.job.started or now))  # a clock that was set back
         connection.execute(sa.insert(results).values(**row, gaussians=ending.gaussians, seconds=seconds))
 
-    def _tallies(self, connection: sa.Connection, ending: Ending) -> None:
+    def _tallies(self, connection: sa.Connection, ending: JobResult) -> None:
         counted: list[tuple[str, str]] = [("state", ending.state)]
         counted += [("outcome", ending.outcome)] if ending.outcome else []
         counted += [("reason", reason_kind(reason)) for reason in ending.reasons]

@@ -7,7 +7,7 @@ import secrets
 from app.bounds import ATTEMPTS, DEADLINE, FILM_SIZE, PRIORITY, SEED
 from app.config import Config
 from app.errors import BadInput
-from app.jobs.records import Order
+from app.jobs.records import JobRequest
 
 MAX_KEY_CHARACTERS = 255
 
@@ -31,7 +31,7 @@ def new_id(now: float) -> str:
     return f"{milliseconds & (1 << 48) - 1:012x}7{micro * 4 & 0xFFF:03x}{tail:016x}"
 
 
-def check(order: Order, key: str | None, config: Config) -> None:
+def check(order: JobRequest, key: str | None, config: Config) -> None:
     """Raises BadInput for what no engine here could do. The prompt itself is the caller's to check (app.prompt)."""
     if key is not None and not 0 < len(key) <= MAX_KEY_CHARACTERS:
         raise BadInput(f"an Idempotency-Key has 1 to {MAX_KEY_CHARACTERS} characters, this one {len(key)}")
