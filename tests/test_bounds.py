@@ -14,8 +14,8 @@ from app.bounds import Bounds
 from app.cli import Within
 from app.config import Config
 from app.errors import BadInput
-from app.jobs.orders import BOUNDS, check
-from app.jobs.records import Order
+from app.jobs.job_request import BOUNDS, check
+from app.jobs.records import JobRequest
 
 ALL = {name: value for name, value in vars(bounds).items() if isinstance(value, Bounds)}
 EDGES = (-1, 0, 1, 2, 16, 63, 64, 65, 99, 100, 101, 2047, 2048, 2049, 65_535, 65_536, 2**32 - 1, 2**32, 0.5, 60.5)
@@ -34,7 +34,7 @@ def test_field_and_option_agree_with_the_bounds(name: str) -> None:
 def test_orders_are_held_to_the_same_bounds(name: str) -> None:
     line = BOUNDS[name]
     for value in (*EDGES, line.low, line.high):
-        order = replace(Order(prompt="a blue rocket"), **{name: value})
+        order = replace(JobRequest(prompt="a blue rocket"), **{name: value})
         assert _accepts(lambda o=order: check(o, None, Config()), BadInput) == (value in line), value
 
 
