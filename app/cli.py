@@ -1,13 +1,13 @@
 """What all commands share: options, the configuration they get, progress, JSON, and errors as one line.
 
-Each command lives in `__main__` (files and splats) or in a module of `app.commands` (the parts of the appliance).
+Each command lives in a module of `app.commands`; `app.commands.main` lists them.
 """
 
 from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -52,7 +52,21 @@ class Within(click.ParamType[float]):
 
 
 class Group(click.Group):
-    """One place that turns an error of ours into one line and exit code 1."""
+    """One place that turns an error of ours into one line and exit code 1. Its --help lists commands by section."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.sections: dict[str, list[click.Command]] = {}
+
+    def add_section(self, title: str, commands: Iterable[click.Command]) -> None:
+        self.sections[title] = list(commands)
+        for command in self.sections[title]:
+            self.add_command(command)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        for title, commands in self.sections.items():
+            with formatter.section(title):
+                formatter.write_dl([(command.name or "", command.get_short_help_str(100)) for command in commands])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta["json"] = "--json" in args

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from app.__main__ import main
+from app.commands.main import main
 from app.config import Config
 from app.errors import Unavailable
 from app.jobs.backup import PATTERN, back_up

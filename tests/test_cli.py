@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from plyfile import PlyData
 
-from app.__main__ import _slug, main
+from app.commands.generate import _slug
+from app.commands.main import main
 from app.splat.files import read_splat, write_splat
 from app.stages import shapes
 from app.stages.shapes import ShapesParams

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from app.__main__ import main
+from app.commands.main import main
 from app.config import ENV_PREFIX, Config
 
 ROOT = Path(__file__).parent.parent

@@ -19,7 +19,7 @@ from flask.testing import FlaskClient
 from flask_openapi3 import OpenAPI
 from PIL import Image
 
-from app.__main__ import main
+from app.commands.main import main
 from app.config import Config
 from app.feedback.book import Book, Receipt, answers
 from app.feedback.join import Candidate, join

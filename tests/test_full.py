@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image, ImageDraw
 
-from app.__main__ import main
+from app.commands.main import main
 from app.config import Config, load_config
 from app.stages import full
 from app.stages.score import SHAPES_CLIP

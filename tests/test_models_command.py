@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from fake_hub import FakeHub, serving
 
-from app.__main__ import main
+from app.commands.main import main
 from app.weights.manifest import find
 
 TRELLIS = find("TRELLIS-image-large")

@@ -18,13 +18,11 @@ PRIVATE_USES: dict[str, set[str]] = {
     "stages/memory.py": {"_buffers", "_parameters"},
     "stages/quantize.py": {"_nf4tensor_api"},
     "web/server.py": {"_DEFER"},
-    "weights/hub.py": {"_headers"},
 }
 """What is still to be replaced. Remove entries; never add one."""
 
 MOST_LINES_OF_A_MODULE, MOST_LINES_OF_A_CLASS = 400, 150
 TOO_LONG = {
-    "__main__.py",
     "engine.py",
     "engine.py: Engine",
     "jobs/client.py: Jobs",

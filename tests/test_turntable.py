@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from app import turntable
-from app.__main__ import main
+from app.commands.main import main
 from app.config import Config
 from app.errors import BadFile
 from app.splat.files import write_splat

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from flask.testing import FlaskClient
 
-from app.__main__ import main
+from app.commands.main import main
 from app.config import Config
 from app.errors import ConfigError
 from app.jobs.client import Jobs

@@ -97,7 +97,7 @@ def append(path: Path, file: RemoteFile, repository: str, commit: str, config: C
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils._headers import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented; not in __all__
 
     url = hf_hub_url(repository, file.path, revision=commit, endpoint=_endpoint(config))
     headers = build_hf_headers(library_name="splatgate", library_version=__version__)

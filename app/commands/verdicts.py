@@ -1,0 +1,79 @@
+"""`splatgate validate | check`: the gate asked of a splat file; a certificate held against its file."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from app.cli import FILE, JSON, PROFILE, configured, print_json, progress
+from app.commands.output import REFUSED, exit_by, print_findings, print_verdict
+from app.config import Config
+from app.prompt import check_prompt
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@click.option("--prompt", required=True, help="What the splat should show.")
+@PROFILE
+@JSON
+@configured
+def validate(config: Config, file: Path, prompt: str, as_json: bool) -> None:
+    """Score a splat FILE, as it is, against a prompt and ask the gate: exit 0 passed, 3 refused."""
+    from app import pipeline
+    from app.splat.diagnosis import diagnose
+    from app.splat.files import read_splat
+
+    check_prompt(prompt, config.limits)
+    with progress("Reading") as on_stage:
+        splat = read_splat(file, config.limits.max_gaussians)
+        diagnosis = diagnose(splat, config.diagnose)
+        on_stage("Loading the scorer")
+        scorer = pipeline.load_scorer(config)
+        on_stage("Rendering")
+        views = pipeline.look(splat, config)
+        on_stage("Scoring")
+        score, verdict = pipeline.validate(splat, views, prompt, scorer, config)
+    findings, stand_in = diagnosis.to_dict()["findings"], config.profile.name == "shapes"
+    if as_json:
+        asked = {"file": str(file), "prompt": prompt, "profile": config.profile.name, "stand_in": stand_in}
+        found = {"outcome": verdict.outcome, "reasons": verdict.reasons, "score": asdict(score) if score else None}
+        print_json(asked | found | {"findings": findings})
+    else:
+        print_findings(findings)
+        names = [view.name for view in config.render.views]
+        views_scored = dict(zip(names, score.per_view, strict=True)) if score else {}
+        print_verdict(verdict.outcome, verdict.reasons, score.value if score else None, views_scored)
+        if stand_in:
+            click.secho("judged by profile 'shapes', the embedded stand-in: it knows its small world only", fg="yellow")
+    exit_by(verdict.outcome)
+
+
+@click.command()
+@click.argument("certificate", type=FILE)
+@click.argument("file", type=FILE)
+@JSON
+@configured
+def check(config: Config, certificate: Path, file: Path, as_json: bool) -> None:
+    """Recompute what CERTIFICATE claims of FILE (asset.ply or asset.spz): exit 0 it matches, 3 it does not."""
+    from app.certificate import check as recheck
+    from app.certificate import read_certificate
+
+    with progress("Checking"):
+        claims = recheck(read_certificate(certificate), file, config)
+    matches = all(claim.agrees for claim in claims)
+    if as_json:
+        print_json({"matches": matches, "checks": [asdict(claim) for claim in claims]})
+    else:
+        table = Table("claim", "certificate", "recomputed", "")
+        for claim in claims:
+            agrees = Text("ok", "green") if claim.agrees else Text("differs", "red")
+            table.add_row(*map(Text, (claim.claim, claim.claimed, claim.found)), agrees)
+        Console().print(table)
+        click.secho("MATCH" if matches else "NO MATCH", fg="green" if matches else "red", bold=True)
+    sys.exit(0 if matches else REFUSED)
