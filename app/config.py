@@ -213,6 +213,7 @@ class AssetsConfig(Section):
     url: str = ""
     keep_days: Annotated[float, Field(gt=0)] = 30.0
     max_gb: Annotated[float, Field(gt=0)] = 50.0
+    quarantine_days: Annotated[float, Field(gt=0)] = 7.0
 
 
 class WorkerConfig(Section):

@@ -32,9 +32,11 @@ from app.hardware import GpuGone, gpu
 from app.identity import Taken, Trace, lock_path, node_id, take_lock
 from app.jobs.assets import Assets
 from app.jobs.bell import hearing
+from app.jobs.clock_guard import ClockGuard, clock_tolerance
 from app.jobs.disk_space import check_disk_space, probe_folder
 from app.jobs.heartbeats import FORGET_SECONDS, Heartbeat, Liveness
 from app.jobs.job_store import JobStore
+from app.jobs.orphans import Orphans
 from app.jobs.queue import Queue, hand_back
 from app.jobs.records import Engine as EngineRow
 from app.jobs.retention import Retention
@@ -232,13 +234,16 @@ class Engine:
     def _look_after(self) -> None:
         """What is due every second, half-minute and hour, until the engine is told to stop."""
         liveness = Liveness(self.store, self.id, self.config.jobs.lost_after_seconds)
-        retention = Retention(self.store, self.assets, self.config.assets, time.time, self.queue.forget)
+        assets = self.config.assets
+        guard = ClockGuard(self.store, clock_tolerance(assets), time.time)
+        retention = Retention(self.store, self.assets, assets, time.time, guard, self.queue.forget)
+        orphans = Orphans(self.store, self.assets, assets, time.time, guard)
         chores: list[tuple[float, Callable[[], object]]] = [
             (LOOK_SECONDS, self.job_store.expire),
             (LOOK_SECONDS, lambda: self._recover(liveness)),
             (CLEAN_SECONDS, retention.sweep),
             (CLEAN_SECONDS, lambda: liveness.forget(time.time() - FORGET_SECONDS)),
-            (ORPHANS_SECONDS, retention.sweep_orphans),
+            (ORPHANS_SECONDS, orphans.sweep),
         ]
         due = [0.0] * len(chores)
         while not self.stopping.wait(LOOK_SECONDS):

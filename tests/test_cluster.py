@@ -26,6 +26,7 @@ from app.config import Config
 from app.errors import ConfigError, NotFound, StorageDown
 from app.identity import known_node
 from app.jobs.assets import Assets, shown
+from app.jobs.clock_guard import DAY, ClockGuard
 from app.jobs.job_store import JobResult, JobStore
 from app.jobs.records import JobRequest
 from app.jobs.retention import Retention
@@ -203,17 +204,19 @@ def _serving(url: str) -> set[str]:
 
 def test_files_in_an_object_store_are_seen_and_gone_for_every_host_at_once(bucket: str, tmp_path: Path) -> None:
     one, two = (Assets(settings(tmp_path / name, assets={"url": bucket})) for name in ("one", "two"))
-    assert two.jobs() == []
+    assert two.names() == []
     with one.folder("job/1") as folder:
         (folder / "a").write_bytes(bytes(range(256)) * 40)
     two.put("job/input/b", b"two")
-    assert (two.jobs(), two.read("job/1/a"), one.read("job/input/b")) == (["job"], bytes(range(256)) * 40, b"two")
+    assert (two.names(), two.read("job/1/a"), one.read("job/input/b")) == (["job"], bytes(range(256)) * 40, b"two")
     with two.open("job/1/a") as stream:
         stream.seek(300)
         assert stream.read(3) == bytes([44, 45, 46])
+    one.move("job/1", "quarantine/then-job/1")
+    assert (two.names("job"), two.names("quarantine/then-job/1")) == (["input"], ["a"])
     one.remove("job")
     two.remove("job")
-    assert (one.jobs(), two.jobs()) == ([], [])
+    assert (one.jobs(), two.names()) == ([], [])
     with pytest.raises(NotFound, match=r"stored by a host whose assets\.url is not s3://"):
         two.read("job/1/a")
 
@@ -233,7 +236,8 @@ def test_ended_jobs_are_forgotten_with_their_objects(bucket: str, tmp_path: Path
         claim = job_store.begin(job.id)
         assert claim
         job_store.end(claim, JobResult("DONE", attempt=1, outcome="passed", score=0.5, gaussians=7))
-        later = Retention(jobs.store, jobs.assets, config.assets, lambda: time.time() + 2 * 86_400, lambda _ids: None)
+        clock, guard = (lambda: time.time() + 2 * DAY), ClockGuard(jobs.store, DAY, time.time)
+        later = Retention(jobs.store, jobs.assets, config.assets, clock, guard, lambda _ids: None)
         assert (jobs.assets.jobs(), later.sweep(), jobs.assets.jobs()) == ([job.id], 1, [])
 
 

@@ -6,6 +6,7 @@ A file is written whole, under a path that no other attempt uses, before the dat
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ READ_AHEAD = 8 * 2**20
 """Bytes that are asked of an object store at once, and held, for each file that is being read."""
 
 PROBE = b"splatgate"
+JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,33 @@ class Assets:
         with self._explained(path, "removed"), suppress(FileNotFoundError):
             self.files.rm(f"{self.root}/{path}", recursive=True)
 
+    def move(self, path: str, target: str) -> None:
+        """Moves a folder within the store."""
+        with self._explained(path, "moved"):
+            if self.local:
+                (Path(self.root) / target).parent.mkdir(parents=True, exist_ok=True)
+                (Path(self.root) / path).rename(Path(self.root) / target)
+            else:
+                self.files.mv(f"{self.root}/{path}", f"{self.root}/{target}", recursive=True)
+
+    def names(self, path: str = "") -> list[str]:
+        """The names in a folder of the store; none where there is no such folder."""
+        folder = f"{self.root}/{path}" if path else self.root
+        with self._explained(path, "listed"), suppress(FileNotFoundError):
+            return [str(name).rstrip("/").rpartition("/")[2] for name in self.files.ls(folder, detail=False)]
+        return []
+
+    def describe(self, path: str, name: str) -> Stored:
+        """A file of the store under this name. Reads all of it, for its hash. Raises NotFound."""
+        with self.open(path) as stream, self._explained(path, "read"):
+            digest = hashlib.sha256()
+            while block := stream.read(READ_AHEAD):
+                digest.update(block)
+            return Stored(name, path, stream.tell(), digest.hexdigest())
+
     def jobs(self) -> list[str]:
         """The ids of all jobs that have a folder."""
-        with self._explained("", "listed"), suppress(FileNotFoundError):
-            return [str(name).rstrip("/").rpartition("/")[2] for name in self.files.ls(self.root, detail=False)]
-        return []
+        return [name for name in self.names() if JOB_ID.fullmatch(name)]
 
     def probe(self, name: str) -> None:
         """Stores a few bytes in a folder of this name, reads and removes them; raises what a job would have raised."""

@@ -9,15 +9,13 @@ import sqlalchemy as sa
 
 from app.config import AssetsConfig
 from app.jobs.assets import Assets
+from app.jobs.clock_guard import ClockGuard
 from app.jobs.records import ENDED
 from app.jobs.store import Store, assets, jobs, results, stage_times
 
 AT_ONCE = 100
 RESULTS, STAGE_TIMES = 20_000, 100_000
 """Rows that are kept of each of these tables; they are small, and outlive their jobs, of which they hold no word."""
-
-ORPHAN_SECONDS = 3_600.0
-"""A folder without a job is an order that is just being stored, or one whose caller never got an answer."""
 
 Forget = Callable[[list[str]], None]
 """Makes the queue forget jobs."""
@@ -29,6 +27,7 @@ class Retention:
     files: Assets
     settings: AssetsConfig
     clock: Callable[[], float]
+    guard: ClockGuard
     forget_queue: Forget
 
     def sweep(self) -> int:
@@ -55,7 +54,9 @@ class Retention:
                     connection.execute(sa.delete(table).where(table.c.row <= newest - kept))
 
     def over_age(self) -> list[str]:
-        """Ended jobs older than assets.keep_days, oldest first."""
+        """Ended jobs older than assets.keep_days, oldest first; none while the clock is in doubt."""
+        if not self.guard.trusted():
+            return []
         oldest = self.clock() - self.settings.keep_days * 86_400
         old = jobs.c.state.in_(ENDED) & (jobs.c.finished < oldest)
         with self.store.reading() as connection:
@@ -77,21 +78,3 @@ class Retention:
             chosen.append(row.id)
             over -= int(row.size)  # PostgreSQL sums to a Decimal
         return chosen
-
-    def sweep_orphans(self) -> int:
-        """Removes folders that no job owns and that are older than an hour. Returns how many."""
-        old = [id for id in self.files.jobs() if _made(id) < self.clock() - ORPHAN_SECONDS]
-        with self.store.reading() as connection:
-            known = set(connection.scalars(sa.select(jobs.c.id)))
-        orphans = [id for id in old if id not in known]
-        for id in orphans:
-            self.files.remove(id)
-        return len(orphans)
-
-
-def _made(id: str) -> float:
-    """When a job's id was made, seconds since 1970; now and ever for a folder that is no job's, which is left alone."""
-    try:
-        return int(id[:12], 16) / 1_000 if len(id) == 32 else float("inf")
-    except ValueError:
-        return float("inf")

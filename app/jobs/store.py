@@ -148,6 +148,17 @@ tallies = sa.Table(
 )
 
 
+info = sa.Table(
+    "info",
+    metadata,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+"""Facts about the database as a whole: its id, warnings to operators."""
+
+WARNING = "warning: "
+
+
 class Store:
     """The opened database. Thread-safe; one for each process.
 
@@ -220,6 +231,27 @@ class Store:
         insert = _insert(self.sqlite)(tallies).values(what=what, label=label[:128], count=count)
         added = {"count": tallies.c.count + insert.excluded.count}
         connection.execute(insert.on_conflict_do_update(index_elements=["what", "label"], set_=added))
+
+    def put(self, connection: sa.Connection, name: str, value: str) -> None:
+        """Sets a fact about the database."""
+        insert = _insert(self.sqlite)(info).values(name=name, value=value)
+        connection.execute(insert.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
+
+    def set_default(self, connection: sa.Connection, name: str, value: str) -> None:
+        """Sets a fact about the database where it has none of this name."""
+        connection.execute(_insert(self.sqlite)(info).values(name=name, value=value).on_conflict_do_nothing())
+
+    def warn(self, name: str, text: str) -> None:
+        """Keeps a warning for /readyz under this name; an empty text withdraws it."""
+        if self.warnings().get(name, "") != text:
+            with self.writing() as connection:
+                self.put(connection, WARNING + name, text)
+
+    def warnings(self) -> dict[str, str]:
+        """The warnings in force, by name."""
+        with self.reading() as connection:
+            rows = connection.execute(sa.select(info).where(info.c.name.startswith(WARNING), info.c.value != "")).all()
+        return {row.name.removeprefix(WARNING): row.value for row in rows}
 
     def _prepare(self) -> None:
         if self.sqlite:
@@ -297,10 +329,16 @@ def explained(url: sa.URL) -> Iterator[None]:
         raise DatabaseDown(f"database {url.render_as_string()}: {reason}; {_remedy(reason)}") from error
 
 
+DAMAGED = (
+    "the file is damaged: restore it from a backup, or move it away and take the results in its asset store into a new "
+    "database with `splatgate assets adopt`"
+)
+
+
 def _remedy(reason: str) -> str:
     remedies = {
-        "not a database": "the file is damaged: restore it from a backup, or move it away to begin anew",
-        "malformed": "the file is damaged: restore it from a backup, or move it away to begin anew",
+        "not a database": DAMAGED,
+        "malformed": DAMAGED,
         "full": "free space on the disk of the data folder",
         "readonly": "make the data folder writable",
         "unable to open": "make the data folder writable",

@@ -39,15 +39,18 @@ def readyz() -> Response:
     The reason is told engine by engine, unless it is one of all.
     """
     engines: list[Engine] = []
+    warnings: tuple[str, ...] = ()
     why = _short_of_room()
     try:
         engines = the_jobs().engines()
+        warnings = tuple(the_jobs().store.warnings().values())
     except SplatgateError as error:
         why = why or str(error)
     ready = not why and any(engine.state in SERVING for engine in engines)
     if not (ready or why):
         why = "; ".join(_in_words(engine) for engine in engines) or "no engine has reported yet"
-    answer = Readiness(ready=ready, why=why, engines=tuple(EngineView.of(engine) for engine in engines))
+    views = tuple(EngineView.of(engine) for engine in engines)
+    answer = Readiness(ready=ready, why=why, warnings=warnings, engines=views)
     return json_answer(answer, 200 if ready else 503)
 
 

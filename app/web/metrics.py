@@ -35,6 +35,7 @@ TALLIES = {
     "reason": ("splatgate_refusals", "Reasons for refusals.", "reason"),
     "finding": ("splatgate_findings", "Findings in splats, by kind.", "kind"),
     "repair": ("splatgate_repairs", "Repairs of splats, by kind.", "kind"),
+    "quarantine": ("splatgate_quarantined", "Asset folders moved to the quarantine.", "reason"),
     "death": (
         "splatgate_engine_restarts",
         "Processes that died and were started again: engines, web; by reason.",

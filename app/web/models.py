@@ -205,6 +205,7 @@ class Readiness(Wire):
 
     ready: bool
     why: str
+    warnings: tuple[str, ...] = Field(default=(), description="What an operator should look at; jobs run all the same.")
     engines: tuple[EngineView, ...]
 
 

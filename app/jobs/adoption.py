@@ -1,0 +1,94 @@
+"""Takes results into the database that it does not know, from the certificates that lie beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import ValidationError
+
+from app.certificate import Certificate
+from app.errors import BadFile
+from app.jobs.assets import Assets, Stored
+from app.jobs.orphans import made
+from app.jobs.records import JobRequest
+from app.jobs.store import Store, assets, jobs
+
+CERTIFICATE = "certificate.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished result in the store. files: all that lie beside the certificate."""
+
+    job: str
+    attempt: int
+    certificate: Certificate
+    files: tuple[Stored, ...]
+
+
+def find_result(store: Assets, job: str) -> Result | None:
+    """The certified result in the folder of a job, of its last attempt that has one; None without a certificate.
+
+    Raises BadFile for a certificate that cannot be read, or that does not fit the files beside it.
+    """
+    attempts = sorted((int(name) for name in store.names(job) if name.isdecimal()), reverse=True)
+    for attempt in attempts:
+        names = store.names(f"{job}/{attempt}")
+        if CERTIFICATE in names:
+            path = f"{job}/{attempt}"
+            files = tuple(store.describe(f"{path}/{name}", name) for name in sorted(names))
+            return Result(job, attempt, _certificate(store, path, files), files)
+    return None
+
+
+def adopt(store: Store, result: Result) -> None:
+    """Adds the job of a result and its files to the database. Raises DatabaseDown."""
+    with store.writing() as connection:
+        connection.execute(sa.insert(jobs).values(**_row(result)))
+        rows = [{"job": result.job, "modified": made(result.job), **vars(file)} for file in result.files]
+        connection.execute(sa.insert(assets), rows)
+
+
+def _certificate(store: Assets, path: str, files: tuple[Stored, ...]) -> Certificate:
+    try:
+        certificate = Certificate.model_validate_json(store.read(f"{path}/{CERTIFICATE}"))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise BadFile(f"{path}/{CERTIFICATE}: {place}: {problem['msg']}") from None
+    found = {file.name: file.sha256 for file in files}
+    for asset in certificate.assets:
+        if found.get(asset.name) != asset.sha256:
+            raise BadFile(f"{path}/{asset.name}: is missing, or is not the file that the certificate describes")
+    return certificate
+
+
+def _row(result: Result) -> dict[str, Any]:
+    issued = result.certificate
+    finished = datetime.fromisoformat(issued.created).timestamp()
+    order = JobRequest(prompt=issued.prompt, seed=issued.seed, attempts=result.attempt)
+    return {
+        "id": result.job,
+        "digest": order.digest(),
+        "kind": order.kind,
+        "prompt": issued.prompt,
+        "seed": issued.seed,
+        "attempts": result.attempt,
+        "format": order.format,
+        "profile": issued.profile,
+        "priority": order.priority,
+        "state": "DONE",
+        "fraction": 1.0,
+        "attempt": result.attempt,
+        "created": made(result.job),
+        "started": finished,
+        "finished": finished,
+        "outcome": issued.verdict.outcome,
+        "reasons": list(issued.verdict.reasons),
+        "score": issued.score.value if issued.score else None,
+        "scores": [view.score for view in issued.views if view.score is not None],
+        "gaussians": issued.gaussians,
+    }

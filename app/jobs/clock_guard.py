@@ -1,0 +1,74 @@
+"""Notices a wall clock that jumps ahead, so that results are not forgotten weeks too early.
+
+The database keeps the time of the last check. If the clock has moved on by much more than the process has been running
+since then, nothing is forgotten by age for a while, so that the clock can be corrected. After a service was off for
+longer than the tolerance the same happens, because the two cannot be told apart.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+from loguru import logger
+
+from app.config import AssetsConfig
+from app.jobs.store import Store, info
+
+CLOCK, HELD_UNTIL = "clock", "clock_held_until"
+WARNING = "clock"
+SET_BACK_SECONDS = 60.0
+
+
+DAY = 86_400.0
+
+
+def clock_tolerance(settings: AssetsConfig) -> float:
+    """Seconds: a day, or less where results are kept for a few days only."""
+    return min(DAY, settings.keep_days * DAY / 4)
+
+
+class ClockGuard:
+    """tolerance: seconds that the clock may jump ahead, and for which nothing is forgotten after a larger jump.
+
+    clock: seconds since 1970; monotonic: seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        tolerance: float,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._tolerance = tolerance
+        self._clock = clock
+        self._monotonic = monotonic
+        self._looked: float | None = None
+
+    def trusted(self) -> bool:
+        """Whether the wall clock may be used to decide what is too old. Raises DatabaseDown."""
+        now, looked = self._clock(), self._monotonic()
+        ran = 0.0 if self._looked is None else looked - self._looked
+        with self._store.reading() as connection:
+            values = dict(connection.execute(sa.select(info.c.name, info.c.value)).all())
+        last, held_until = float(values.get(CLOCK, now)), float(values.get(HELD_UNTIL, 0.0))
+        if now < last - SET_BACK_SECONDS:
+            held_until = 0.0
+        elif now > last + ran + self._tolerance:
+            held_until = now + self._tolerance
+            logger.warning(f"the clock jumped ahead by {(now - last - ran) / DAY:.1f} days; {_held(held_until)}")
+        self._looked = looked
+        with self._store.writing() as connection:
+            self._store.put(connection, CLOCK, repr(now))
+            self._store.put(connection, HELD_UNTIL, repr(held_until))
+        held = now < held_until
+        self._store.warn(WARNING, f"the clock jumped ahead or the service was off; {_held(held_until)}" if held else "")
+        return not held
+
+
+def _held(until: float) -> str:
+    return f"nothing is forgotten by age until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M} UTC; check the clock"

@@ -1,0 +1,122 @@
+"""Folders in the asset store that no job in the database owns. They are moved to a quarantine, and removed days later.
+
+An orphan is what an interrupted submission leaves behind. Many orphans at once mean something else: a database that was
+lost, restored or swapped. Then nothing is moved.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+from loguru import logger
+
+from app.config import AssetsConfig
+from app.errors import BadFile
+from app.jobs.assets import Assets
+from app.jobs.clock_guard import DAY, ClockGuard
+from app.jobs.ownership import Ownership
+from app.jobs.store import Store, jobs
+
+MIN_AGE_SECONDS = 3_600.0
+"""A younger folder may belong to a submission that is still being written."""
+
+QUARANTINE = "quarantine"
+WARNING = "orphans"
+"""The name under which the database keeps why the last sweep was refused."""
+
+FEW, SHARE = 2, 0.05
+"""As many orphans, or this share of all folders, may be moved by one sweep."""
+
+QUARANTINED = re.compile(r"(\d{8}T\d{6}Z)-([0-9a-f]{32})")
+TIME = "%Y%m%dT%H%M%SZ"
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A folder in quarantine. since: seconds since 1970."""
+
+    job: str
+    path: str
+    since: float
+
+
+@dataclass(frozen=True)
+class Orphans:
+    store: Store
+    assets: Assets
+    settings: AssetsConfig
+    clock: Callable[[], float]
+    guard: ClockGuard
+
+    def sweep(self) -> int:
+        """Moves old orphans to the quarantine and removes what has been there for assets.quarantine_days.
+
+        Returns how many were moved. Does nothing, and says why in the log and in /readyz, where the store belongs to
+        another or a newer database, or where too many would have to go.
+        """
+        if not self.guard.trusted():
+            return 0
+        ownership = Ownership(self.store, self.assets)
+        orphans = [id for id in self.unknown() if made(id) < self.clock() - MIN_AGE_SECONDS]
+        refusal = self._conflict(ownership) or self._too_many(orphans)
+        self.store.warn(WARNING, refusal)
+        if refusal:
+            logger.warning(f"orphaned assets are left alone: {refusal}")
+            return 0
+        ownership.confirm()
+        for id in orphans:
+            self._quarantine(id)
+        for folder in self.quarantined():
+            if folder.since < self.clock() - self.settings.quarantine_days * DAY:
+                logger.warning(f"removing {folder.path}: {self.settings.quarantine_days:g} days in quarantine")
+                self.assets.remove(folder.path)
+        return len(orphans)
+
+    def unknown(self) -> list[str]:
+        """The ids of the job folders that the database does not know, oldest first."""
+        folders = self.assets.jobs()
+        with self.store.reading() as connection:
+            known = set(connection.scalars(sa.select(jobs.c.id)))
+        return sorted(id for id in folders if id not in known)
+
+    def quarantined(self) -> list[Quarantined]:
+        """What is in the quarantine, oldest first."""
+        found = []
+        for name in sorted(self.assets.names(QUARANTINE)):
+            if match := QUARANTINED.fullmatch(name):
+                since = datetime.strptime(match[1], TIME).replace(tzinfo=UTC).timestamp()
+                found.append(Quarantined(match[2], f"{QUARANTINE}/{name}", since))
+        return found
+
+    def _conflict(self, ownership: Ownership) -> str:
+        try:
+            return ownership.conflict()
+        except BadFile as error:
+            return str(error)
+
+    def _too_many(self, orphans: list[str]) -> str:
+        folders = len(self.assets.jobs())
+        if len(orphans) <= max(FEW, SHARE * folders):
+            return ""
+        return (
+            f"the database does not know {len(orphans):,} of the {folders:,} folders in {self.assets.url}, too many "
+            "for leftovers: `splatgate assets list` shows them, `adopt` takes them in, `purge --unknown` removes them"
+        )
+
+    def _quarantine(self, id: str) -> None:
+        target = f"{QUARANTINE}/{datetime.fromtimestamp(self.clock(), UTC):{TIME}}-{id}"
+        logger.warning(
+            f"asset folder {id} belongs to no job: moved to {target} for {self.settings.quarantine_days:g} days"
+        )
+        self.assets.move(id, target)
+        with self.store.writing() as connection:
+            self.store.tally(connection, "quarantine", "orphan")
+
+
+def made(id: str) -> float:
+    """When a job id was made, seconds since 1970."""
+    return int(id[:12], 16) / 1_000

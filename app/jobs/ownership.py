@@ -1,0 +1,91 @@
+"""Which database an asset store belongs to. Nothing is removed from a store that belongs to another one.
+
+The store carries a marker with the id of its database and a generation, which rises each time the database confirms
+the ownership. A marker with a higher generation than the database has means that an older copy of it was restored.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import asdict, dataclass
+
+import sqlalchemy as sa
+
+from app.errors import BadFile, NotFound
+from app.jobs.assets import Assets
+from app.jobs.store import Store, info
+
+MARKER = "splatgate-store.json"
+DATABASE_ID, GENERATION = "database_id", "generation"
+
+
+@dataclass(frozen=True)
+class Marker:
+    """What the store says of its owner. database: its id, hex; generation: of the last confirmation."""
+
+    database: str
+    generation: int
+
+
+@dataclass(frozen=True)
+class Ownership:
+    """One database and one asset store. Raises DatabaseDown, StorageDown and Unavailable, and BadFile for a marker that
+    cannot be read."""
+
+    store: Store
+    assets: Assets
+
+    def own(self) -> Marker:
+        """What the marker would say if this database confirmed its ownership now. The database id is made at the first
+        call."""
+        with self.store.reading() as connection:
+            values = dict(connection.execute(sa.select(info.c.name, info.c.value)).all())
+        if DATABASE_ID not in values:
+            with self.store.writing() as connection:
+                self.store.set_default(connection, DATABASE_ID, secrets.token_hex(16))
+                self.store.set_default(connection, GENERATION, "0")
+            return self.own()
+        return Marker(values[DATABASE_ID], int(values[GENERATION]))
+
+    def marker(self) -> Marker | None:
+        """The marker of the store; None where it has none."""
+        try:
+            values = json.loads(self.assets.read(MARKER))
+            return Marker(str(values["database"]), int(values["generation"]))
+        except NotFound:
+            return None
+        except (ValueError, TypeError, KeyError):
+            raise BadFile(
+                f"{self.assets.url}/{MARKER}: is damaged; remove it and run `splatgate assets adopt`, "
+                "which writes it again"
+            ) from None
+
+    def conflict(self) -> str:
+        """Why this database must not remove anything from the store; empty where the marker names it.
+
+        A store without a marker is no conflict: it is new, or was made by a release that wrote none.
+        """
+        marker, own = self.marker(), self.own()
+        if marker and marker.database != own.database:
+            return (
+                f"the asset store {self.assets.url} belongs to another database ({marker.database[:8]}, this one is "
+                f"{own.database[:8]}): give this service an assets.url of its own, or, if the other database is "
+                "gone, run `splatgate assets adopt --take-over`"
+            )
+        if marker and marker.generation > own.generation:
+            return (
+                f"the database is older than the asset store {self.assets.url} (an older backup was restored): run "
+                "`splatgate assets adopt` to take in the results that it does not know"
+            )
+        return ""
+
+    def confirm(self) -> None:
+        """Writes the marker, with a generation that no copy of this database made before has."""
+        own = self.own()
+        seen = self.marker()
+        generation = max(own.generation, seen.generation if seen else 0) + 1
+        with self.store.writing() as connection:
+            mine = sa.update(info).where(info.c.name == GENERATION)
+            connection.execute(mine.values(value=str(generation)))
+        self.assets.put(MARKER, json.dumps(asdict(Marker(own.database, generation))).encode())
