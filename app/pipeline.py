@@ -26,7 +26,7 @@ from app.stages import score, shapes
 from app.stages.picture import Maker, OnStep, Picture
 from app.stages.score import Score, Scorer, ScorerParams, shapes_scorer_params
 from app.weights.manifest import SCORER, scorer_is_ours
-from app.weights.store import OnLoad, in_silence, locate_file, require
+from app.weights.store import OnLoad, locate_file, no_progress, require
 
 STAND_IN = (
     "profile 'shapes' is the embedded stand-in: a small built-in world and its own small scorer, not FLUX + TRELLIS"
@@ -92,7 +92,7 @@ OnStage = Callable[[Stage], None]
 """Called with each stage as it begins."""
 
 
-def load_stages(config: Config, on_load: OnLoad = in_silence) -> Stages:
+def load_stages(config: Config, on_load: OnLoad = no_progress) -> Stages:
     """Loads what the configured profile needs. on_load: told what is verified and loaded.
 
     Raises Unavailable or BadWeights, naming what is missing.
@@ -115,7 +115,7 @@ def _load_full(config: Config, on_load: OnLoad) -> Stages:
     return Stages(generator, scorer)
 
 
-def load_scorer(config: Config, on_load: OnLoad = in_silence) -> Scorer | None:
+def load_scorer(config: Config, on_load: OnLoad = no_progress) -> Scorer | None:
     """The profile's scorer, or None, with a warning, where validation is switched off."""
     if config.profile.name == "shapes":
         logger.warning(STAND_IN)

@@ -21,14 +21,14 @@ from PIL import Image
 
 from app.commands.main import main
 from app.config import Config
-from app.feedback.book import Book, Receipt, answers
 from app.feedback.join import Candidate, join
 from app.feedback.lines import Line, read_lines
 from app.feedback.report import Report, report
+from app.feedback.store import FeedbackStore, Receipt, answers
 from app.jobs.client import Jobs
 from app.jobs.store import Store, jobs
 from app.web import context, problems
-from app.web.feedback import feedback
+from app.web.feedback import feedback as blueprint
 
 DONE = Candidate("a", "a red ball", 1_000.0, "shapes", 0.25, 200_000)
 
@@ -50,8 +50,8 @@ def store(config: Config) -> Iterator[Store]:
 
 
 @pytest.fixture
-def book(store: Store, config: Config) -> Book:
-    return Book(store, config)
+def feedback(store: Store, config: Config) -> FeedbackStore:
+    return FeedbackStore(store, config)
 
 
 def keep(store: Store, *rows: dict) -> None:
@@ -59,12 +59,12 @@ def keep(store: Store, *rows: dict) -> None:
         connection.execute(sa.insert(jobs), list(rows))
 
 
-def take(book: Book, log: str) -> Receipt:
-    return book.take_in(read_lines(io.BytesIO(log.encode())))
+def take(feedback: FeedbackStore, log: str) -> Receipt:
+    return feedback.add(read_lines(io.BytesIO(log.encode())))
 
 
-def weigh(book: Book, **span: float) -> Report:
-    return report(book, book.config, np.random.default_rng(0), **span)
+def weigh(feedback: FeedbackStore, **span: float) -> Report:
+    return report(feedback, feedback.config, np.random.default_rng(0), **span)
 
 
 # ---- joining ---------------------------------------------------------------------------------------------------------
@@ -118,34 +118,34 @@ def test_the_same_prompt_twice_is_doubtful_unless_the_time_tells() -> None:
 # ---- taking in -------------------------------------------------------------------------------------------------------
 
 
-def test_a_log_that_is_imported_twice_adds_nothing(store: Store, book: Book) -> None:
+def test_a_log_that_is_imported_twice_adds_nothing(store: Store, feedback: FeedbackStore) -> None:
     log = inhabit(store, World(300), np.random.default_rng(0))
-    first, second = take(book, log), take(book, log)
+    first, second = take(feedback, log), take(feedback, log)
     assert first.new == len(log.splitlines()) > 200
     assert (second.new, second.known) == (0, first.new)
 
 
-def test_a_log_that_has_grown_adds_what_is_new(store: Store, book: Book) -> None:
+def test_a_log_that_has_grown_adds_what_is_new(store: Store, feedback: FeedbackStore) -> None:
     log = inhabit(store, World(300), np.random.default_rng(0)).splitlines(keepends=True)
-    assert take(book, "".join(log[:100])).new == 100
-    assert take(book, "".join(log)).new == len(log) - 100
-    assert len({answer.job for answer in book.answers()}) == len(log), "each has a job of its own"
+    assert take(feedback, "".join(log[:100])).new == 100
+    assert take(feedback, "".join(log)).new == len(log) - 100
+    assert len({answer.job for answer in feedback.answers()}) == len(log), "each has a job of its own"
 
 
-def test_lines_without_a_time_count_as_often_as_they_stand_in_the_log(book: Book) -> None:
+def test_lines_without_a_time_count_as_often_as_they_stand_in_the_log(feedback: FeedbackStore) -> None:
     line = "Feedback received from [12]. Score: 0.71. (a blue rocket)\n"
-    assert take(book, 3 * line).new == 3
-    assert take(book, 3 * line).new == 0
-    assert take(book, 5 * line).new == 2
+    assert take(feedback, 3 * line).new == 3
+    assert take(feedback, 3 * line).new == 0
+    assert take(feedback, 5 * line).new == 2
 
 
-def test_broken_lines_are_counted_with_examples(book: Book) -> None:
-    receipt = take(book, "hello\n" + "Feedback from [1]: Score=oops\n" * 25)
+def test_broken_lines_are_counted_with_examples(feedback: FeedbackStore) -> None:
+    receipt = take(feedback, "hello\n" + "Feedback from [1]: Score=oops\n" * 25)
     assert (receipt.lines, receipt.new, receipt.unparsed) == (26, 0, 25)
     assert [broken.number for broken in receipt.examples] == list(range(2, 12))
 
 
-def test_answers_go_to_the_jobs_that_were_delivered(store: Store, book: Book) -> None:
+def test_answers_go_to_the_jobs_that_were_delivered(store: Store, feedback: FeedbackStore) -> None:
     keep(
         store,
         job(1, START, 0.25),
@@ -153,30 +153,32 @@ def test_answers_go_to_the_jobs_that_were_delivered(store: Store, book: Book) ->
         job(3, START + 51, 0.25) | {"state": "FAILED", "outcome": None},
         job(4, START + 52, 0.25) | {"kind": "turntable", "outcome": None},
     )
-    take(book, "2026-03-01 00:01:00 | Feedback from [1]: Score=0.7, AvgScore=1, ELO=1, Reward=1, Observations=1\n")
-    assert [(answer.job, answer.by, answer.certain) for answer in book.answers()] == [(f"{1:032x}", "time", True)]
+    take(feedback, "2026-03-01 00:01:00 | Feedback from [1]: Score=0.7, AvgScore=1, ELO=1, Reward=1, Observations=1\n")
+    assert [(answer.job, answer.by, answer.certain) for answer in feedback.answers()] == [(f"{1:032x}", "time", True)]
 
 
-def test_the_score_of_a_job_without_words_is_not_compared(store: Store, book: Book) -> None:
+def test_the_score_of_a_job_without_words_is_not_compared(store: Store, feedback: FeedbackStore) -> None:
     keep(store, job(1, START, 0.85) | {"prompt": ""})
-    take(book, "2026-03-01 00:00:09 | Feedback from [1]: Score=0.7, AvgScore=1, ELO=1, Reward=1, Observations=1\n")
-    assert [(answer.job_score, answer.job_gaussians) for answer in book.answers()] == [(None, 200_000)]
-    assert weigh(book).usable == 0
+    take(feedback, "2026-03-01 00:00:09 | Feedback from [1]: Score=0.7, AvgScore=1, ELO=1, Reward=1, Observations=1\n")
+    assert [(answer.job_score, answer.job_gaussians) for answer in feedback.answers()] == [(None, 200_000)]
+    assert weigh(feedback).usable == 0
 
 
-def test_what_the_report_needs_outlives_the_job(store: Store, book: Book) -> None:
-    take(book, inhabit(store, World(200), np.random.default_rng(0)))
-    before = weigh(book)
+def test_what_the_report_needs_outlives_the_job(store: Store, feedback: FeedbackStore) -> None:
+    take(feedback, inhabit(store, World(200), np.random.default_rng(0)))
+    before = weigh(feedback)
     with store.writing() as connection:
         connection.execute(sa.delete(jobs))
-    assert weigh(book).by_score == before.by_score != ()
+    assert weigh(feedback).by_score == before.by_score != ()
 
 
-def test_two_processes_that_import_at_once_add_each_answer_once(store: Store, book: Book, config: Config) -> None:
+def test_two_processes_that_import_at_once_add_each_answer_once(
+    store: Store, feedback: FeedbackStore, config: Config
+) -> None:
     log = inhabit(store, World(200), np.random.default_rng(0))
     with ThreadPoolExecutor(4) as pool:
-        receipts = list(pool.map(lambda _: take(Book(store, config), log), range(4)))
-    assert sum(receipt.new for receipt in receipts) == len(log.splitlines()) == book.count()
+        receipts = list(pool.map(lambda _: take(FeedbackStore(store, config), log), range(4)))
+    assert sum(receipt.new for receipt in receipts) == len(log.splitlines()) == feedback.count()
 
 
 # ---- the report ------------------------------------------------------------------------------------------------------
@@ -188,7 +190,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, str]:
     config = configured(tmp_path_factory.mktemp("town"))
     store = Store(config)
     log = inhabit(store, WORLD, np.random.default_rng(0))
-    take(Book(store, config), log)
+    take(FeedbackStore(store, config), log)
     store.close()
     return config, log
 
@@ -197,15 +199,15 @@ WORLD = World(3_000)
 
 
 @pytest.fixture
-def town_book(town: tuple[Config, str]) -> Iterator[Book]:
+def town_feedback(town: tuple[Config, str]) -> Iterator[FeedbackStore]:
     store = Store(town[0])
-    yield Book(store, town[0])
+    yield FeedbackStore(store, town[0])
     store.close()
 
 
-def test_the_report_counts_what_the_log_says(town_book: Book, town: tuple[Config, str]) -> None:
+def test_the_report_counts_what_the_log_says(town_feedback: FeedbackStore, town: tuple[Config, str]) -> None:
     lines = town[1].splitlines()
-    found = weigh(town_book)
+    found = weigh(town_feedback)
     failed = sum("failed" in line for line in lines)
     rejected = sum("Score=0.0," in line or "Score: 0.0. " in line for line in lines)
     assert (found.answers, found.failed) == (len(lines), failed)
@@ -218,39 +220,39 @@ def test_the_report_counts_what_the_log_says(town_book: Book, town: tuple[Config
     assert found.refusal.count == WORLD.count - len(lines)
 
 
-def test_a_judge_that_never_observes_is_named(town_book: Book) -> None:
-    silent = {judge.uid: (judge.silent, judge.acceptance.total) for judge in weigh(town_book).judges}
+def test_a_judge_that_never_observes_is_named(town_feedback: FeedbackStore) -> None:
+    silent = {judge.uid: (judge.silent, judge.acceptance.total) for judge in weigh(town_feedback).judges}
     assert silent["99"] == (True, 0)
     assert [uid for uid, (is_silent, _) in silent.items() if is_silent] == ["99"]
     assert silent["12"][1] > 0, "the older form names no observations, which is not the same as none"
 
 
-def test_the_advice_finds_the_optimum_of_the_synthetic_judges(town_book: Book) -> None:
-    found = weigh(town_book)
+def test_the_advice_finds_the_optimum_of_the_synthetic_judges(town_feedback: FeedbackStore) -> None:
+    found = weigh(town_feedback)
     assert found.threshold.answer == "change"
     assert found.threshold.value == pytest.approx(WORLD.best_threshold, abs=0.008)
     assert found.min_gaussians.answer in ("no relation", "keep"), "the number of Gaussians decided nothing"
 
 
-def test_the_curve_falls_and_rises_as_it_must(town_book: Book) -> None:
-    curve = weigh(town_book).curve
+def test_the_curve_falls_and_rises_as_it_must(town_feedback: FeedbackStore) -> None:
+    curve = weigh(town_feedback).curve
     assert [point.threshold for point in curve] == sorted(point.threshold for point in curve)
     assert all(first.refusal <= second.refusal for first, second in pairwise(curve))
     assert all(first.lost <= second.lost for first, second in pairwise(curve))
     assert all(first.acceptance.total >= second.acceptance.total for first, second in pairwise(curve))
-    found = weigh(town_book)
+    found = weigh(town_feedback)
     assert [point.threshold for point in found.now_and_then] == [0.2, found.threshold.value]
     assert found.now_and_then[0].refusal == found.refusal.share
     assert found.now_and_then[0].lost == 0
-    assert sum(bucket.acceptance.total for bucket in weigh(town_book).by_score) == curve[0].acceptance.total
+    assert sum(bucket.acceptance.total for bucket in weigh(town_feedback).by_score) == curve[0].acceptance.total
 
 
-def test_before_and_after_add_up_and_a_change_shows(store: Store, book: Book) -> None:
+def test_before_and_after_add_up_and_a_change_shows(store: Store, feedback: FeedbackStore) -> None:
     log = inhabit(store, World(400, quality=0.55), np.random.default_rng(0)).splitlines()
     half = START + 200 * 60
     better = [line.replace("Score=0.0,", "Score=0.7,") if line[8:16] > "01 03:20" else line for line in log]
-    take(book, "\n".join(better))
-    found = weigh(book, split=half)
+    take(feedback, "\n".join(better))
+    found = weigh(feedback, split=half)
     assert found.split
     change = found.split.acceptance
     assert change.before.total + change.after.total == found.acceptance.total
@@ -259,26 +261,28 @@ def test_before_and_after_add_up_and_a_change_shows(store: Store, book: Book) ->
     assert found.split.refusal.before.total == found.split.refusal.after.total == 200
 
 
-def test_since_leaves_out_what_came_before(town_book: Book) -> None:
-    whole, late = weigh(town_book), weigh(town_book, since=START + 60 * 2_000)
+def test_since_leaves_out_what_came_before(town_feedback: FeedbackStore) -> None:
+    whole, late = weigh(town_feedback), weigh(town_feedback, since=START + 60 * 2_000)
     assert late.first is not None
     assert late.first >= START + 60 * 2_000
     assert 0 < late.answers < whole.answers
     assert late.refusal.total == 1_000
 
 
-def test_an_empty_book_reports_that_it_is_empty(book: Book) -> None:
-    found = weigh(book)
+def test_an_empty_book_reports_that_it_is_empty(feedback: FeedbackStore) -> None:
+    found = weigh(feedback)
     assert (found.answers, found.curve, found.by_score, found.acceptance.share) == (0, (), (), None)
     assert found.threshold.answer == "too few"
 
 
-def test_more_answers_than_a_report_reads_are_said(store: Store, book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_answers_than_a_report_reads_are_said(
+    store: Store, feedback: FeedbackStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = inhabit(store, World(100), np.random.default_rng(0))
-    take(book, log)
-    for module in ("book", "report"):
+    take(feedback, log)
+    for module in ("store", "report"):
         monkeypatch.setattr(f"app.feedback.{module}.MOST_ANSWERS", 10)
-    found = weigh(book)
+    found = weigh(feedback)
     assert (found.answers, found.left_out) == (10, len(log.splitlines()) - 10)
 
 
@@ -338,9 +342,9 @@ def test_report_prints_names_and_draws(town: tuple[Config, str], tmp_path: Path)
         assert np.asarray(image.convert("L")).mean() < 80, "dark"
 
 
-def test_report_as_json_is_the_whole_report(town: tuple[Config, str], town_book: Book) -> None:
+def test_report_as_json_is_the_whole_report(town: tuple[Config, str], town_feedback: FeedbackStore) -> None:
     found = json.loads(run(town[0], "report", "--json").stdout)
-    assert found["threshold"]["value"] == weigh(town_book).threshold.value
+    assert found["threshold"]["value"] == weigh(town_feedback).threshold.value
     assert found["split"] is None
 
 
@@ -362,7 +366,7 @@ def client(config: Config) -> Iterator[FlaskClient]:
     served = Jobs(config)
     context.attach(app, config, served)
     problems.answer_errors(app)
-    app.register_api(feedback)
+    app.register_api(blueprint)
     yield app.test_client()
     served.close()
 
@@ -429,7 +433,7 @@ def test_the_report_over_http_is_the_report(client: FlaskClient, config: Config)
     log = inhabit(store, World(300), np.random.default_rng(0))
     client.post("/v1/feedback", data=log, content_type="text/plain")
     answer = client.get("/v1/feedback/report?split=2026-03-01T02:00:00Z")
-    expected = weigh(Book(store, config), split=START + 7_200)
+    expected = weigh(FeedbackStore(store, config), split=START + 7_200)
     assert answer.json
     assert answer.json["threshold"]["reason"] == expected.threshold.reason
     assert answer.json["answers"] == len(log.splitlines())
@@ -467,5 +471,5 @@ def test_the_web_side_loads_no_torch() -> None:
 def test_the_table_is_made_in_a_database_that_is_older_than_it(config: Config) -> None:
     store = Store(config)
     answers.drop(store.engine)
-    assert Book(store, config).count() == 0
+    assert FeedbackStore(store, config).count() == 0
     store.close()

@@ -20,9 +20,9 @@ from app.errors import BadFile
 
 if TYPE_CHECKING:
     from app.feedback.advice import Advice
-    from app.feedback.book import Book, Receipt
     from app.feedback.report import Judge, Report, Split
     from app.feedback.statistics import Difference, Quartiles, Share
+    from app.feedback.store import FeedbackStore, Receipt
 
 LOGS = click.Path(path_type=Path, allow_dash=True)
 
@@ -45,12 +45,12 @@ def import_logs(config: Config, logs: tuple[Path, ...], zone: str, as_json: bool
     from app.feedback.lines import read_lines, zone_of
 
     where = zone_of(zone)
-    with _opened_book(config) as book, progress("Reading") as on_stage:
+    with _opened_store(config) as answers, progress("Reading") as on_stage:
         receipts = []
         for log in logs:
             on_stage(f"Reading {log}")
             with _opened(log) as stream:
-                receipts.append(book.take_in(read_lines(stream, where), lambda n: on_stage(f"{n:,} lines read")))
+                receipts.append(answers.add(read_lines(stream, where), lambda n: on_stage(f"{n:,} lines read")))
     if as_json:
         print_json({"logs": [{"log": str(log), **asdict(got)} for log, got in zip(logs, receipts, strict=True)]})
         return
@@ -80,8 +80,8 @@ def show_report(
     times = [None if text is None else moment(text) for text in (since, split)]
     if picture and picture.suffix.lower() != ".png":
         raise click.UsageError(f"{picture}: a picture is written as .png")
-    with _opened_book(config) as book, progress("Weighing the verdicts"):
-        found = report(book, config, np.random.default_rng(0), *times)
+    with _opened_store(config) as answers, progress("Weighing the verdicts"):
+        found = report(answers, config, np.random.default_rng(0), *times)
         if picture:
             _write_plot(found, picture, theme)
     if as_json:
@@ -93,13 +93,13 @@ def show_report(
 
 
 @contextmanager
-def _opened_book(config: Config) -> Iterator[Book]:
-    from app.feedback.book import Book
+def _opened_store(config: Config) -> Iterator[FeedbackStore]:
+    from app.feedback.store import FeedbackStore
     from app.jobs.store import Store
 
     store = Store(config)
     try:
-        yield Book(store, config)
+        yield FeedbackStore(store, config)
     finally:
         store.close()
 

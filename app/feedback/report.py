@@ -11,8 +11,8 @@ import numpy as np
 
 from app.config import Config
 from app.feedback.advice import Advice, Evidence, advise
-from app.feedback.book import MOST_ANSWERS, Answer, Book, Ended
 from app.feedback.statistics import Difference, Quartiles, Share, difference, quartiles, share
+from app.feedback.store import MOST_ANSWERS, Answer, Ended, FeedbackStore
 
 BUCKET = 0.02
 """Width of a bucket of scores, in cosines."""
@@ -111,10 +111,14 @@ class Report:
 
 
 def report(
-    book: Book, config: Config, rng: np.random.Generator, since: float | None = None, split: float | None = None
+    store: FeedbackStore,
+    config: Config,
+    rng: np.random.Generator,
+    since: float | None = None,
+    split: float | None = None,
 ) -> Report:
     """Reads the answers since a time, in seconds since 1970, and weighs them; rng: for the advice's intervals."""
-    answers, ended = book.answers(since), book.ended(since)
+    answers, ended = store.answers(since), store.ended(since)
     verdicts = [answer for answer in answers if answer.score is not None]
     times = [answer.time for answer in answers if answer.time is not None]
     usable = [v for v in verdicts if v.certain and v.profile == config.profile.name and v.job_gaussians is not None]
@@ -130,7 +134,7 @@ def report(
         first=min(times, default=None),
         last=max(times, default=None),
         answers=len(answers),
-        left_out=book.count(since) - len(answers) if len(answers) == MOST_ANSWERS else 0,
+        left_out=store.count(since) - len(answers) if len(answers) == MOST_ANSWERS else 0,
         failed=len(answers) - len(verdicts),
         acceptance=_acceptance(verdicts),
         scores=_scores(verdicts),

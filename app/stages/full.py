@@ -28,7 +28,7 @@ from app.stages.text_to_image import ImageParams, TextToImage
 from app.trellis.graphs import Recorder
 from app.trellis.pipeline import Trellis
 from app.weights.manifest import find
-from app.weights.store import OnLoad, files_in, in_silence, locate, locate_file, lock_of
+from app.weights.store import OnLoad, files_in, locate, locate_file, lock_of, no_progress
 
 DENOISERS = {"transformer", "unet"}
 """What a pipeline calls the network that it runs once a step; it runs the others once a picture."""
@@ -58,7 +58,7 @@ class Full:
         return self.trellis.run([self.cutout.run(picture.image)], seed)
 
 
-def load(config: Config, on_load: OnLoad = in_silence) -> Full:
+def load(config: Config, on_load: OnLoad = no_progress) -> Full:
     """Every model of the chain, the picture's in CPU memory until `settle`. on_load: told what is read.
 
     Raises NotFetched or WrongWeights, naming the command that helps, and BadWeights for a path without such a model.

@@ -14,9 +14,9 @@ from loguru import logger
 from pydantic import BeforeValidator, Field, RootModel, TypeAdapter
 
 from app.errors import BadInput
-from app.feedback.book import Book
 from app.feedback.lines import MAX_LINE_BYTES, Broken, Line, parse, read_lines, without_controls
 from app.feedback.report import Report, report
+from app.feedback.store import FeedbackStore
 from app.web.context import the_config, the_jobs
 from app.web.models import Query, Wire, json_answer
 from app.web.problems import described
@@ -112,7 +112,7 @@ BODY: dict[str, Any] = {
 
 
 @feedback.post("", responses={200: ReceiptView}, openapi_extensions=BODY)
-def take_in() -> Response:
+def add() -> Response:
     """Add what judges said, as lines of the caller's log or in parts. What is known already is not added again.
 
     Dates of lines are UTC where they do not name their zone.
@@ -122,7 +122,7 @@ def take_in() -> Response:
     else:
         entries = ENTRIES.validate_python(request.get_json())
         lines = (_line(number, entry) for number, entry in enumerate(entries, 1))
-    receipt = _book().take_in(lines)
+    receipt = _store().add(lines)
     logger.info(f"feedback: {receipt.new:,} new answers, {receipt.known:,} known, {receipt.unparsed:,} unreadable")
     examples = tuple(BrokenView(number=each.number, reason=each.reason) for each in receipt.examples)
     return json_answer(ReceiptView(**vars(receipt) | {"examples": examples}))
@@ -145,14 +145,14 @@ def draw(query: Picture) -> Response:
     return Response(png, mimetype="image/png")
 
 
-def _book() -> Book:
-    return Book(the_jobs().store, the_config())
+def _store() -> FeedbackStore:
+    return FeedbackStore(the_jobs().store, the_config())
 
 
 def _report(query: Span) -> Report:
     import numpy as np
 
-    return report(_book(), the_config(), np.random.default_rng(0), _seconds(query.since), _seconds(query.split))
+    return report(_store(), the_config(), np.random.default_rng(0), _seconds(query.since), _seconds(query.split))
 
 
 def _seconds(time: datetime | None) -> float | None:

@@ -58,11 +58,11 @@ class State:
     problem: str = ""
 
 
-def in_silence(_what: str, _more: int, _of: int) -> None:
+def no_progress(_what: str, _more: int, _of: int) -> None:
     """For whom nobody waits."""
 
 
-def locate(name: str, config: Config, on_load: OnLoad = in_silence) -> Path:
+def locate(name: str, config: Config, on_load: OnLoad = no_progress) -> Path:
     """The folder of a model whose every file is the one in the lock.
 
     Raises NotFetched where the model is not on this host, WrongWeights where a file is missing, cut short, changed, or
@@ -74,7 +74,7 @@ def locate(name: str, config: Config, on_load: OnLoad = in_silence) -> Path:
     return folder_of(model, config)
 
 
-def locate_file(name: str, config: Config, on_load: OnLoad = in_silence) -> Path:
+def locate_file(name: str, config: Config, on_load: OnLoad = no_progress) -> Path:
     """The one file of a model that has only one. Raises as `locate`, and BadWeights where it has several."""
     folder = locate(name, config, on_load)
     files = lock_of(find(name), config).files

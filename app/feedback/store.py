@@ -88,7 +88,7 @@ class Ended(NamedTuple):
     delivered: bool
 
 
-class Book:
+class FeedbackStore:
     """The answers of one database. Thread-safe. Raises Unavailable where the database cannot be used."""
 
     def __init__(self, store: Store, config: Config) -> None:
@@ -100,7 +100,7 @@ class Book:
             with store.writing(alone=True) as connection:
                 answers.create(connection, checkfirst=True)
 
-    def take_in(
+    def add(
         self, log: Iterable[Line | Broken | None], on_lines: Callable[[int], None] = lambda _lines: None
     ) -> Receipt:
         """Adds the answers of a log, as it is read. An answer that is here already is counted, not added.
