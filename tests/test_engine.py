@@ -131,15 +131,13 @@ def test_a_damaged_splat_is_repaired(served: Jobs) -> None:
     whole = shapes.load(shapes.ShapesParams(3_000)).build("a red cube", None, 0)
     name, damage = next(iter(DAMAGES.items()))
     job = served.wait(
-        served.submit(
-            JobRequest(kind="repair", splat=encode_ply(damage(whole, np.random.default_rng(0))), format="spz")
-        ).id,
+        served.submit(JobRequest(kind="repair", splat=encode_ply(damage(whole, np.random.default_rng(0))))).id,
         60,
     )
     report = json.loads(read(served, job.id, "report.json"))
-    assert job.assets == ("asset.spz", "input.ply", "report.json"), job
+    assert job.assets == ("asset.ply", "input.ply", "report.json"), job
     assert (report["changed"], report["findings_left"]) == (True, []), name
-    assert len(decode_splat(read(served, job.id, "asset.spz"), 10_000)) == report["gaussians_out"]
+    assert len(decode_splat(read(served, job.id, "asset.ply"), 10_000)) == report["gaussians_out"]
 
 
 def giants(count: int) -> bytes:

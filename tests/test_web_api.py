@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from PIL import Image
 
 from app.config import Config
 from app.jobs.client import Jobs
+from app.jobs.records import JobRequest
 from app.web import create_app
+from app.web.assets import download_name
 from app.web.metrics import SCORES
 
 ROCKET = {"prompt": "a blue rocket"}
@@ -117,6 +120,7 @@ def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
         (ROCKET | {"deadline_seconds": 0}, "deadline_seconds"),
         (ROCKET | {"profile": "full"}, "full"),
         (ROCKET | {"sed": 7}, "sed"),
+        (ROCKET | {"format": "spz"}, "format"),
         (ROCKET | {"kind": "validate"}, "kind"),
         (ROCKET | {"source": "0" * 32}, "source"),
         ({"kind": "turntable"}, "source"),
@@ -173,6 +177,29 @@ def test_every_error_is_a_problem(
     anchor = problem["type"].removeprefix("/docs#")
     ours = 'id="' + anchor + '"' in client.get("/docs").text
     assert ours or anchor in ("NotFound", "MethodNotAllowed", "UnsupportedMediaType", "BadRequest")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "listed"),
+    [
+        ("GET", "/v1/jobs?stat=DONE", "limit, before, state"),
+        ("GET", f"/v1/jobs/{'0' * 32}?limit=1", "it takes none"),
+        ("GET", "/v1/stats?since=2026-01-01", "it takes none"),
+        ("POST", "/generate/?seed=7", "it takes none"),
+        ("GET", "/v1/feedback/report?from=2026-01-01", "since, split"),
+    ],
+)
+def test_an_unknown_query_parameter_is_refused_by_name(
+    client: FlaskClient, method: str, path: str, listed: str
+) -> None:
+    detail = _problem(client.open(path, method=method), 422)["detail"]
+    assert repr(path.partition("?")[2].partition("=")[0]) in detail
+    assert listed in detail
+
+
+def test_the_page_and_the_metrics_ignore_their_query(client: FlaskClient) -> None:
+    assert client.get("/?from=mail").status_code == 200
+    assert client.get("/metrics?name=x").status_code == 200
 
 
 def test_a_405_says_what_is_allowed(client: FlaskClient) -> None:
@@ -293,6 +320,24 @@ def test_a_picture_is_kept_and_given_back(tmp_path: Path) -> None:
     stored = client.get(f"/v1/jobs/{id}/picture.png")
     jobs.close()
     assert (stored.mimetype, stored.data) == ("image/png", base64.b64decode(_png(40, 40)))
+    assert stored.headers["Content-Disposition"] == f'inline; filename="splat-{id[:12]}-seed0-picture.png"'
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name", "saved"),
+    [
+        ("a blue rocket", "asset.ply", "a-blue-rocket-seed1.ply"),
+        ("a blue rocket", "views.png", "a-blue-rocket-seed1-views.png"),
+        ("Ein schönes Haus!", "certificate.json", "ein-schones-haus-seed1-certificate.json"),
+        ('"../../etc"; x', "asset.spz", "etc-x-seed1.spz"),
+        ("一个红色的杯子", "asset.ply", "splat-0123456789ab-seed1.ply"),
+        ("", "asset.ply", "splat-0123456789ab-seed1.ply"),
+        ("word " * 100, "asset.ply", "-".join(["word"] * 12) + "-seed1.ply"),
+    ],
+)
+def test_a_download_is_named_after_the_prompt_and_the_seed(jobs: Jobs, prompt: str, name: str, saved: str) -> None:
+    job = replace(jobs.submit(JobRequest(prompt="a blue rocket", seed=1)), prompt=prompt, id="0123456789ab" + "0" * 20)
+    assert download_name(job, name) == saved
 
 
 def test_ranges_and_etags_of_a_file(tmp_path: Path) -> None:

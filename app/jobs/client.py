@@ -261,7 +261,6 @@ class Jobs:
             "prompt": order.prompt,
             "seed": defaults.seed if order.seed is None else order.seed,
             "attempts": order.attempts or defaults.attempts,
-            "format": order.format,
             "profile": self.config.profile.name,
             "priority": order.priority,
             "source": order.source,

@@ -32,7 +32,6 @@ class JobRequest:
     prompt: str = ""
     seed: int | None = None
     attempts: int | None = None
-    format: Literal["ply", "spz"] = "ply"
     priority: int = 10
     deadline_seconds: float | None = None
     profile: str | None = None
@@ -46,6 +45,7 @@ class JobRequest:
         tree = asdict(self)
         for name in ("picture", "splat"):
             tree[name] = hashlib.sha256(tree[name]).hexdigest() if tree[name] is not None else None
+        tree["format"] = "ply"  # a field of earlier releases: their keys still match
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
@@ -65,7 +65,6 @@ class Job:
     prompt: str
     seed: int
     attempts: int
-    format: Literal["ply", "spz"]
     profile: str
     priority: int
     sequence: int | None

@@ -160,7 +160,7 @@ class Steps:
             "findings_left": [finding.kind for finding in left],
         }
         fields = tuple(done["field"] for done in repairs.to_dict()["repairs"])
-        asset = f"asset.{job.format}"
+        asset = "asset.ply"
         with self._assets.folder(f"{job.id}/1") as folder:
             write_splat(folder / asset, healed)
             _write_json(folder / "report.json", report)

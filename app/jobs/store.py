@@ -57,7 +57,7 @@ jobs = sa.Table(
     sa.Column("prompt", sa.Text, nullable=False),
     sa.Column("seed", sa.BigInteger, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
-    sa.Column("format", sa.String(8), nullable=False),
+    sa.Column("format", sa.String(8), nullable=False, default="ply"),  # unused; databases of earlier releases need it
     sa.Column("profile", sa.String(16), nullable=False),
     sa.Column("priority", sa.Integer, nullable=False),
     sa.Column("sequence", sa.BigInteger),  # rises from order to order while any waits; empty in an older release's rows
@@ -385,7 +385,7 @@ def _insert(sqlite: bool) -> Any:
 
 
 def to_job(row: sa.RowMapping | dict[str, Any], names: tuple[str, ...]) -> Job:
-    hidden = {"key", "digest", "cancelled", "starts"}
+    hidden = {"key", "digest", "cancelled", "starts", "format"}
     values = {name: value for name, value in row.items() if name not in hidden}
     stage = row["stage"] if row["stage"] in {*Stage} else ""  # an older release's rows hold its log line
     lists = {"reasons": tuple(row["reasons"]), "scores": tuple(row["scores"]), "assets": names}

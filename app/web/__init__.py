@@ -1,6 +1,6 @@
-"""The HTTP side: it answers whatever state the engines are in, and never loads a model.
+"""The HTTP interface: it answers in every state of the engines and never loads a model.
 
-This package does not know how a splat is made or judged; it knows `app.jobs.client` only.
+This package does not know how a splat is generated or judged; it knows `app.jobs.client` only.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from app.web.docs import docs
 from app.web.feedback import feedback
 from app.web.health import health
 from app.web.pages import pages
+from app.web.request_validation import validate_query
 from app.web.splats import splats
 from app.web.worker import worker
 
@@ -33,12 +34,13 @@ def create_app(config: Config, jobs: Jobs) -> OpenAPI:
         doc_ui=False,
         validation_error_model=problems.Problem,
         validation_error_callback=problems.wrong_fields,
-        static_folder=None,  # the page's own
+        static_folder=None,  # the page brings its own
     )
     context.attach(app, config, jobs)
     access.log_requests(app)
     auth.guard(app, config)
     limits.limit(app, config.limits)
+    app.before_request(validate_query)
     headers.secure(app)
     problems.answer_errors(app)
     metrics.serve_metrics(app, jobs)

@@ -8,19 +8,19 @@ from flask import Flask, Response, g, request
 from loguru import logger
 
 QUIET = ("/livez", "/readyz", "/metrics")
-"""Asked every few seconds, by machines."""
+"""Polled every few seconds by machines: logged at DEBUG."""
 
 
 def log_requests(app: Flask) -> None:
-    app.before_request(_begin)
-    app.after_request(_tell)
+    app.before_request(_start_clock)
+    app.after_request(_log)
 
 
-def _begin() -> None:
+def _start_clock() -> None:
     g.began = time.monotonic()
 
 
-def _tell(answer: Response) -> Response:
+def _log(answer: Response) -> Response:
     took = 1_000 * (time.monotonic() - g.began)
     level = "DEBUG" if request.path in QUIET else "INFO"
     logger.log(level, "{} {!r} {} in {:.0f} ms", request.method, request.path, answer.status_code, took)

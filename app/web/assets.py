@@ -1,35 +1,51 @@
-"""A stored file as an answer: ranges, ETag (its sha256), If-None-Match."""
+"""A stored file as an answer: ranges, ETag (its sha256), If-None-Match, and a file name that says what it is."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from datetime import UTC, datetime
 
 from flask import Response, request
 from werkzeug.wsgi import FileWrapper
 
 from app.jobs.assets import Asset
+from app.jobs.records import Job
 from app.web.models import ASSETS
 
-PIECE = 1 << 20
-"""Bytes that are read and sent at once."""
+CHUNK = 1 << 20
+"""Bytes read and sent at a time."""
+
+SLUG_LENGTH = 60
 
 
-def file_answer(asset: Asset, job: str) -> Response:
-    """The file, or the ranges asked for, or 304 where the caller has it. Raises 416 for a range that is not there."""
-    response = Response(FileWrapper(asset.stream, PIECE), mimetype=ASSETS[asset.name], direct_passthrough=True)
+def file_answer(asset: Asset, job: Job) -> Response:
+    """The file, the ranges asked for, or 304 if the caller has it. Raises 416 for a range outside the file."""
+    response = Response(FileWrapper(asset.stream, CHUNK), mimetype=ASSETS[asset.name], direct_passthrough=True)
     response.content_length = asset.size
     response.last_modified = datetime.fromtimestamp(asset.modified, UTC)
     response.set_etag(asset.sha256)
     response.cache_control.private = True
     response.cache_control.no_cache = True
-    stem, _, suffix = asset.name.rpartition(".")
-    response.headers["Content-Disposition"] = f'inline; filename="{stem}-{job}.{suffix}"'
+    response.headers["Content-Disposition"] = f'inline; filename="{download_name(job, asset.name)}"'
     try:
         response.make_conditional(request.environ, accept_ranges=True, complete_length=asset.size)
     except Exception:
         asset.stream.close()
         raise
     if response.status_code == 304 or request.method == "HEAD":
-        asset.stream.close()  # nothing will iterate over it, and so nothing would close it
+        asset.stream.close()  # nothing iterates over the response, so nothing else would close it
         response.response = []
     return response
+
+
+def download_name(job: Job, name: str) -> str:
+    """The name to save a file under: a-blue-rocket-seed1.ply for asset.ply, a-blue-rocket-seed1-views.png for the rest.
+
+    The id of the job stands in for a prompt that leaves no ASCII letters or digits.
+    """
+    ascii_prompt = unicodedata.normalize("NFKD", job.prompt).encode("ascii", "ignore").decode().lower()
+    slug = re.sub(r"[^a-z0-9]+", "-", ascii_prompt)[:SLUG_LENGTH].strip("-") or f"splat-{job.id[:12]}"
+    stem, _, suffix = name.rpartition(".")
+    part = "" if stem == "asset" else f"-{stem}"
+    return f"{slug}-seed{job.seed}{part}.{suffix}"

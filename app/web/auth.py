@@ -1,8 +1,8 @@
-"""Who may ask: bearer tokens, held as sha256 hashes; without any, this machine only.
+"""Access: bearer tokens, stored as sha256 hashes. Without tokens only this machine is served.
 
-A browser sends a token as the password of HTTP Basic, which it asks for by itself: so the page needs no login of its
-own, and pictures and event streams are protected like everything else. Since browsers also send it when another site
-tells them to, what changes something is refused when its Origin is not us.
+A browser prompts for HTTP Basic and sends the token as the password, so the page needs no login form, and pictures and
+event streams are protected too. Browsers also send these credentials with requests that another site makes, so requests
+that change something are refused if their Origin is another site.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from app.errors import ConfigError, Forbidden, Unauthorized
 PREFIX = "sg_"
 OPEN = ("/livez", "/readyz")
 WORKER = ("/generate/", "/generate", "/generate_video/", "/generate_video")
-NAMELESS = (*OPEN, "/metrics")
-"""Numbers only; a scraper calls us by the name of our container."""
+ANY_HOST = (*OPEN, "/metrics")
+"""Served under any host name: a scraper uses the name of the container."""
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 def new_token() -> str:
-    """256 random bits as text, with a prefix that secret scanners can be taught."""
+    """256 random bits as text, with a prefix that secret scanners can match."""
     return PREFIX + secrets.token_urlsafe(32)
 
 
 def token_hash(token: str) -> str:
-    """sha256 (hex): the line for auth.tokens_file. A token is random, so that nothing slower than sha256 is needed."""
+    """sha256 (hex): the line for auth.tokens_file. A token is random, so it needs no slow password hash."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def read_hashes(config: AuthConfig) -> tuple[str, ...]:
-    """The hashes in auth.tokens_file, () where none is configured. What follows a hash on its line is a comment.
+    """The hashes in auth.tokens_file; () if none is configured. Text after a hash on its line is a comment.
 
     Raises ConfigError, naming the line.
     """
@@ -51,13 +51,13 @@ def read_hashes(config: AuthConfig) -> tuple[str, ...]:
         lines = Path(config.tokens_file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"auth.tokens_file {config.tokens_file}: cannot be read: {error}") from None
-    hashes = tuple(_hash_in(line, number, config) for number, line in enumerate(lines, 1) if _says_something(line))
+    hashes = tuple(_hash_in(line, number, config) for number, line in enumerate(lines, 1) if _is_entry(line))
     if not hashes:
-        raise ConfigError(f"auth.tokens_file {config.tokens_file}: holds no token: `splatgate token new` makes one")
+        raise ConfigError(f"auth.tokens_file {config.tokens_file}: no token in it: `splatgate token new` creates one")
     return hashes
 
 
-def _says_something(line: str) -> bool:
+def _is_entry(line: str) -> bool:
     return bool(line.strip()) and not line.lstrip().startswith("#")
 
 
@@ -65,28 +65,28 @@ def _hash_in(line: str, number: int, config: AuthConfig) -> str:
     word = line.split()[0].lower()
     if len(word) != 64 or set(word) - set("0123456789abcdef"):
         raise ConfigError(
-            f"auth.tokens_file {config.tokens_file}: line {number} does not begin with a sha256 (64 hexadecimal "
-            "digits): `splatgate token new` prints one; the token itself must not stand in the file"
+            f"auth.tokens_file {config.tokens_file}: line {number} does not start with a sha256 (64 hexadecimal "
+            "digits): `splatgate token new` prints one; do not put the token itself into the file"
         )
     return word
 
 
 def guard(app: Flask, config: Config) -> None:
-    """Checks every request before its view. Raises ConfigError where the tokens cannot be read."""
+    """Checks every request before its view runs. Raises ConfigError if the tokens cannot be read."""
     hashes = read_hashes(config.auth)
     app.before_request(_same_site)
     app.before_request(_token_checker(hashes, config.auth) if hashes else _local_checker(config))
 
 
 def _same_site() -> None:
-    """Raises Forbidden where a page of another site sends the request."""
+    """Raises Forbidden if a page of another site sent the request."""
     origin = request.headers.get("Origin")
     if request.method not in ("GET", "HEAD", "OPTIONS") and origin and _host_in(origin) != request.host:
-        raise Forbidden(f"a page of {origin[:200]} sent this; only pages of this service may")
+        raise Forbidden(f"this request comes from a page of {origin[:200]}: only pages of this service may send it")
 
 
 def _host_in(origin: str) -> str:
-    """Empty where it is no address, as in `null`."""
+    """Empty if it is not a URL, such as `null`."""
     try:
         return urlsplit(origin).netloc
     except ValueError:
@@ -94,7 +94,7 @@ def _host_in(origin: str) -> str:
 
 
 def is_open(path: str, config: AuthConfig) -> bool:
-    """Whether this path needs no token even where there are some."""
+    """Whether this path needs no token even if tokens are configured."""
     return path in OPEN or (config.open_worker and path in WORKER)
 
 
@@ -103,9 +103,9 @@ def _token_checker(hashes: tuple[str, ...], config: AuthConfig) -> Callable[[], 
         if is_open(request.path, config):
             return
         given = token_hash(_token())
-        # all are compared, each in constant time: how long it takes tells nothing about which came near
+        # compare with every hash, each in constant time: the timing does not reveal which one is close
         if not sum([hmac.compare_digest(given, known) for known in hashes]):
-            raise Unauthorized("send a token: Authorization: Bearer TOKEN (`splatgate token new` makes one)")
+            raise Unauthorized("send a token: Authorization: Bearer TOKEN (`splatgate token new` creates one)")
 
     return check
 
@@ -118,19 +118,19 @@ def _token() -> str:
 
 
 def _local_checker(config: Config) -> Callable[[], None]:
-    """Refuses another machine, and a name that another site's DNS may have pointed at us.
+    """Refuses other machines, and host names that another site's DNS may point here (DNS rebinding).
 
-    In a container whose port is published on the host's loopback the callers come from the engine's bridge: there the
-    publishing keeps other machines out, and other containers on that bridge may call by any name for /metrics only.
+    In a container whose port is published on the loopback of the host, callers come from the bridge network: the
+    publishing keeps other machines out. Other containers on that bridge may use any host name for /metrics only.
     """
-    anyone = is_loopback(config.serve.published_on)
+    published_locally = is_loopback(config.serve.published_on)
 
     def check() -> None:
-        if not (anyone or _is_local(request.remote_addr)):
-            raise Forbidden("without auth.tokens_file only this machine is served: `splatgate token new` makes a token")
+        if not (published_locally or _is_local(request.remote_addr)):
+            raise Forbidden("without auth.tokens_file only this machine is served; `splatgate token new` creates one")
         name = urlsplit(f"//{request.host}").hostname
-        if name not in LOCAL_NAMES and request.path not in NAMELESS:
-            raise Forbidden(f"without auth.tokens_file the host is called {' or '.join(LOCAL_NAMES)}, not {name!r}")
+        if name not in LOCAL_NAMES and request.path not in ANY_HOST:
+            raise Forbidden(f"without auth.tokens_file the host name must be {' or '.join(LOCAL_NAMES)}, not {name!r}")
 
     return check
 

@@ -1,4 +1,4 @@
-"""/openapi.json, from the code, and /docs, the same for people: no script, nothing from outside."""
+"""/openapi.json, made from the code, and /docs, the same for people: no script, nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flask_openapi3 import APIBlueprint, OpenAPI
 
 from app import errors
 from app.web.auth import is_open
-from app.web.context import the_config
+from app.web.context import current_config
 
 docs = APIBlueprint("docs", __name__, doc_ui=False)
 
@@ -31,24 +31,24 @@ def page() -> Response:
 
 
 def _schema() -> dict[str, Any]:
-    """With the endpoints marked that need a token here."""
+    """The schema, with the endpoints marked that need a token."""
     document: dict[str, Any] = deepcopy(cast(OpenAPI, current_app).api_doc)
-    if the_config().auth.tokens_file:
+    if current_config().auth.tokens_file:
         for path, methods in document["paths"].items():
             for operation in methods.values():
-                operation["security"] = [] if is_open(path, the_config().auth) else [{"token": []}]
+                operation["security"] = [] if is_open(path, current_config().auth) else [{"token": []}]
     return document
 
 
 def _operations() -> Iterator[dict[str, Any]]:
-    """Each with its method and path, in the order of the schema."""
+    """Every operation with its method and path, in the order of the schema."""
     for path, methods in _schema()["paths"].items():
         for method, operation in methods.items():
             yield {"method": method.upper(), "path": path, **operation}
 
 
 def _errors() -> list[tuple[str, str]]:
-    """Name and meaning of every error of ours."""
+    """Name and meaning of every SplatgateError."""
     kinds = [
         each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.SplatgateError)
     ]

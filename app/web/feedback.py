@@ -1,4 +1,4 @@
-"""/v1/feedback: the judges' answers taken in, and the report on them."""
+"""/v1/feedback: imports the judges' answers and reports on them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.errors import BadInput
 from app.feedback.lines import MAX_LINE_BYTES, Broken, Line, parse, read_lines, without_controls
 from app.feedback.report import Report, report
 from app.feedback.store import FeedbackStore
-from app.web.context import the_config, the_jobs
+from app.web.context import current_config, current_jobs
 from app.web.models import Query, Wire, json_answer
 from app.web.problems import described
 
@@ -35,7 +35,7 @@ _drawing = threading.Lock()  # matplotlib's font cache is shared by all figures 
 
 
 def _whole(value: Any) -> Any:
-    """In JSON 458.0 is an integer, too."""
+    """458.0 is an integer in JSON."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -46,7 +46,7 @@ class TextEntry(Wire):
 
 
 class AnswerEntry(Wire):
-    """An answer in its parts. `score`: a number, or "failed". `time`: seconds since 1970."""
+    """An answer as fields. `score`: a number, or "failed". `time`: seconds since 1970."""
 
     uid: Annotated[str, Field(pattern=r"^[0-9A-Za-z_.:@-]{1,64}$")]
     score: Annotated[float, Field(ge=0)] | Literal["failed"]
@@ -59,7 +59,7 @@ class AnswerEntry(Wire):
 
 
 def _dated(text: str) -> str:
-    """Raises ValueError for a bare number, which pydantic would take for seconds."""
+    """Raises ValueError for a bare number, which pydantic would read as seconds."""
     if not re.match(r"\d{4}-\d\d-\d\d", text):
         raise ValueError("write it as 2026-01-31 or 2026-01-31T18:00:00+01:00")
     return text
@@ -69,8 +69,8 @@ Moment = Annotated[datetime, BeforeValidator(_dated)]
 
 
 class Span(Query):
-    since: Annotated[Moment | None, Field(description="Only what was said since then.")] = None
-    split: Annotated[Moment | None, Field(description="Compare before and after.")] = None
+    since: Annotated[Moment | None, Field(description="Only answers since then.")] = None
+    split: Annotated[Moment | None, Field(description="Compare the answers before and after this moment.")] = None
 
 
 class Picture(Span):
@@ -83,7 +83,8 @@ class BrokenView(Wire):
 
 
 class ReceiptView(Wire):
-    """`new`, `known`: answers. `unparsed`: lines that only begin like one, some of them in `examples`, by number."""
+    """`new`, `known`: answers added, and answers already present. `unparsed`: lines that start like an answer but
+    cannot be read; `examples` lists some of them by number."""
 
     lines: int
     new: int
@@ -113,9 +114,9 @@ BODY: dict[str, Any] = {
 
 @feedback.post("", responses={200: ReceiptView}, openapi_extensions=BODY)
 def add() -> Response:
-    """Add what judges said, as lines of the caller's log or in parts. What is known already is not added again.
+    """Import the judges' answers, as lines of the caller's log or as fields. Answers already present are skipped.
 
-    Dates of lines are UTC where they do not name their zone.
+    Dates in lines are UTC unless they name a zone.
     """
     if request.mimetype == "text/plain":
         lines = read_lines(io.BytesIO(request.get_data()))
@@ -130,13 +131,13 @@ def add() -> Response:
 
 @feedback.get("/report", responses={200: ReportView})
 def show(query: Span) -> Response:
-    """What the answers say: acceptance by judge and by score, what a threshold would mean, and advice."""
+    """Report on the answers: acceptance by judge and by score, the effect of a threshold, and advice."""
     return json_answer(ReportView(_report(query)))
 
 
 @feedback.get("/report.png", responses={200: PICTURE})
 def draw(query: Picture) -> Response:
-    """The same as a picture."""
+    """Draw the report."""
     from app.feedback.plot import plot
 
     found = _report(query)
@@ -146,13 +147,13 @@ def draw(query: Picture) -> Response:
 
 
 def _store() -> FeedbackStore:
-    return FeedbackStore(the_jobs().store, the_config())
+    return FeedbackStore(current_jobs().store, current_config())
 
 
 def _report(query: Span) -> Report:
     import numpy as np
 
-    return report(_store(), the_config(), np.random.default_rng(0), _seconds(query.since), _seconds(query.split))
+    return report(_store(), current_config(), np.random.default_rng(0), _seconds(query.since), _seconds(query.split))
 
 
 def _seconds(time: datetime | None) -> float | None:

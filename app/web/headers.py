@@ -1,13 +1,13 @@
-"""Security headers on every answer. A view that needs more than the strictest policy sets its own."""
+"""Security headers on every answer. A view that needs a weaker policy sets its own."""
 
 from __future__ import annotations
 
 from flask import Flask, Response
 
-NOTHING = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+STRICTEST = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
 DEFAULTS = {
-    "Content-Security-Policy": NOTHING,
+    "Content-Security-Policy": STRICTEST,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",

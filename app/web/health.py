@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from app.errors import SplatgateError, StorageDown, Unavailable
 from app.jobs.records import SERVING, Engine
-from app.web.context import the_jobs
+from app.web.context import current_jobs
 from app.web.models import EngineView, Readiness, json_answer
 from app.web.problems import described
 
@@ -40,23 +40,23 @@ def readyz() -> Response:
     """
     engines: list[Engine] = []
     warnings: tuple[str, ...] = ()
-    why = _short_of_room()
+    why = _disk_space_problem()
     try:
-        engines = the_jobs().engines()
-        warnings = tuple(the_jobs().store.warnings().values())
+        engines = current_jobs().engines()
+        warnings = tuple(current_jobs().store.warnings().values())
     except SplatgateError as error:
         why = why or str(error)
     ready = not why and any(engine.state in SERVING for engine in engines)
     if not (ready or why):
         why = "; ".join(_in_words(engine) for engine in engines) or "no engine has reported yet"
-    views = tuple(EngineView.of(engine) for engine in engines)
+    views = tuple(EngineView(engine) for engine in engines)
     answer = Readiness(ready=ready, why=why, warnings=warnings, engines=views)
     return json_answer(answer, 200 if ready else 503)
 
 
-def _short_of_room() -> str:
+def _disk_space_problem() -> str:
     try:
-        the_jobs().check_disk_space()
+        current_jobs().check_disk_space()
     except StorageDown as error:
         return str(error)
     return ""

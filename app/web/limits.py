@@ -1,6 +1,6 @@
-"""What a request may cost: its size, its time to arrive, how many are answered at once.
+"""Limits of a request: its size, the time its body may take, how many run at once.
 
-A body is read before its view begins, under a time limit; a large one waits for its turn first.
+A body is read before its view runs, under a time limit; a large body waits for an upload slot first.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ from app.config import LimitsConfig
 from app.errors import TooBusy, TooLarge, TooSlow
 
 UNCOUNTED = ("/livez", "/readyz", "/metrics")
-"""Answered whatever else goes on: the server keeps SPARE threads for them and for refusals."""
+"""Always answered: the server keeps SPARE threads for these and for refusals."""
 
 SPARE = 16
 LARGE = 2**20
-"""Bytes; a body over this takes one of limits.max_uploads places, and so does whatever is unpacked."""
+"""Bytes; a larger body, and everything that is decompressed, takes one of limits.max_uploads slots."""
 
 MAX_FIELDS = 16
 BUSY = "splatgate.busy"
-PLACES = "splatgate.places"
+SLOTS = "splatgate.upload_slots"
 
 WSGI = Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]
 
 
 def limit(app: Flask, config: LimitsConfig) -> None:
-    """Puts the limits in front of every view. Call it after `auth.guard`: a stranger's body is not read."""
+    """Installs the limits. Call it after `auth.guard`, so that no body is read for an unauthorized caller."""
     size = config.max_body_mb * 2**20
     app.config.update(MAX_CONTENT_LENGTH=size, MAX_FORM_MEMORY_SIZE=size, MAX_FORM_PARTS=MAX_FIELDS)
-    app.extensions[PLACES] = threading.BoundedSemaphore(config.max_uploads)
+    app.extensions[SLOTS] = threading.BoundedSemaphore(config.max_uploads)
     app.wsgi_app = _counted(app.wsgi_app, config.max_requests)  # type: ignore[method-assign, assignment]
     app.before_request(lambda: _refuse_when_busy(config))
     app.before_request(lambda: _read_body(config))
-    app.teardown_request(lambda _error: done_uploading())
+    app.teardown_request(lambda _error: release_upload_slot())
 
 
-def take_place(config: LimitsConfig) -> None:
-    """One of limits.max_uploads places, where the request has none yet: for large bodies, and before anything is
-    unpacked, because a small file may unpack to gigabytes. Raises TooBusy."""
-    if "upload_place" in g:
+def acquire_upload_slot(config: LimitsConfig) -> None:
+    """Takes one of limits.max_uploads slots unless the request has one: for large bodies, and before decompression,
+    because a small file may expand to gigabytes. Raises TooBusy."""
+    if "upload_slot" in g:
         return
-    places = current_app.extensions[PLACES]
-    if not places.acquire(timeout=config.body_seconds):
+    slots = current_app.extensions[SLOTS]
+    if not slots.acquire(timeout=config.body_seconds):
         raise TooBusy(f"{config.max_uploads} uploads are being read (limits.max_uploads): try again soon")
-    g.upload_place = places
+    g.upload_slot = slots
 
 
-def done_uploading() -> None:
-    """Frees the place of an upload; for views that go on to wait for a result."""
-    if places := g.pop("upload_place", None):
-        places.release()
+def release_upload_slot() -> None:
+    """Releases the upload slot early; for views that go on to wait for a result."""
+    if slots := g.pop("upload_slot", None):
+        slots.release()
 
 
 class Hurry:
@@ -93,7 +93,7 @@ class Hurry:
 
 
 def _counted(inner: WSGI, most: int) -> WSGI:
-    """Marks a request that comes when `most` are being answered. It counts until its last byte is sent."""
+    """Marks a request that arrives while `most` are being answered. A request counts until its last byte is sent."""
     places = threading.BoundedSemaphore(most)
 
     def outer(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
@@ -116,8 +116,8 @@ def _refuse_when_busy(config: LimitsConfig) -> None:
 
 
 def _read_body(config: LimitsConfig) -> None:
-    """Into request.form, request.files or request.data, where a view wants one: for a stranger at /livez, which needs
-    no token, no thread waits. Raises TooLarge, TooSlow, TooBusy."""
+    """Reads the body into request.form, request.files or request.data, for routes that take one: no thread waits for a
+    body sent to /livez, which needs no token. Raises TooLarge, TooSlow, TooBusy."""
     if request.method != "POST" or request.routing_exception:
         return
     length = request.content_length
@@ -126,14 +126,14 @@ def _read_body(config: LimitsConfig) -> None:
     if (length or 0) > config.max_body_mb * 2**20:
         raise TooLarge(f"the body has {length:,} bytes, limits.max_body_mb is {config.max_body_mb}")
     if length is None or length > LARGE:
-        take_place(config)
+        acquire_upload_slot(config)
     if length is not None:
-        request.environ.pop("wsgi.input_terminated", None)  # with it, half a body would pass for a whole one
+        request.environ.pop("wsgi.input_terminated", None)  # with it, a truncated body would be accepted
     with Hurry(request.environ.get("gunicorn.socket"), config.body_seconds) as hurry:
         try:
             request.get_data(parse_form_data=True)
             if length is None:
-                request.stream.read(1)  # raises 413 where more comes; up to here the rest was only left out
+                request.stream.read(1)  # raises 413 if there is more; get_data alone would truncate
         except ClientDisconnected:
             if not hurry.too_slow:
                 raise

@@ -1,6 +1,6 @@
 """/metrics: numbers from the database, so that a restart of this process loses none.
 
-Counts and histograms are over everything that the database remembers; each scrape reads only what came since the last.
+Counters and histograms cover every row in the database; each scrape reads only the rows added since the last one.
 """
 
 from __future__ import annotations

@@ -1,21 +1,20 @@
-"""What goes over the wire under /v1: the schema in /openapi.json and the checks of every request are these classes.
+"""Requests and answers under /v1. /openapi.json and the validation of requests are made from these classes.
 
-JSON bodies are strict (a number in quotes is not a number) and hold no unknown key.
+JSON bodies are strict: a number in quotes is not a number, and unknown keys are refused.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from flask import Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
 
 from app.bounds import Attempts, Deadline, FilmSize, Priority, Seed
 from app.errors import NotFound
-from app.jobs.records import Engine, EngineState, Job, JobOutcome, Kind, State, Stats
-from app.stage import Stage
+from app.jobs.records import Engine, Job, State, Stats
 
 ASSETS = {
     "asset.ply": "application/octet-stream",
@@ -30,7 +29,7 @@ ASSETS = {
     "input.ply": "application/octet-stream",
     "input.spz": "application/octet-stream",
 }
-"""The files a job may have, with their media types."""
+"""The files a job may have, and their media types."""
 
 
 def _known_id(text: str) -> str:
@@ -41,7 +40,7 @@ def _known_id(text: str) -> str:
 
 def _known_name(text: str) -> str:
     if text not in ASSETS:
-        raise NotFound(f"no file {text[:64]!r}: a job may have {', '.join(ASSETS)}")
+        raise NotFound(f"no file {text[:64]!r}: the files of a job are {', '.join(ASSETS)}")
     return text
 
 
@@ -56,22 +55,21 @@ class Wire(BaseModel):
 
 
 class Query(BaseModel):
-    """From a URL, where every value is text."""
+    """Values from a URL or a header, where everything is text."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
 
 class NewJob(Wire):
-    """What is asked for. Left out: what the configuration says."""
+    """A job to submit. Fields that are left out take the configured value."""
 
     kind: Literal["generate", "turntable"] = "generate"
-    prompt: Annotated[str, Field(description="What to make; may be empty where a picture is given.")] = ""
-    picture: Annotated[str | None, Field(description="PNG or JPEG in base64, to make a splat of.")] = None
-    source: Annotated[JobId | None, Field(description="kind turntable: the job whose splat is shown.")] = None
+    prompt: Annotated[str, Field(description="What to generate; may be empty if there is a picture.")] = ""
+    picture: Annotated[str | None, Field(description="PNG or JPEG in base64, to generate the splat from.")] = None
+    source: Annotated[JobId | None, Field(description="kind turntable: the job whose splat is filmed.")] = None
     size: FilmSize | None = None
     seed: Seed | None = None
     attempts: Attempts | None = None
-    format: Literal["ply", "spz"] = "ply"
     priority: Priority = 10
     deadline_seconds: Deadline | None = None
     profile: Literal["full", "shapes"] | None = None
@@ -87,7 +85,7 @@ class AssetPath(JobPath):
 
 class Listing(Query):
     limit: Annotated[int, Field(ge=1, le=200)] = 50
-    before: Annotated[JobId | None, Field(description="`next` of the page before.")] = None
+    before: Annotated[JobId | None, Field(description="`next` of the previous page.")] = None
     state: State | None = None
 
 
@@ -98,46 +96,25 @@ class IdempotencyHeader(Query):
 
 
 class EventsHeader(Query):
-    last: Annotated[str | None, Field(alias="Last-Event-ID", description="The version seen last.")] = None
+    last: Annotated[str | None, Field(alias="Last-Event-ID", description="The last version seen.")] = None
 
 
-class JobView(Wire):
-    """A job. Times: seconds since 1970. `eta`: seconds, null while unknown. `assets`: names under /v1/jobs/{id}/."""
+@dataclass(frozen=True)
+class JobState(Job):
+    """A job as /v1 shows it. Times: seconds since 1970. `assets`: file names under /v1/jobs/{id}/. `sequence`: among
+    the waiting jobs of the same priority, the lowest runs first. `position`: 1 is the next to run, null if the job does
+    not wait. `eta`: seconds to its end, null if unknown."""
 
-    id: str
-    kind: Kind
-    prompt: str
-    seed: int
-    attempts: int
-    format: Literal["ply", "spz"]
-    profile: str
-    priority: int
-    sequence: int | None = Field(description="Among those that wait with this priority: the lowest is taken first.")
-    source: str | None
-    size: int | None
-    state: State
-    stage: Stage | Literal[""] = Field(description="What the engine is doing; empty unless the job runs.")
-    fraction: float | None
-    attempt: int
-    created: float
-    started: float | None
-    finished: float | None
-    deadline: float | None
-    outcome: JobOutcome | None
-    reasons: tuple[str, ...]
-    score: float | None
-    scores: tuple[float, ...]
-    gaussians: int | None
-    error: str
-    engine: str | None
-    version: int
-    assets: tuple[str, ...]
-    position: int | None = Field(default=None, description="1: the next to be taken; null: it does not wait.")
+    position: int | None = None
     eta: float | None = None
+
+
+class JobView(RootModel[JobState]):
+    """A job."""
 
     @classmethod
     def of(cls, job: Job, position: int | None = None, eta: float | None = None) -> JobView:
-        return cls(**asdict(job), position=position, eta=eta)
+        return cls(JobState(**vars(job), position=position, eta=eta))
 
 
 class Page(Wire):
@@ -148,60 +125,35 @@ class Page(Wire):
 
 
 class Judgement(Wire):
-    """What /v1/validate and /v1/repair answer: the ended job, and what it found."""
+    """Answer of /v1/validate and /v1/repair: the ended job and its findings."""
 
     job: JobView
     verdict: dict[str, Any] | None = None
     report: dict[str, Any] | None = None
 
 
-class EngineView(Wire):
-    """An engine. Times: seconds since 1970; `eta`: seconds; memory: bytes, null without a GPU."""
-
-    id: str
-    host: str
-    pid: int
-    device: str
-    state: EngineState
-    why: str
-    heartbeat: float
-    progress: float | None
-    eta: float | None
-    job: str | None
-    started: float
-    memory_used: int | None
-    memory_total: int | None
-
-    @classmethod
-    def of(cls, engine: Engine) -> EngineView:
-        return cls(**asdict(engine))
+class EngineView(RootModel[Engine]):
+    """An engine."""
 
 
-class TallyView(Wire):
-    what: str
-    label: str
-    count: int
+@dataclass(frozen=True)
+class FullStats(Stats):
+    """What /v1/stats shows. `oldest_queued`: seconds that the first waiting job has waited. `medians`: seconds by kind,
+    of the last fifty jobs. `tallies`: counts since the start."""
+
+    engines: tuple[Engine, ...] = ()
 
 
-class StatsView(Wire):
-    """`oldest_queued`: seconds that the first of the waiting has waited. `medians`: seconds by kind, of the last fifty
-    jobs. `tallies`: counts since the beginning."""
-
-    queued: int
-    running: int
-    oldest_queued: float
-    medians: dict[str, float]
-    tallies: tuple[TallyView, ...]
-    asset_bytes: int
-    engines: tuple[EngineView, ...]
+class StatsView(RootModel[FullStats]):
+    """Numbers of the queue, the results and the engines."""
 
     @classmethod
     def of(cls, stats: Stats, engines: list[Engine]) -> StatsView:
-        return cls(**asdict(stats), engines=tuple(EngineView.of(engine) for engine in engines))
+        return cls(FullStats(**vars(stats), engines=tuple(engines)))
 
 
 class Readiness(Wire):
-    """`ready`: at least one engine serves. `why`: what is wrong where the engines cannot be asked."""
+    """`ready`: at least one engine serves. `why`: the reason if none does."""
 
     ready: bool
     why: str
@@ -210,5 +162,5 @@ class Readiness(Wire):
 
 
 def json_answer(model: BaseModel, status: int = 200) -> Response:
-    """The model as the body of an answer."""
+    """The model as a response."""
     return Response(model.model_dump_json(), status, mimetype="application/json")

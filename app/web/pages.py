@@ -13,7 +13,7 @@ from flask import Blueprint, Response, make_response, render_template
 from app import __version__
 from app.bounds import ATTEMPTS, SEED
 from app.config import Config
-from app.web.context import the_config
+from app.web.context import current_config
 
 VIEWER = Path(__file__).parent / "static" / "vendor" / "gsplat.js"
 """Where scripts/page puts the splat viewer."""
@@ -75,7 +75,7 @@ def settings_of(config: Config) -> Settings:
 
 @pages.get("/")
 def page() -> Response:
-    answer = make_response(render_template("page.html", settings=asdict(settings_of(the_config()))))
+    answer = make_response(render_template("page.html", settings=asdict(settings_of(current_config()))))
     answer.headers["Content-Security-Policy"] = POLICY
     answer.headers["Cache-Control"] = "no-store"  # it holds settings, which change with a restart
     return answer

@@ -1,4 +1,4 @@
-"""Every error as RFC 9457 problem+json: what went wrong, and what to do about it, never a traceback."""
+"""Every error as RFC 9457 problem+json: what went wrong and what to do, never a traceback."""
 
 from __future__ import annotations
 
@@ -19,37 +19,36 @@ BUSY_RETRY_SECONDS = 5
 
 
 class Problem(BaseModel):
-    """RFC 9457, with two members of our own: `retryable`, and `id`, under which the log has a failure of the server."""
+    """RFC 9457 with two additional members: `retryable`, and `id`, which the log repeats for an error of the server."""
 
-    type: str = Field(description="Where /docs describes this kind of error.")
+    type: str = Field(description="The section of /docs that describes this error.")
     title: str
     status: int
-    detail: str = Field(description="The value at fault, and the remedy.")
-    instance: str = Field(description="The path that was asked for.")
+    detail: str = Field(description="The value at fault and the remedy.")
+    instance: str = Field(description="The path of the request.")
     retryable: bool = Field(description="Whether the same request may succeed later.")
-    id: str | None = Field(default=None, description="The log of the server has the error under this id.")
+    id: str | None = Field(default=None, description="The log of the server contains the error with this id.")
 
 
 SCHEMA = {"schema": {"$ref": "#/components/schemas/Problem"}}
 
 
 def described() -> dict[str | int | HTTPStatus, Any]:
-    """For the schema: what every endpoint may answer beside its own. A new one each time, as the schema's maker
-    writes into it."""
-    return {code: {"description": "What is wrong.", "content": {MEDIA_TYPE: SCHEMA}} for code in ("422", "default")}
+    """For the schema: the error answers of every endpoint. A new dict each time, because flask_openapi3 modifies it."""
+    return {code: {"description": "An error.", "content": {MEDIA_TYPE: SCHEMA}} for code in ("422", "default")}
 
 
 def answer_errors(app: Flask) -> None:
-    """Registers one handler for each kind of exception that can reach Flask."""
-    app.register_error_handler(SplatgateError, _ours)
-    app.register_error_handler(ValidationError, _in_view)
-    app.register_error_handler(HTTPException, _of_flask)
-    app.register_error_handler(OSError, _of_disk)
+    """Registers a handler for each kind of exception that can reach Flask."""
+    app.register_error_handler(SplatgateError, _splatgate_error)
+    app.register_error_handler(ValidationError, _validation_error)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(OSError, _os_error)
     app.register_error_handler(Exception, _unexpected)
 
 
 def problem(status: int, kind: str, detail: str, *, retryable: bool = False, error_id: str | None = None) -> Response:
-    """The response. kind: the name of the error, which /docs explains."""
+    """The response. kind: the name of the error in /docs."""
     body = Problem(
         type=f"/docs#{kind}",
         title=HTTPStatus(status).phrase,
@@ -63,18 +62,18 @@ def problem(status: int, kind: str, detail: str, *, retryable: bool = False, err
 
 
 def wrong_fields(error: ValidationError) -> Response:
-    """Names each field that does not fit the schema."""
+    """Names each field that does not match the schema."""
     found = ((".".join(map(str, each["loc"])) or "body", each["msg"]) for each in error.errors(include_url=False))
-    return _ours(BadInput("; ".join(f"{place}: {message}" for place, message in found)))
+    return _splatgate_error(BadInput("; ".join(f"{place}: {message}" for place, message in found)))
 
 
-def _in_view(error: ValidationError) -> Response:
-    """A view that checks a body by itself. Logged, because a mistake in an answer of ours would look the same."""
+def _validation_error(error: ValidationError) -> Response:
+    """For a view that validates a body itself. Logged, because an invalid answer of ours would look the same."""
     logger.warning("{} {!r}: {}", request.method, request.path, error)
     return wrong_fields(error)
 
 
-def _ours(error: SplatgateError) -> Response:
+def _splatgate_error(error: SplatgateError) -> Response:
     if error.status >= 500 and not error.retryable:
         logged = _logged(error, trace=False)
         return problem(error.status, type(error).__name__, str(error), error_id=logged)
@@ -84,16 +83,16 @@ def _ours(error: SplatgateError) -> Response:
     if isinstance(error, TooBusy):
         answer.headers["Retry-After"] = str(BUSY_RETRY_SECONDS)
     if isinstance(error, Unauthorized):
-        # a line each: Chromium reads one challenge a line, and asks for nothing where the first is Bearer
+        # one header line each: Chromium reads one challenge per line and does not prompt if the first is Bearer
         answer.headers.add("WWW-Authenticate", 'Bearer realm="splatgate"')
         answer.headers.add("WWW-Authenticate", 'Basic realm="splatgate", charset="UTF-8"')
     return answer
 
 
-def _of_flask(error: HTTPException) -> Response:
-    """Flask's own (404, 405, 413, 415, malformed requests), with the headers that belong to them (Allow)."""
+def _http_error(error: HTTPException) -> Response:
+    """Flask's own errors (404, 405, 413, 415, malformed requests), with their headers (Allow)."""
     if error.response is not None:
-        return error.response  # type: ignore[return-value]  # ours, handed through abort() by the schema check
+        return error.response  # type: ignore[return-value]  # ours, passed through abort() by the schema check
     status = error.code or 500
     answer = problem(status, _kind(status), error.description or HTTPStatus(status).phrase)
     for name, value in error.get_headers():
@@ -103,14 +102,14 @@ def _of_flask(error: HTTPException) -> Response:
 
 
 def _unexpected(error: Exception) -> Response:
-    return problem(500, "ServerError", "the server failed; its log has the reason", error_id=_logged(error, trace=True))
+    return problem(500, "ServerError", "internal error: see the log of the server", error_id=_logged(error, trace=True))
 
 
-def _of_disk(error: OSError) -> Response:
-    """A full disk is the operator's to mend; anything else the system refuses is a failure of ours."""
+def _os_error(error: OSError) -> Response:
+    """A full or read-only disk is for the operator to fix; any other OSError is an internal error."""
     if error.errno in (*FULL, EROFS):
-        return _ours(
-            Unavailable(f"the temporary folder: {error.strerror}; free space, or mount one that can be written")
+        return _splatgate_error(
+            Unavailable(f"the temporary folder: {error.strerror}; free some space or mount a writable folder")
         )
     return _unexpected(error)
 

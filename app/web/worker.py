@@ -1,7 +1,7 @@
-"""The worker protocol: a form field in, a PLY or an MP4 out, while the caller waits.
+"""The worker protocol: a form with a prompt is answered with a PLY or an MP4 while the caller waits.
 
-Its callers know no tokens, keys or ids. One that does send an Idempotency-Key can come back for the same result.
-A refusal is 422 with the reason as JSON, or, for callers that expect it, 200 with an empty body (worker.refusal).
+Its callers use no tokens, keys or ids. A caller that sends an Idempotency-Key can fetch the same result again.
+A refusal is 422 with the reasons as JSON, or 200 with an empty body for callers that expect that (worker.refusal).
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from app.bounds import FILM_SIZE, SEED, Bounds
 from app.errors import BadInput
 from app.jobs.records import Job, JobRequest
 from app.web.assets import file_answer
-from app.web.context import the_config, the_jobs, wait_for
-from app.web.endings import raise_unless_done
-from app.web.intake import check_words, looks_like_picture, picture_from
-from app.web.limits import done_uploading
+from app.web.context import current_config, current_jobs
+from app.web.limits import release_upload_slot
 from app.web.problems import described
+from app.web.request_validation import decode_picture, is_encoded_picture, validate_prompt
+from app.web.waiting import raise_unless_done, wait_for_job
 
 worker = APIBlueprint("worker", __name__, abp_tags=[Tag(name="worker")], abp_responses=described())
 
 FIELDS = {
-    "prompt": {"type": "string", "minLength": 1, "description": "Words; or a PNG or JPEG in base64."},
+    "prompt": {"type": "string", "minLength": 1, "description": "Words, or a PNG or JPEG in base64."},
     "seed": SEED.schema(),
 }
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
@@ -38,7 +38,7 @@ def _form(**more: dict[str, object]) -> dict[str, object]:
 
 
 class Refusal(BaseModel):
-    """The gate's answer, with every reason."""
+    """Why the gate refused."""
 
     reason: str
     reasons: tuple[str, ...]
@@ -48,7 +48,7 @@ class Refusal(BaseModel):
 
 
 REFUSED: dict[str, object] = {
-    "description": "The gate refused (JSON), or the request is wrong (problem+json).",
+    "description": "The gate refused (JSON), or the request is invalid (problem+json).",
     "content": {
         "application/json": {"schema": Refusal.model_json_schema()},
         "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}},
@@ -58,7 +58,7 @@ REFUSED: dict[str, object] = {
 
 def _file(media_type: str) -> dict[str, object]:
     return {
-        "description": "The file; or nothing, where the gate refused and worker.refusal is empty.",
+        "description": 'The file, or an empty body if the gate refused and worker.refusal is "empty".',
         "content": {media_type: {"schema": {"type": "string", "format": "binary"}}},
     }
 
@@ -70,11 +70,11 @@ def _file(media_type: str) -> dict[str, object]:
     openapi_extensions=_form(),
 )
 def generate() -> Response:
-    """Make a splat of the prompt: the binary PLY, or a refusal."""
+    """Generate a splat. Answers with the binary PLY, or a refusal."""
     job = _generated()
     if job.outcome == "refused":
         return _refusal(job)
-    return _with_headers(file_answer(the_jobs().open_asset(job.id, "asset.ply"), job.id), job)
+    return _with_headers(file_answer(current_jobs().open_asset(job.id, "asset.ply"), job), job)
 
 
 @worker.post(
@@ -84,60 +84,60 @@ def generate() -> Response:
     openapi_extensions=_form(video_res=FILM_SIZE.schema()),
 )
 def generate_video() -> Response:
-    """Make a splat of the prompt: a film of it from all sides as MP4, or a refusal."""
+    """Generate a splat and film it. Answers with the turntable as MP4, or a refusal."""
     size = _number("video_res", FILM_SIZE)
     job = _generated()
     if job.outcome == "refused":
         return _refusal(job)
-    _ended(JobRequest(kind="turntable", source=job.id, size=size))
-    return _with_headers(file_answer(the_jobs().open_asset(job.id, "turntable.mp4"), job.id), job)
+    _run(JobRequest(kind="turntable", source=job.id, size=size))
+    return _with_headers(file_answer(current_jobs().open_asset(job.id, "turntable.mp4"), job), job)
 
 
 def _generated() -> Job:
-    return _ended(_order())
+    return _run(_job_request())
 
 
-def _ended(order: JobRequest) -> Job:
-    """The ended job. One that its callers have given up on need not be made, unless a key says that it is asked for
-    again: then it has no deadline, and the next call with the key finds it. Without a key, callers that ask for the
-    same (the seed makes their splats the same, too) share the job that is under way."""
+def _run(job_request: JobRequest) -> Job:
+    """The ended job. Without an Idempotency-Key the job expires once its caller has stopped waiting, and callers with
+    the same prompt and seed share the job in progress. With a key it does not expire: a later call with the key
+    finds it."""
     key = request.headers.get("Idempotency-Key")
     if key:
-        key = f"{key} {order.kind}" if order.kind == "turntable" else key
+        key = f"{key} {job_request.kind}" if job_request.kind == "turntable" else key
     else:
-        order = replace(order, deadline_seconds=the_config().worker.wait_seconds)
-    job = the_jobs().submit(order, key=key, shared=True)
-    done_uploading()
+        job_request = replace(job_request, deadline_seconds=current_config().worker.wait_seconds)
+    job = current_jobs().submit(job_request, key=key, shared=True)
+    release_upload_slot()
     with logger.contextualize(job=job.id):
-        logger.info(f"{job.kind} for a waiting caller: {job.prompt!r}")
-        job = wait_for(job.id)
+        logger.info(f"{job.kind} requested, the caller waits: {job.prompt!r}")
+        job = wait_for_job(job.id)
         logger.info(f"{job.state} {job.outcome or ''}".strip())
     return raise_unless_done(job)
 
 
-def _order() -> JobRequest:
+def _job_request() -> JobRequest:
     if "prompt" not in request.form:
         raise BadInput('no form field prompt: send a form, e.g. curl -F prompt="a blue rocket"; JSON goes to /v1/jobs')
-    prompt, config = request.form["prompt"], the_config()
-    if looks_like_picture(prompt):
-        return JobRequest(picture=picture_from(prompt, config), seed=_number("seed", SEED))
-    check_words(prompt, config)
+    prompt, config = request.form["prompt"], current_config()
+    if is_encoded_picture(prompt):
+        return JobRequest(picture=decode_picture(prompt, config), seed=_number("seed", SEED))
+    validate_prompt(prompt, config)
     return JobRequest(prompt=prompt, seed=_number("seed", SEED))
 
 
 def _number(name: str, bounds: Bounds) -> int | None:
-    """A whole number from the form, None where it was left out. Raises BadInput."""
+    """A whole number from the form; None if it is missing. Raises BadInput."""
     text = request.form.get(name)
     if not text:
         return None
     if not text.isascii() or not text.isdigit() or len(text) > 10 or int(text) not in bounds:
-        raise BadInput(f"{name} = {text[:64]!r}: give {bounds}")
+        raise BadInput(f"{name} = {text[:64]!r}: send {bounds}")
     return int(text)
 
 
 def _refusal(job: Job) -> Response:
     reason = "; ".join(job.reasons)
-    if the_config().worker.refusal == "empty":
+    if current_config().worker.refusal == "empty":
         answer = Response(status=200, mimetype="application/octet-stream")
     else:
         refusal = Refusal(reason=reason, reasons=job.reasons, score=job.score, gaussians=job.gaussians, job=job.id)
@@ -148,7 +148,7 @@ def _refusal(job: Job) -> Response:
 
 
 def _with_headers(answer: Response, job: Job) -> Response:
-    """What the callers in use read."""
+    """Adds the headers that known callers read."""
     took = (job.finished or 0.0) - (job.started or job.finished or 0.0)
     answer.headers["X-Generation-Time"] = f"{took:.2f}"
     answer.headers["X-Gaussian-Count"] = str(job.gaussians or 0)
@@ -161,5 +161,5 @@ def _with_headers(answer: Response, job: Job) -> Response:
 
 
 def _one_line(text: str) -> str:
-    """What a header can hold."""
+    """ASCII on one line, as a header needs."""
     return " ".join(text.encode("ascii", "replace").decode().split())

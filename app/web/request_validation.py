@@ -1,0 +1,73 @@
+"""Checks of what a caller sends, before a job is made of it: prompts, pictures, splats, query parameters."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import cast
+
+import numpy as np
+from flask import current_app, request
+from flask_openapi3 import OpenAPI
+
+from app.config import Config
+from app.errors import BadFile, BadInput
+from app.prompt import check_prompt
+from app.splat.files import decode_splat
+from app.splat.model import NOWHERE
+from app.stages.picture import read_picture
+from app.stages.scene import parse
+from app.web.limits import acquire_upload_slot
+
+PICTURE_STARTS = ("data:image/", "iVBORw0KGgo", "/9j/")
+"""How a PNG or JPEG begins in base64. No prompt begins like this."""
+
+
+def validate_query() -> None:
+    """Raises BadInput for a query parameter that the schema does not list for this path and method."""
+    if not request.args or request.url_rule is None:
+        return
+    path = request.url_rule.rule.replace("<", "{").replace(">", "}")
+    operation = cast(OpenAPI, current_app).api_doc["paths"].get(path, {}).get(request.method.lower())
+    if operation is None:
+        return  # the page, /metrics: nothing reads their query
+    known = [each["name"] for each in operation.get("parameters", ()) if each["in"] == "query"]
+    unknown = [name for name in request.args if name not in known]
+    if unknown:
+        listed = f"it takes {', '.join(known)}" if known else "it takes none"
+        raise BadInput(f"unknown query parameter {unknown[0][:64]!r} for {request.method} {path}: {listed}")
+
+
+def validate_prompt(prompt: str, config: Config) -> None:
+    """Raises BadPrompt if the profile cannot generate this prompt."""
+    check_prompt(prompt, config.limits)
+    if config.profile.name == "shapes":
+        parse(prompt)
+
+
+def validate_splat(data: bytes, config: Config) -> None:
+    """Raises BadFile if the bytes are not a splat, exceed a limit, or no Gaussian has a usable position; TooBusy if too
+    many uploads are being read."""
+    acquire_upload_slot(config.limits)
+    means = decode_splat(data, config.limits.max_gaussians, "the splat").means
+    if not (np.abs(means) <= NOWHERE).all(axis=1).any():
+        raise BadFile(f"the splat: no Gaussian has a position within {NOWHERE:g} units; export it again")
+
+
+def is_encoded_picture(text: str) -> bool:
+    """Whether a prompt field holds a picture in base64, as the image tasks of the worker protocol send it."""
+    return text.lstrip().startswith(PICTURE_STARTS)
+
+
+def decode_picture(text: str, config: Config) -> bytes:
+    """The bytes of a PNG or JPEG in base64 or a data URL. Raises BadInput, BadFile, TooBusy."""
+    if config.profile.name == "shapes":
+        raise BadInput("profile 'shapes' generates from words only: leave the picture out, or serve profile 'full'")
+    _, _, encoded = text.rpartition(",")
+    try:
+        data = base64.b64decode("".join(encoded.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise BadInput("the picture is not base64: encode the bytes of a PNG or JPEG file") from None
+    acquire_upload_slot(config.limits)
+    read_picture(data, config.limits, ("PNG", "JPEG"))  # refuse now what the engine would refuse later
+    return data
