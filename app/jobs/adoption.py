@@ -77,7 +77,6 @@ def _row(result: Result) -> dict[str, Any]:
         "prompt": issued.prompt,
         "seed": issued.seed,
         "attempts": result.attempt,
-        "format": order.format,
         "profile": issued.profile,
         "priority": order.priority,
         "state": "DONE",
