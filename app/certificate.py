@@ -19,7 +19,7 @@ from app.config import Config, ValidateConfig
 from app.digest import sha256_of
 from app.errors import BadFile
 from app.gate import Outcome, Verdict, judge
-from app.pipeline import Judged, load_scorer, look, validate
+from app.pipeline import Attempt, load_scorer, render_views, validate
 from app.prompt import check_prompt
 from app.reading import read_bytes
 from app.splat.diagnosis import diagnose
@@ -148,7 +148,7 @@ def _first_problem(error: ValidationError) -> str:
     return f"{place}: {first['msg']}"
 
 
-def write_outputs(judged: Judged, folder: Path, config: Config, now: datetime) -> Certificate:
+def write_outputs(attempt: Attempt, folder: Path, config: Config, now: datetime) -> Certificate:
     """Writes asset.ply, asset.spz, views.png, certificate.json and, where there is one, picture.png into `folder`.
 
     Each is written whole or not at all, the certificate last: where it stands, everything it speaks of stands too.
@@ -158,12 +158,12 @@ def write_outputs(judged: Judged, folder: Path, config: Config, now: datetime) -
         (folder / "certificate.json").unlink(missing_ok=True)
     except OSError as error:
         raise BadFile(f"{folder}: cannot hold the results: {error.strerror}; choose another folder with -o") from None
-    assets = [_write_asset(folder, name, judged.splat) for name in SAME_SCORE]
-    if judged.picture:
-        assets.append(_write_source_picture(folder, judged.picture))
-    write_picture(folder / "views.png", judged.views)
-    logger.info(f"Final stats: {len(judged.splat):,} gaussians, {assets[0].bytes / 2**20:.1f}MB")
-    certificate = certify(judged, tuple(assets), config, now)
+    assets = [_write_asset(folder, name, attempt.splat) for name in SAME_SCORE]
+    if attempt.picture:
+        assets.append(_write_source_picture(folder, attempt.picture))
+    write_picture(folder / "views.png", attempt.views)
+    logger.info(f"Final stats: {len(attempt.splat):,} gaussians, {assets[0].bytes / 2**20:.1f}MB")
+    certificate = certify(attempt, tuple(assets), config, now)
     with replacing(folder / "certificate.json") as stream:
         stream.write(certificate.to_json().encode())
     return certificate
@@ -177,34 +177,34 @@ def write_picture(path: Path, views: Views) -> None:
         stream.write(png.getvalue())
 
 
-def certify(judged: Judged, assets: tuple[AssetRecord, ...], config: Config, now: datetime) -> Certificate:
+def certify(attempt: Attempt, assets: tuple[AssetRecord, ...], config: Config, now: datetime) -> Certificate:
     """The certificate of an attempt and its files."""
-    judgement, settings = judged.score, config.render
+    judgement, settings = attempt.judgement, config.render
     scores = judgement.per_view if judgement else (None,) * len(settings.views)
     shapes_profile = config.profile.name == "shapes"
-    models = [ModelRecord(**asdict(maker)) for maker in judged.makers]
+    models = [ModelRecord(**asdict(model)) for model in attempt.models]
     if judgement:
         models.append(ModelRecord(role="scorer", model=judgement.model, weights_sha256=judgement.weights_sha256))
     return Certificate(
         created=now.isoformat(timespec="seconds"),
-        prompt=judged.prompt,
+        prompt=attempt.prompt,
         profile=config.profile.name,
         stand_in=shapes_profile,
-        seed=judged.seed,
-        attempt=judged.attempt,
-        gaussians=len(judged.splat),
+        seed=attempt.seed,
+        attempt=attempt.number,
+        gaussians=len(attempt.splat),
         assets=assets,
         models=tuple(models),
-        diagnosis=judged.diagnosis.to_dict(),
-        repairs=judged.repairs.to_dict(),
-        findings_left=tuple(finding.kind for finding in judged.findings_left),
+        diagnosis=attempt.diagnosis.to_dict(),
+        repairs=attempt.repairs.to_dict(),
+        findings_left=tuple(finding.kind for finding in attempt.findings_left),
         views=tuple(
             ViewRecord(name=view.name, azimuth=view.azimuth, pitch=view.pitch, score=each)
             for view, each in zip(settings.views, scores, strict=True)
         ),
         render=RenderRecord(
             **settings.model_dump(include={"size", "radius", "fov", "placement", "extent", "background"}),
-            backend=judged.views.backend,
+            backend=attempt.views.backend,
         ),
         score=ScoreRecord(
             value=judgement.value,
@@ -215,7 +215,7 @@ def certify(judged: Judged, assets: tuple[AssetRecord, ...], config: Config, now
         if judgement
         else None,
         gate=GateRecord(**config.validation.model_dump()),
-        verdict=VerdictRecord(outcome=judged.verdict.outcome, reasons=judged.verdict.reasons),
+        verdict=VerdictRecord(outcome=attempt.verdict.outcome, reasons=attempt.verdict.reasons),
         config_digest=config.digest(),
         versions=versions(),
     )
@@ -299,7 +299,7 @@ def _check_judgement(
 ) -> tuple[Check, ...]:
     picture = _certified_picture(certificate, folder, settings) if certificate.against_picture else None
     scorer = load_scorer(settings)
-    score, _ = validate(splat, look(splat, settings), certificate.prompt, scorer, settings, picture)
+    score, _ = validate(splat, render_views(splat, settings), certificate.prompt, scorer, settings, picture)
     if not certificate.score or not score:
         claimed, found = ("present" if each else "none" for each in (certificate.score, score))
         verdict = judge(len(splat), score.value if score else None, settings.validation)

@@ -11,9 +11,10 @@ from typing import Protocol
 
 from loguru import logger
 
+from app.attempts import best_attempt
 from app.config import Config
 from app.errors import NotFetched, NothingMade, StageFailed
-from app.gate import Verdict, judge
+from app.gate import Outcome, Verdict, judge
 from app.prompt import check_prompt
 from app.splat.cameras import IDENTITY, Placement, judge_placement, judging_views
 from app.splat.diagnosis import Diagnosis, Finding, diagnose
@@ -23,7 +24,7 @@ from app.splat.repair import RepairReport, repair
 from app.splat.spz import unstorable
 from app.stage import Stage
 from app.stages import score, shapes
-from app.stages.picture import Maker, OnStep, Picture
+from app.stages.picture import ModelInfo, OnStep, Picture
 from app.stages.score import Score, Scorer, ScorerParams, shapes_scorer_params
 from app.weights.manifest import SCORER, scorer_is_ours
 from app.weights.store import OnLoad, locate_file, no_progress, require
@@ -40,7 +41,7 @@ class Generator(Protocol):
     def model_id(self) -> str: ...
 
     @property
-    def makers(self) -> tuple[Maker, ...]: ...
+    def models(self) -> tuple[ModelInfo, ...]: ...
 
     def draw(self, prompt: str, seed: int, on_step: OnStep, /) -> Picture | None: ...
 
@@ -56,9 +57,9 @@ class Stages:
 
 
 @dataclass(frozen=True)
-class Brief:
-    """What is asked for: words, and a picture where the caller brings one. Without words (an empty prompt) the picture
-    is also what the views are held against."""
+class GenerationRequest:
+    """A prompt, a picture from the caller, or both. Without a prompt (an empty one) the views are compared with the
+    picture."""
 
     prompt: str
     picture: Picture | None = None
@@ -70,22 +71,39 @@ class Brief:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One attempt, whole: the repaired splat and everything that is known about it."""
+class Attempt:
+    """A finished attempt: the repaired splat and everything known about it. number: 1 for the first attempt."""
 
     prompt: str
     seed: int
-    attempt: int
+    number: int
     generator: str
-    makers: tuple[Maker, ...]
+    models: tuple[ModelInfo, ...]
     picture: Picture | None
     splat: Splat
     diagnosis: Diagnosis
     repairs: RepairReport
     findings_left: tuple[Finding, ...]
     views: Views
-    score: Score | None
+    judgement: Score | None
     verdict: Verdict
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.verdict.outcome
+
+    @property
+    def score(self) -> float | None:
+        return self.judgement.value if self.judgement else None
+
+
+@dataclass(frozen=True)
+class FailedAttempt:
+    """An attempt that a stage ended, because it produced nothing usable. It counts as refused."""
+
+    error: StageFailed
+    outcome: Outcome = "refused"
+    score: float | None = None
 
 
 OnStage = Callable[[Stage], None]
@@ -111,7 +129,7 @@ def _load_full(config: Config, on_load: OnLoad) -> Stages:
     from app.stages import full  # diffusers takes seconds to import, and the stand-in needs none of it
 
     generator, scorer = full.load(config, on_load), load_scorer(config, on_load)
-    full.settle(generator, scorer, config)
+    full.place_weights(generator, scorer, config)
     return Stages(generator, scorer)
 
 
@@ -138,41 +156,35 @@ def load_scorer(config: Config, on_load: OnLoad = no_progress) -> Scorer | None:
 
 
 def generate(
-    brief: Brief,
+    request: GenerationRequest,
     seed: int,
     attempts: int,
     stages: Stages,
     config: Config,
     on_stage: OnStage,
     on_step: OnStep = lambda _done, _of: None,
-) -> Judged:
-    """Up to `attempts` attempts with consecutive seeds; the first that passes, else the best that was refused.
+) -> Attempt:
+    """Up to `attempts` attempts with consecutive seeds: the first that is not refused, else the best of them.
 
-    A stage that produced nothing usable ends an attempt, not the job: it counts as refused, for that reason.
-    Raises NothingMade where every attempt ended so.
+    Raises NothingMade if a stage ended every attempt.
     """
-    best: Judged | None = None
-    failure: StageFailed | None = None
-    for attempt in range(1, attempts + 1):
+
+    def run(number: int) -> Attempt | FailedAttempt:
         try:
-            picture = draw(brief, seed + attempt - 1, stages, config, on_stage, on_step)
-            judged = build(brief, picture, seed + attempt - 1, attempt, stages, config, on_stage)
+            picture = draw(request, seed + number - 1, stages, config, on_stage, on_step)
+            return build(request, picture, seed + number - 1, number, stages, config, on_stage)
         except StageFailed as error:
-            failure = error
             logger.warning(f"VALIDATION FAILED: {error}")
-        else:
-            best = max(best or judged, judged, key=_rank)
-            if judged.verdict.outcome != "refused":
-                break
-        if attempt < attempts:
-            logger.info(f"attempt {attempt} of {attempts} refused; trying seed {seed + attempt}")
-    if best is None:
-        raise NothingMade(str(failure))
+            return FailedAttempt(error)
+
+    best = best_attempt(attempts, run)
+    if isinstance(best, FailedAttempt):
+        raise NothingMade(str(best.error))
     return best
 
 
 def draw(
-    brief: Brief,
+    request: GenerationRequest,
     seed: int,
     stages: Stages,
     config: Config,
@@ -183,52 +195,58 @@ def draw(
 
     Raises BadPrompt, and StageFailed where nothing usable was drawn.
     """
-    brief.check(config)
-    if brief.picture:
-        return brief.picture
-    _announce(Stage.PICTURE, on_stage, f"{brief.prompt!r} (profile {config.profile.name}, seed {seed})")
-    return stages.generator.draw(brief.prompt, seed, on_step)
+    request.check(config)
+    if request.picture:
+        return request.picture
+    _announce(Stage.PICTURE, on_stage, f"{request.prompt!r} (profile {config.profile.name}, seed {seed})")
+    return stages.generator.draw(request.prompt, seed, on_step)
 
 
 def build(
-    brief: Brief, picture: Picture | None, seed: int, attempt: int, stages: Stages, config: Config, on_stage: OnStage
-) -> Judged:
-    """The second half: the splat, healed, looked at and judged. Raises StageFailed where there is nothing to judge."""
+    request: GenerationRequest,
+    picture: Picture | None,
+    seed: int,
+    number: int,
+    stages: Stages,
+    config: Config,
+    on_stage: OnStage,
+) -> Attempt:
+    """The second half: the splat, repaired, rendered and judged. Raises StageFailed where there is nothing to judge."""
     _announce(Stage.SPLAT, on_stage)
-    raw = stages.generator.build(brief.prompt, picture, seed)
+    raw = stages.generator.build(request.prompt, picture, seed)
     _announce(Stage.REPAIR, on_stage)
-    splat, diagnosis, repairs = heal(raw, config)
+    splat, diagnosis, repairs = diagnose_and_repair(raw, config)
     if reason := unstorable(splat):
         raise StageFailed(f"{reason}: asset.spz cannot hold that; generate it again")
     left = () if diagnosis.healthy else diagnose(splat, config.diagnose).findings
     _announce(Stage.RENDER, on_stage)
-    views = look(splat, config)
+    views = render_views(splat, config)
     _announce(Stage.SCORE, on_stage)
-    judgement, verdict = validate(splat, views, brief.prompt, stages.scorer, config, picture)
-    return Judged(
-        prompt=brief.prompt,
+    judgement, verdict = validate(splat, views, request.prompt, stages.scorer, config, picture)
+    return Attempt(
+        prompt=request.prompt,
         seed=seed,
-        attempt=attempt,
+        number=number,
         generator=stages.generator.model_id,
-        makers=_makers(stages.generator, picture),
+        models=_makers(stages.generator, picture),
         picture=picture,
         splat=splat,
         diagnosis=diagnosis,
         repairs=repairs,
         findings_left=left,
         views=views,
-        score=judgement,
+        judgement=judgement,
         verdict=verdict,
     )
 
 
-def _makers(generator: Generator, picture: Picture | None) -> tuple[Maker, ...]:
+def _makers(generator: Generator, picture: Picture | None) -> tuple[ModelInfo, ...]:
     """Without what draws pictures where the caller gave one."""
     given = picture is not None and picture.seed is None
-    return tuple(maker for maker in generator.makers if not (given and maker.role == "text_to_image"))
+    return tuple(model for model in generator.models if not (given and model.role == "text_to_image"))
 
 
-def heal(splat: Splat, config: Config) -> tuple[Splat, Diagnosis, RepairReport]:
+def diagnose_and_repair(splat: Splat, config: Config) -> tuple[Splat, Diagnosis, RepairReport]:
     """Diagnoses, then repairs what was found; a healthy splat comes back as the same object."""
     diagnosis = diagnose(splat, config.diagnose)
     if diagnosis.findings and not config.repair.enabled:
@@ -238,7 +256,7 @@ def heal(splat: Splat, config: Config) -> tuple[Splat, Diagnosis, RepairReport]:
     return repaired, diagnosis, report
 
 
-def look(splat: Splat, config: Config) -> Views:
+def render_views(splat: Splat, config: Config) -> Views:
     """The judging views of the configuration."""
     settings = config.render
     return render(
@@ -301,7 +319,3 @@ def _score(views: Views, prompt: str, scorer: Scorer | None, config: Config, pic
 def _announce(stage: Stage, on_stage: OnStage, detail: str = "") -> None:
     logger.info(stage.line(detail))
     on_stage(stage)
-
-
-def _rank(judged: Judged) -> tuple[bool, float]:
-    return judged.verdict.passed, judged.score.value if judged.score else 0.0

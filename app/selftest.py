@@ -16,7 +16,7 @@ from loguru import logger
 from app.certificate import SAME_SCORE, versions
 from app.config import Config, RenderConfig, ShapesConfig
 from app.errors import StageFailed
-from app.pipeline import Brief, Judged, OnStage, Stages, generate
+from app.pipeline import Attempt, GenerationRequest, OnStage, Stages, generate
 from app.splat.files import replacing
 
 PROMPT, SEED = "a blue rocket", 0
@@ -38,10 +38,10 @@ def self_test(stages: Stages, config: Config, device: str, record: Path, on_stag
 
     device: what the models run on, in words. Raises StageFailed where the score is another than it was, or none.
     """
-    judged = generate(Brief(PROMPT), SEED, 1, stages, config, on_stage)
-    if not judged.score:
+    attempt = generate(GenerationRequest(PROMPT), SEED, 1, stages, config, on_stage)
+    if attempt.score is None:
         return SelfTest(None, None)
-    key, score, known = _key(judged, config, device), judged.score.value, _read(record)
+    key, score, known = _key(attempt, config, device), attempt.score, _read(record)
     expected = SHAPES_SCORE if _is_plain(config) else known.get(key)
     if expected is not None and not abs(score - expected) <= SAME_SCORE["asset.ply"]:
         raise StageFailed(
@@ -55,14 +55,14 @@ def self_test(stages: Stages, config: Config, device: str, record: Path, on_stag
     return SelfTest(score, expected)
 
 
-def _key(judged: Judged, config: Config, device: str) -> str:
+def _key(attempt: Attempt, config: Config, device: str) -> str:
     """Equal keys mean that equal scores are due."""
-    assert judged.score
+    assert attempt.judgement
     parts = (
         config.profile.name,
-        judged.generator,
-        judged.score.weights_sha256,
-        judged.views.backend,
+        attempt.generator,
+        attempt.judgement.weights_sha256,
+        attempt.views.backend,
         device,
         json.dumps(versions(), sort_keys=True),
         *(section.model_dump_json() for section in (config.render, config.score, config.shapes, config.repair)),

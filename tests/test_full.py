@@ -135,7 +135,7 @@ def test_a_picture_of_nothing_is_refused_with_the_reason_and_the_next_seed_is_tr
     verdict = document(result)["verdict"]
     assert verdict["outcome"] == "refused"
     assert "no object was found" in verdict["reasons"][0]
-    assert "trying seed 1" in result.stderr
+    assert "attempt 1 of 2 refused" in result.stderr
     assert not (tmp_path / "a").exists()
 
 
@@ -161,9 +161,9 @@ def test_the_scorer_is_recorded_only_where_its_weights_stay_on_the_gpu(mode, dev
     parts = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(full.memory, "settle", lambda given, *_: parts.extend(given) or mode)
+    monkeypatch.setattr(full.memory, "place_weights", lambda given, *_: parts.extend(given) or mode)
     scorer = SimpleNamespace(device=torch.device(device), model=torch.nn.Linear(2, 2), recorder="of the last mode")
-    full.settle(SimpleNamespace(image=SimpleNamespace(models={})), scorer, Config())
+    full.place_weights(SimpleNamespace(image=SimpleNamespace(models={})), scorer, Config())
     assert [part.name for part in parts] == ["scorer"] * moved
     assert isinstance(scorer.recorder, Recorder) is recorded
     assert recorded or scorer.recorder is None

@@ -13,17 +13,17 @@ from app.errors import Unavailable
 from app.stages import memory
 from app.stages.memory import (
     RESERVE,
+    BlockOffloader,
     Part,
-    Visitors,
     _spans,
     blocks,
+    blocks_to_offload,
     choose,
     pack,
-    settle,
+    place_weights,
     share_out,
     spread,
     unpack,
-    visitors,
 )
 
 
@@ -73,7 +73,7 @@ def test_blocks_are_the_layers_in_order():
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=60), st.integers(0, 6_000))
 def test_as_few_visit_as_the_room_allows(sizes, room):
     blocks = {nn.Identity(): size for size in sizes}
-    chosen = visitors(blocks, room)
+    chosen = blocks_to_offload(blocks, room)
     assert sum(size for block, size in blocks.items() if block not in chosen) <= room
     fewer = spread(list(blocks), max(0, len(chosen) - 1))
     assert not chosen or sum(size for block, size in blocks.items() if block not in fewer) > room
@@ -84,7 +84,7 @@ def test_what_runs_often_stays_as_room_allows_and_what_runs_once_visits(tower, m
     monkeypatch.setattr(memory, "RESERVE", 0)
     monkeypatch.setattr(memory, "SMALL", 0)
     sent: list[int] = []
-    monkeypatch.setattr(memory, "Visitors", lambda visiting, _device: sent.append(len(visiting)))
+    monkeypatch.setattr(memory, "BlockOffloader", lambda visiting, _device: sent.append(len(visiting)))
     once = Tower()
     parts = [Part("once", once), Part("often", tower, calls=4)]
     fixed = sum(memory._fixed_bytes(part) for part in parts)
@@ -126,7 +126,7 @@ def test_the_same_numbers_whatever_stays(tower, staying):
         expected = tower.to(CUDA)(x)
         tower.to("cpu")
         if visiting := spread(blocks(tower), 8 - staying):
-            Visitors(visiting, CUDA)
+            BlockOffloader(visiting, CUDA)
         tower.to(CUDA)
         for _ in range(50):  # far ahead of the GPU
             found = tower(x)
@@ -140,7 +140,7 @@ def test_blocks_may_run_out_of_order(tower):
     with torch.inference_mode():
         everything = blocks(tower.to(CUDA))
         expected = [everything[index](x) for index in order]
-        Visitors(everything, CUDA)
+        BlockOffloader(everything, CUDA)
         assert all(torch.equal(everything[index](x), want) for index, want in zip(order, expected, strict=True))
 
 
@@ -148,8 +148,8 @@ def test_blocks_may_run_out_of_order(tower):
 def test_offloading_obeys_the_limit_and_says_when_nothing_fits(tower, monkeypatch):
     monkeypatch.setattr(memory, "SMALL", 0)
     monkeypatch.setattr(memory, "RESERVE", 0)
-    assert settle([Part("tower", tower)], GpuConfig(memory="offload"), CUDA) == "offload"
+    assert place_weights([Part("tower", tower)], GpuConfig(memory="offload"), CUDA) == "offload"
     assert all(value.is_cuda for value in tower.state_dict().values())
     monkeypatch.setattr(memory, "RESERVE", 1 << 50)
     with pytest.raises(Unavailable, match=r"needs .* GB of GPU memory"):
-        settle([Part("tower", Tower())], GpuConfig(memory="offload"), CUDA)
+        place_weights([Part("tower", Tower())], GpuConfig(memory="offload"), CUDA)

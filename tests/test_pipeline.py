@@ -8,7 +8,7 @@ from loguru import logger
 
 from app.config import Config, DeadlinesConfig
 from app.errors import NothingMade
-from app.pipeline import Brief, Stages, generate
+from app.pipeline import GenerationRequest, Stages, generate
 from app.splat.model import Splat
 from app.stage import Stage
 from app.stages.picture import Picture
@@ -42,7 +42,7 @@ def test_what_a_promised_file_cannot_hold_is_refused_before_it_is_drawn(
     config = Config.model_validate({"repair": {"enabled": enabled}, "validate": {"enabled": False}})
     told: list[Stage] = []
     with pytest.raises(NothingMade, match=reason):
-        generate(Brief("a red ball"), 0, 2, Stages(kind(ShapesParams(1_000)), None), config, told.append)
+        generate(GenerationRequest("a red ball"), 0, 2, Stages(kind(ShapesParams(1_000)), None), config, told.append)
     assert told == [Stage.PICTURE, Stage.SPLAT, Stage.REPAIR] * 2
 
 
@@ -51,7 +51,7 @@ def test_an_attempt_announces_its_stages_in_order_and_logs_each() -> None:
     told: list[Stage] = []
     lines: list[str] = []
     sink = logger.add(lines.append, format="{message}")
-    generate(Brief("a red ball"), 0, 1, Stages(Shapes(ShapesParams(1_000)), None), config, told.append)
+    generate(GenerationRequest("a red ball"), 0, 1, Stages(Shapes(ShapesParams(1_000)), None), config, told.append)
     logger.remove(sink)
     assert told == [stage for stage in Stage if stage != Stage.TURNTABLE]
     assert [line[:5] for line in lines if line[0] == "["] == ["[1/4]", "[1/4]", "[2/4]", "[3/4]", "[4/4]"]

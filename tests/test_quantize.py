@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch._inductor import config as inductor
 
-from app.stages.memory import Visitors, _spans, blocks, bytes_of, move, pack, unpack
+from app.stages.memory import BlockOffloader, _spans, blocks, bytes_of, move, pack, unpack
 from app.stages.quantize import quantize
 
 pytestmark = pytest.mark.filterwarnings("ignore::SyntaxWarning")  # torchao's own
@@ -75,5 +75,5 @@ def test_what_is_quantised_may_visit(kind):
     tower, x, _, _ = quantised(kind, CUDA)
     with torch.inference_mode():
         found = tower(x)
-        Visitors(blocks(tower), CUDA)
+        BlockOffloader(blocks(tower), CUDA)
         assert all(torch.equal(tower(x), found) for _ in range(5))

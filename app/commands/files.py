@@ -52,7 +52,7 @@ def repair(config: Config, source: Path, output: Path, strategy: str | None, as_
     with progress("Reading") as on_stage:
         splat = read_splat(source, config.limits.max_gaussians)
         on_stage("Diagnosing and repairing")
-        repaired, diagnosis, report = pipeline.heal(splat, config)
+        repaired, diagnosis, report = pipeline.diagnose_and_repair(splat, config)
         on_stage("Writing")
         if repaired is splat and output.suffix.lower() == stored_as(source):
             copy_splat(source, output)

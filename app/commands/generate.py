@@ -50,8 +50,8 @@ def generate(
     from app.stages.picture import read_picture
 
     seed = config.generate.seed if seed is None else seed
-    brief = pipeline.Brief(prompt, read_picture(image, config.limits) if image else None)
-    brief.check(config)
+    request = pipeline.GenerationRequest(prompt, read_picture(image, config.limits) if image else None)
+    request.check(config)
     folder = output or Path("out") / f"{_slug(prompt or (image.stem if image else ''))}-{seed}"
     _check_output(folder)
     with progress("Loading") as on_stage:
@@ -62,17 +62,17 @@ def generate(
             on_stage(stage.line())
 
         try:
-            judged = pipeline.generate(brief, seed, attempts, stages, config, told, _steps(on_stage))
+            attempt = pipeline.generate(request, seed, attempts, stages, config, told, _steps(on_stage))
         except NothingMade as reason:
             _print_nothing_made(reason, as_json)
             sys.exit(REFUSED)
         on_stage("Writing the files")
-        issued = certificate.write_outputs(judged, folder, config, datetime.now(UTC))
+        issued = certificate.write_outputs(attempt, folder, config, datetime.now(UTC))
     if as_json:
         print_json({"folder": str(folder), "certificate": issued.model_dump(mode="json")})
     else:
         _print_judgement(issued, folder)
-    exit_by(judged.verdict.outcome)
+    exit_by(attempt.verdict.outcome)
 
 
 def _check_output(folder: Path) -> None:

@@ -63,7 +63,7 @@ def render(
     with progress("Reading") as on_stage:
         splat = read_splat(file, config.limits.max_gaussians)
         on_stage("Rendering")
-        views = pipeline.look(splat, config)
+        views = pipeline.render_views(splat, config)
         certificate.write_picture(output, views)
     shown = {"output": str(output), "views": len(views.cameras), "backend": views.backend, "coverage": coverage(views)}
     if as_json:

@@ -36,7 +36,7 @@ def validate(config: Config, file: Path, prompt: str, as_json: bool) -> None:
         on_stage("Loading the scorer")
         scorer = pipeline.load_scorer(config)
         on_stage("Rendering")
-        views = pipeline.look(splat, config)
+        views = pipeline.render_views(splat, config)
         on_stage("Scoring")
         score, verdict = pipeline.validate(splat, views, prompt, scorer, config)
     findings, stand_in = diagnosis.to_dict()["findings"], config.profile.name == "shapes"

@@ -19,7 +19,7 @@ from app.jobs.assets import Assets, Stored, stored
 from app.jobs.job_store import JobResult, JobStore
 from app.jobs.progress import Progress
 from app.jobs.records import Job
-from app.pipeline import Brief, Stages
+from app.pipeline import GenerationRequest, Stages
 from app.splat.diagnosis import diagnose
 from app.splat.files import decode_splat, replacing, write_splat
 from app.splat.model import Splat
@@ -61,7 +61,7 @@ class Steps:
             return DrawResult(given, GIVEN, None)
         told, step = progress.on_stage(attempt), progress.on_step(attempt)
         try:
-            picture = pipeline.draw(Brief(job.prompt), seed, self.stages, self.config, told, step)
+            picture = pipeline.draw(GenerationRequest(job.prompt), seed, self.stages, self.config, told, step)
         except StageFailed as error:
             return DrawResult(failure=str(error))
         if not picture:
@@ -74,31 +74,31 @@ class Steps:
         return DrawResult(file, picture.model, picture.seed)
 
     def build(self, progress: Progress, attempt: int, drawn: DrawResult) -> JobResult:
-        """The splat of an attempt, judged. A stage that produced nothing usable is a refusal for that reason."""
+        """The splat of an attempt, judged. A stage that produced nothing usable makes it refused."""
         seed = progress.claim.job.seed + attempt - 1
         nothing = JobResult("DONE", attempt=attempt, seed=seed, outcome="refused")
         if drawn.failure:
             return replace(nothing, reasons=(drawn.failure,))
         try:
-            judged = self._judged(progress, attempt, drawn)
+            made = self._build(progress, attempt, drawn)
         except StageFailed as error:
             return replace(nothing, reasons=(str(error),))
         path = f"{progress.claim.job.id}/{attempt}"
         with self._assets.folder(path) as folder:
-            issued = certificate.write_outputs(judged, folder, self.config, datetime.now(UTC))
+            issued = certificate.write_outputs(made, folder, self.config, datetime.now(UTC))
             hashes: dict[str, str] = {asset.name: asset.sha256 for asset in issued.assets}
             files = stored(folder, path, (*hashes, "views.png", "certificate.json"), hashes)
         return JobResult(
             "DONE",
             attempt=attempt,
             seed=seed,
-            outcome=judged.verdict.outcome,
-            reasons=judged.verdict.reasons,
-            score=judged.score.value if judged.score else None,
-            scores=judged.score.per_view if judged.score else (),
-            gaussians=len(judged.splat),
-            findings=tuple(finding.kind for finding in judged.diagnosis.findings),
-            repairs=tuple(done["field"] for done in judged.repairs.to_dict()["repairs"]),
+            outcome=made.verdict.outcome,
+            reasons=made.verdict.reasons,
+            score=made.score,
+            scores=made.judgement.per_view if made.judgement else (),
+            gaussians=len(made.splat),
+            findings=tuple(finding.kind for finding in made.diagnosis.findings),
+            repairs=tuple(done["field"] for done in made.repairs.to_dict()["repairs"]),
             files=files,
         )
 
@@ -113,7 +113,7 @@ class Steps:
         if costly := pipeline.overdrawn(splat, self.config):
             verdict = Verdict("refused", (costly,))
         else:
-            views = pipeline.look(splat, self.config)
+            views = pipeline.render_views(splat, self.config)
             told(Stage.SCORE)
             score, verdict = pipeline.validate(splat, views, job.prompt, self.stages.scorer, self.config)
         report = {
@@ -145,16 +145,16 @@ class Steps:
         )
 
     def repair(self, progress: Progress) -> JobResult:
-        """A given splat, healed: asset.ply or asset.spz as wanted, and report.json."""
+        """A given splat, repaired: asset.ply or asset.spz as wanted, and report.json."""
         job = progress.claim.job
         progress.on_stage(1)(Stage.REPAIR)
         splat = self._given_splat(job)
-        healed, diagnosis, repairs = pipeline.heal(splat, self.config)
-        left = () if diagnosis.healthy else diagnose(healed, self.config.diagnose).findings
+        repaired, diagnosis, repairs = pipeline.diagnose_and_repair(splat, self.config)
+        left = () if diagnosis.healthy else diagnose(repaired, self.config.diagnose).findings
         report = {
             "gaussians_in": len(splat),
-            "gaussians_out": len(healed),
-            "changed": healed is not splat,
+            "gaussians_out": len(repaired),
+            "changed": repaired is not splat,
             "diagnosis": diagnosis.to_dict(),
             "repairs": repairs.to_dict(),
             "findings_left": [finding.kind for finding in left],
@@ -162,13 +162,13 @@ class Steps:
         fields = tuple(done["field"] for done in repairs.to_dict()["repairs"])
         asset = "asset.ply"
         with self._assets.folder(f"{job.id}/1") as folder:
-            write_splat(folder / asset, healed)
+            write_splat(folder / asset, repaired)
             _write_json(folder / "report.json", report)
             files = stored(folder, f"{job.id}/1", (asset, "report.json"))
         return JobResult(
             "DONE",
             attempt=1,
-            gaussians=len(healed),
+            gaussians=len(repaired),
             findings=tuple(finding.kind for finding in diagnosis.findings),
             repairs=fields,
             files=files,
@@ -199,11 +199,11 @@ class Steps:
             raise BadFile(f"job {job.id} came without a splat")
         return decode_splat(self._assets.read(file.path), self.config.limits.max_gaussians, "the given splat")
 
-    def _judged(self, progress: Progress, attempt: int, drawn: DrawResult) -> pipeline.Judged:
+    def _build(self, progress: Progress, attempt: int, drawn: DrawResult) -> pipeline.Attempt:
         job, picture = progress.claim.job, self._picture(drawn)
-        brief = Brief(job.prompt, picture if drawn.model == GIVEN else None)
+        request = GenerationRequest(job.prompt, picture if drawn.model == GIVEN else None)
         seed, told = job.seed + attempt - 1, progress.on_stage(attempt)
-        return pipeline.build(brief, picture, seed, attempt, self.stages, self.config, told)
+        return pipeline.build(request, picture, seed, attempt, self.stages, self.config, told)
 
     def _picture(self, drawn: DrawResult) -> Picture | None:
         if not drawn.picture:

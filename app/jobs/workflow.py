@@ -15,6 +15,7 @@ from dbos import DBOS, PortableWorkflowError
 from loguru import logger
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.attempts import best_attempt
 from app.errors import DatabaseDown, SplatgateError, StorageDown, Unavailable
 from app.jobs.assets import Assets, Stored
 from app.jobs.job_store import Claim, ClaimLost, JobResult, JobStore
@@ -101,7 +102,7 @@ class Worker:
         job = progress.claim.job
         try:
             if job.kind == "generate":
-                return self._generate(progress)
+                return best_attempt(job.attempts, lambda number: self._attempt(progress, number))
             step = {"validate": self._steps.validate, "repair": self._steps.repair, "turntable": self._steps.turntable}
             return _to_job_result(self._durable(job.kind, progress, lambda: asdict(step[job.kind](progress))))
         except Stopped as stopped:
@@ -119,17 +120,6 @@ class Worker:
         except Exception as error:  # noqa: BLE001  the edge: whatever a stage throws ends its job, not the engine
             logger.opt(exception=error).error(f"job {job.id}: failed")
             return JobResult("FAILED", f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
-
-    def _generate(self, progress: Progress) -> JobResult:
-        """Attempts with consecutive seeds; the first that passes, else the best that was refused."""
-        best: JobResult | None = None
-        for attempt in range(1, progress.claim.job.attempts + 1):
-            ending = self._attempt(progress, attempt)
-            best = max(best or ending, ending, key=lambda each: (each.outcome == "passed", each.score or 0.0))
-            if ending.outcome != "refused":
-                break
-        assert best
-        return best
 
     def _attempt(self, progress: Progress, attempt: int) -> JobResult:
         drawn = _to_draw_result(

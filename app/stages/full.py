@@ -22,7 +22,7 @@ from app.splat.model import Splat
 from app.stages import cutout, image_to_splat, memory, quantize, text_to_image
 from app.stages.cutout import Cutout, CutoutParams, Kind
 from app.stages.memory import Part
-from app.stages.picture import Maker, OnStep, Picture
+from app.stages.picture import ModelInfo, OnStep, Picture
 from app.stages.score import Scorer
 from app.stages.text_to_image import ImageParams, TextToImage
 from app.trellis.graphs import Recorder
@@ -41,11 +41,11 @@ class Full:
     image: TextToImage
     cutout: Cutout
     trellis: Trellis
-    makers: tuple[Maker, ...]  # in the order of their work
+    models: tuple[ModelInfo, ...]  # in the order of their work
 
     @property
     def model_id(self) -> str:
-        return f"{self.makers[0].model} + {self.makers[-1].model}"
+        return f"{self.models[0].model} + {self.models[-1].model}"
 
     def draw(self, prompt: str, seed: int, on_step: OnStep) -> Picture:
         """Raises StageFailed where the model answers with a value that is not finite."""
@@ -59,7 +59,7 @@ class Full:
 
 
 def load(config: Config, on_load: OnLoad = no_progress) -> Full:
-    """Every model of the chain, the picture's in CPU memory until `settle`. on_load: told what is read.
+    """Every model of the chain, the picture's in CPU memory until `place_weights`. on_load: told what is read.
 
     Raises NotFetched or WrongWeights, naming the command that helps, and BadWeights for a path without such a model.
     """
@@ -78,15 +78,15 @@ def load(config: Config, on_load: OnLoad = no_progress) -> Full:
         cutter,
         image_to_splat.load(splat.path, encoder.path, device),
         (
-            Maker("text_to_image", picture.name, picture.sha256),
-            Maker("cutout", cut.name, cut.sha256),
-            Maker("image_features", encoder.name, encoder.sha256),
-            Maker("image_to_splat", splat.name, splat.sha256),
+            ModelInfo("text_to_image", picture.name, picture.sha256),
+            ModelInfo("cutout", cut.name, cut.sha256),
+            ModelInfo("image_features", encoder.name, encoder.sha256),
+            ModelInfo("image_to_splat", splat.name, splat.sha256),
         ),
     )
 
 
-def settle(full: Full, scorer: Scorer | None, config: Config) -> None:
+def place_weights(full: Full, scorer: Scorer | None, config: Config) -> None:
     """Puts the weights that may travel where [gpu] says: those of the picture and of the scorer. TRELLIS stays."""
     if not torch.cuda.is_available():
         return
@@ -97,7 +97,7 @@ def settle(full: Full, scorer: Scorer | None, config: Config) -> None:
             quantize.quantize(part.module, config.gpu.quantize, device)
     if scorer and scorer.device.type == "cuda":  # score.device = "cpu" keeps it from the card
         parts.append(Part("scorer", scorer.model))
-    mode = memory.settle(parts, config.gpu, device)
+    mode = memory.place_weights(parts, config.gpu, device)
     if scorer:  # a recording knows its weights by their address
         scorer.recorder = Recorder() if mode == "resident" and scorer.device.type == "cuda" else None
     if config.gpu.compile:

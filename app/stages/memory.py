@@ -48,7 +48,7 @@ class Part:
         return blocks(self.module) if self.bytes > SMALL else []
 
 
-def settle(parts: Sequence[Part], config: GpuConfig, device: torch.device) -> Mode:
+def place_weights(parts: Sequence[Part], config: GpuConfig, device: torch.device) -> Mode:
     """Puts every part where it will work, from wherever it is; returns how, and logs why.
 
     Raises Unavailable where not even what must stay fits.
@@ -80,8 +80,8 @@ def share_out(parts: Sequence[Part], room: int, device: torch.device) -> None:
     for part in sorted(parts, key=lambda part: -part.calls):
         everything = part.blocks
         sizes = {block: bytes_of(block) for block in everything}
-        if visiting := visitors(sizes, left if part.calls > 1 else 0):
-            Visitors(visiting, device)
+        if visiting := blocks_to_offload(sizes, left if part.calls > 1 else 0):
+            BlockOffloader(visiting, device)
         move(part.module, device)
         left -= sum(size for block, size in sizes.items() if block not in visiting)
         staying = len(everything) - len(visiting)
@@ -184,7 +184,7 @@ def _fixed_bytes(part: Part) -> int:
     return part.bytes - sum(sizes) + PLACES * max(sizes, default=0)
 
 
-def visitors(sizes: dict[nn.Module, int], room: int) -> list[nn.Module]:
+def blocks_to_offload(sizes: dict[nn.Module, int], room: int) -> list[nn.Module]:
     """The fewest blocks, evenly spread, whose leaving lets the others stay in `room` bytes. sizes: bytes of each."""
     everything = list(sizes)
     for count in range(len(everything)):
@@ -199,7 +199,7 @@ def spread(items: list[nn.Module], count: int) -> list[nn.Module]:
     return [items[index * len(items) // count] for index in range(count)]
 
 
-class Visitors:
+class BlockOffloader:
     """Blocks that are on the GPU only around their own forward, in the order of the list.
 
     Their tensors point at the places for good; what the places hold changes under them.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from app.errors import BadInput
 from app.splat.model import SH_C0, Splat
 from app.stages.kinds import BUILDERS, OWN_COLOUR, RGB, Part
-from app.stages.picture import Maker, OnStep, Picture
+from app.stages.picture import ModelInfo, OnStep, Picture
 from app.stages.scene import Scene, Thing, parse
 from app.stages.solids import Moved, Surface, plastic_sequence
 
@@ -36,7 +36,7 @@ class Shapes:
     """The generator stage: `load()` once, `build(prompt, None, seed)` often."""
 
     model_id = "shapes (built-in stand-in)"
-    makers: tuple[Maker, ...] = (Maker("generator", model_id, None),)
+    models: tuple[ModelInfo, ...] = (ModelInfo("generator", model_id, None),)
 
     def __init__(self, params: ShapesParams) -> None:
         self.params = params

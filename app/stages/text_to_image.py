@@ -84,7 +84,7 @@ class TextToImage:
 
 
 def load(params: ImageParams, folder: Path) -> TextToImage:
-    """From a folder in diffusers' layout, into CPU memory; `memory.settle` puts it where it works.
+    """From a folder in diffusers' layout, into CPU memory; `memory.place_weights` puts it where it works.
 
     Only safetensors are read, no code of the folder is run and the network is never touched.
     Raises BadWeights where the folder holds no such pipeline.
