@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationError, field_validator, model_validator
 
 from app.bounds import Attempts, Extent, FilmFps, FilmSeconds, FilmSize, Fov, Port, Radius, Seed, ViewSize
 from app.errors import ConfigError
@@ -177,6 +177,7 @@ class ServeConfig(Section):
     host: str = "127.0.0.1"
     port: Port = 10_010
     published_on: str = ""
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
     data: str = "data"
     grace_seconds: Annotated[float, Field(ge=0, le=3_600)] = 30.0
 

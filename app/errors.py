@@ -107,6 +107,17 @@ class QueueFull(SplatgateError):
         self.retry_after = retry_after
 
 
+class TooManyFailures(SplatgateError):
+    """An address has sent wrong tokens too often. retry_after: whole seconds after which it may try again."""
+
+    status = 429
+    retryable = True
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class Unauthorized(BadInput):
     """No token, or one that is not in auth.tokens_file."""
 

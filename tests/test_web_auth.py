@@ -12,22 +12,25 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from flask.testing import FlaskClient
+from werkzeug.test import EnvironBuilder
+from werkzeug.wrappers import Request
 
 from app.commands.main import main
 from app.config import Config
-from app.errors import ConfigError
+from app.errors import ConfigError, TooManyFailures
 from app.jobs.client import Jobs
 from app.web import create_app
 from app.web.auth import read_hashes, token_hash
+from app.web.failures import ALLOWED, MAX_ADDRESSES, WITHIN_SECONDS, Failures
 from app.web.server import listen_address
 
 TOKEN = "sg_" + "k" * 43  # fixed, so that every process collects the same tests
 
 
 @contextmanager
-def client(folder: Path, **auth: Any) -> Iterator[FlaskClient]:
+def client(folder: Path, serve: dict[str, Any] | None = None, **auth: Any) -> Iterator[FlaskClient]:
     (folder / "tokens").write_text(f"# of the fleet\n\n{'0' * 64} lost\n{token_hash(TOKEN)} alice\n")
-    config = Config.model_validate({"serve": {"data": str(folder)}, "auth": auth})
+    config = Config.model_validate({"serve": {"data": str(folder)} | (serve or {}), "auth": auth})
     jobs = Jobs(config)
     yield create_app(config, jobs).test_client()
     jobs.close()
@@ -114,6 +117,112 @@ def test_a_page_of_another_site_can_order_nothing(request: pytest.FixtureRequest
     headers = {"Origin": origin, "Authorization": f"Bearer {TOKEN}"}
     for path in ("/generate/", "/v1/validate", "/v1/jobs"):
         assert made.post(path, data={"prompt": "a blue rocket"}, headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize("guard", ["guarded", "unguarded"])
+@pytest.mark.parametrize("dest", ["image", "script", "iframe", "empty"])
+def test_a_page_of_another_site_can_embed_nothing(request: pytest.FixtureRequest, guard: str, dest: str) -> None:
+    made: FlaskClient = request.getfixturevalue(guard)
+    mode = "navigate" if dest == "iframe" else "no-cors"
+    headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": dest}
+    answer = made.get("/v1/jobs", headers={**headers, "Authorization": f"Bearer {TOKEN}"})
+    assert (answer.status_code, "Sec-Fetch-Site" in answer.json["detail"]) == (403, True)
+
+
+def test_a_link_on_another_site_can_be_followed(unguarded: FlaskClient) -> None:
+    headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    assert unguarded.get("/", headers=headers).status_code == 200
+    assert unguarded.post("/v1/jobs", json={"prompt": "a blue rocket"}, headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize("scheme", ["Token", "Digest", "AWS4-HMAC-SHA256", "basic2", "x"])
+def test_only_bearer_and_basic_carry_a_token(guarded: FlaskClient, scheme: str) -> None:
+    for value in (f"password={TOKEN}", f'password="{TOKEN}", username=x', f"token={TOKEN}", TOKEN):
+        assert guarded.get("/v1/jobs", headers={"Authorization": f"{scheme} {value}"}).status_code == 401
+
+
+PROXIED = [
+    ("X-Forwarded-For", "203.0.113.5"),
+    ("X-Forwarded-Proto", "https"),
+    ("X-Forwarded-Host", "splats.example"),
+    ("x-forwarded-server", "proxy"),
+    ("Forwarded", "for=203.0.113.5"),
+    ("Via", "1.1 proxy"),
+    ("X-Real-IP", "203.0.113.5"),
+    ("CF-Connecting-IP", "203.0.113.5"),
+    ("X-Forwarded-For", "127.0.0.1"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), PROXIED)
+@pytest.mark.parametrize("published_on", ["", "127.0.0.1"])
+def test_without_tokens_what_came_through_a_proxy_is_refused(
+    tmp_path: Path, name: str, value: str, published_on: str
+) -> None:
+    with client(tmp_path, {"published_on": published_on}) as made:
+        for path in ("/v1/jobs", "/", "/metrics"):
+            answer = made.get(path, headers={name: value})
+            assert answer.status_code == 403
+            assert "came through a proxy" in answer.json["detail"]
+        assert made.get("/livez", headers={name: value}).status_code == 200
+
+
+def test_without_tokens_http_1_0_is_refused_as_nginx_speaks_it(unguarded: FlaskClient) -> None:
+    assert unguarded.get("/v1/jobs", environ_overrides={"SERVER_PROTOCOL": "HTTP/1.0"}).status_code == 403
+    assert unguarded.get("/v1/jobs", environ_overrides={"SCRIPT_NAME": "/generate"}).status_code == 403
+
+
+def test_a_request_without_a_host_is_refused(unguarded: FlaskClient) -> None:
+    environ = EnvironBuilder("/v1/jobs").get_environ()
+    del environ["HTTP_HOST"]
+    assert unguarded.open(Request(environ)).status_code in (400, 403)
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "status"),
+    [
+        ("127.0.0.1", "127.0.0.1", 200),
+        ("127.0.0.1", "203.0.113.5", 403),
+        ("127.0.0.1", "127.0.0.1, 203.0.113.5", 403),
+        ("127.0.0.1", "203.0.113.5, ::1", 200),
+        ("127.0.0.1", "unknown", 403),
+        ("10.0.0.9", "127.0.0.1", 403),
+    ],
+)
+def test_a_trusted_proxy_names_the_client(tmp_path: Path, peer: str, forwarded: str, status: int) -> None:
+    with client(tmp_path, {"trusted_proxies": ["127.0.0.1/32"]}) as made:
+        headers = {"X-Forwarded-For": forwarded}
+        assert made.get("/v1/jobs", headers=headers, environ_base={"REMOTE_ADDR": peer}).status_code == status
+
+
+def test_with_tokens_a_proxy_is_nobody_to_worry_about(guarded: FlaskClient) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}", "X-Forwarded-For": "203.0.113.5", "Via": "1.1 proxy"}
+    assert guarded.get("/v1/jobs", headers=headers).status_code == 200
+
+
+def test_an_address_that_guesses_tokens_has_to_wait_and_a_right_token_never(guarded: FlaskClient) -> None:
+    def ask(token: str, address: str) -> int:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return guarded.get("/v1/jobs", headers=headers, environ_base={"REMOTE_ADDR": address}).status_code
+
+    assert [ask("wrong", "10.0.0.9") for _ in range(20)] == [401] * 20
+    assert [ask("wrong", "10.0.0.9"), ask("wrong", "10.0.0.8")] == [429, 401]
+    assert [ask("", "10.0.0.9"), ask(TOKEN, "10.0.0.9")] == [401, 200]
+
+
+def test_failures_are_forgotten_after_a_minute_and_for_old_addresses() -> None:
+    now = 0.0
+    failures = Failures(lambda: now)
+    for _ in range(ALLOWED):
+        failures.count("10.0.0.9")
+    with pytest.raises(TooManyFailures) as error:
+        failures.count("10.0.0.9")
+    assert error.value.retry_after == WITHIN_SECONDS
+    for each in range(MAX_ADDRESSES):
+        failures.count(f"10.1.{each}")
+    failures.count("10.0.0.9")
+    now = WITHIN_SECONDS
+    failures.count("10.0.0.9")
 
 
 def test_our_own_page_can(unguarded: FlaskClient) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+import time
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,6 +21,8 @@ from flask import Flask, request
 from app.address import is_loopback
 from app.config import AuthConfig, Config
 from app.errors import ConfigError, Forbidden, Unauthorized
+from app.web.client_address import ClientAddress
+from app.web.failures import Failures
 
 PREFIX = "sg_"
 OPEN = ("/livez", "/readyz")
@@ -27,6 +30,7 @@ WORKER = ("/generate/", "/generate", "/generate_video/", "/generate_video")
 ANY_HOST = (*OPEN, "/metrics")
 """Served under any host name: a scraper uses the name of the container."""
 
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -74,15 +78,19 @@ def _hash_in(line: str, number: int, config: AuthConfig) -> str:
 def guard(app: Flask, config: Config) -> None:
     """Checks every request before its view runs. Raises ConfigError if the tokens cannot be read."""
     hashes = read_hashes(config.auth)
-    app.before_request(_same_site)
-    app.before_request(_token_checker(hashes, config.auth) if hashes else _local_checker(config))
+    client = ClientAddress(config.serve.trusted_proxies)
+    app.before_request(_check_site)
+    app.before_request(_token_checker(hashes, config.auth, client) if hashes else _local_checker(config, client))
 
 
-def _same_site() -> None:
-    """Raises Forbidden if a page of another site sent the request."""
-    origin = request.headers.get("Origin")
-    if request.method not in ("GET", "HEAD", "OPTIONS") and origin and _host_in(origin) != request.host:
+def _check_site() -> None:
+    """Raises Forbidden if a page of another site sent the request or embeds the response."""
+    origin, fetch = request.headers.get("Origin"), request.headers
+    if request.method not in SAFE_METHODS and origin and _host_in(origin) != request.host:
         raise Forbidden(f"this request comes from a page of {origin[:200]}: only pages of this service may send it")
+    followed_link = fetch.get("Sec-Fetch-Mode") == "navigate" and fetch.get("Sec-Fetch-Dest") == "document"
+    if fetch.get("Sec-Fetch-Site") == "cross-site" and not (request.method in SAFE_METHODS and followed_link):
+        raise Forbidden("this request comes from a page of another site (Sec-Fetch-Site: cross-site): open it directly")
 
 
 def _host_in(origin: str) -> str:
@@ -98,13 +106,18 @@ def is_open(path: str, config: AuthConfig) -> bool:
     return path in OPEN or (config.open_worker and path in WORKER)
 
 
-def _token_checker(hashes: tuple[str, ...], config: AuthConfig) -> Callable[[], None]:
+def _token_checker(hashes: tuple[str, ...], config: AuthConfig, client: ClientAddress) -> Callable[[], None]:
+    failures = Failures(time.monotonic)
+
     def check() -> None:
         if is_open(request.path, config):
             return
-        given = token_hash(_token())
+        token = _token()
+        given = token_hash(token)
         # compare with every hash, each in constant time: the timing does not reveal which one is close
         if not sum([hmac.compare_digest(given, known) for known in hashes]):
+            if token:
+                failures.count(client.of_request())
             raise Unauthorized("send a token: Authorization: Bearer TOKEN (`splatgate token new` creates one)")
 
     return check
@@ -114,11 +127,14 @@ def _token() -> str:
     given = request.authorization
     if given is None:
         return ""
-    return str((given.token if given.type == "bearer" else given.password) or "")
+    if given.type == "bearer":
+        return given.token or ""
+    # werkzeug parses password=... for any scheme
+    return given.password or "" if given.type == "basic" else ""
 
 
-def _local_checker(config: Config) -> Callable[[], None]:
-    """Refuses other machines, and host names that another site's DNS may point here (DNS rebinding).
+def _local_checker(config: Config, client: ClientAddress) -> Callable[[], None]:
+    """Refuses other machines, proxies, and host names that another site's DNS may point here (DNS rebinding).
 
     In a container whose port is published on the loopback of the host, callers come from the bridge network: the
     publishing keeps other machines out. Other containers on that bridge may use any host name for /metrics only.
@@ -126,8 +142,18 @@ def _local_checker(config: Config) -> Callable[[], None]:
     published_locally = is_loopback(config.serve.published_on)
 
     def check() -> None:
-        if not (published_locally or _is_local(request.remote_addr)):
+        if request.path in OPEN:
+            return
+        if proxy := client.untrusted_proxy():
+            raise Forbidden(
+                f"this request came through a proxy ({proxy}), which would let everybody in: create a token with "
+                "`splatgate token new` and set auth.tokens_file, or name the proxy in serve.trusted_proxies"
+            )
+        address = client.of_request()
+        if not ((published_locally and address == request.remote_addr) or _is_local(address)):
             raise Forbidden("without auth.tokens_file only this machine is served; `splatgate token new` creates one")
+        if "Host" not in request.headers:
+            raise Forbidden("the request has no Host header: send one, for example localhost")
         name = urlsplit(f"//{request.host}").hostname
         if name not in LOCAL_NAMES and request.path not in ANY_HOST:
             raise Forbidden(f"without auth.tokens_file the host name must be {' or '.join(LOCAL_NAMES)}, not {name!r}")

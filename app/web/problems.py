@@ -12,7 +12,7 @@ from loguru import logger
 from pydantic import BaseModel, Field, ValidationError
 from werkzeug.exceptions import HTTPException
 
-from app.errors import FULL, BadInput, QueueFull, SplatgateError, TooBusy, Unauthorized, Unavailable
+from app.errors import FULL, BadInput, QueueFull, SplatgateError, TooBusy, TooManyFailures, Unauthorized, Unavailable
 
 MEDIA_TYPE = "application/problem+json"
 BUSY_RETRY_SECONDS = 5
@@ -78,7 +78,7 @@ def _splatgate_error(error: SplatgateError) -> Response:
         logged = _logged(error, trace=False)
         return problem(error.status, type(error).__name__, str(error), error_id=logged)
     answer = problem(error.status, type(error).__name__, str(error), retryable=error.retryable)
-    if isinstance(error, QueueFull):
+    if isinstance(error, QueueFull | TooManyFailures):
         answer.headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, TooBusy):
         answer.headers["Retry-After"] = str(BUSY_RETRY_SECONDS)
