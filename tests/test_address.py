@@ -49,6 +49,7 @@ def test_what_is_asked_reaches_a_socket_that_listens_there(host: str) -> None:
         socket.create_connection((name.strip("[]"), int(port)), timeout=60).close()
 
 
+@pytest.mark.e2e
 def test_health_finds_a_service_that_was_told_another_address_than_it_may_listen_at(tmp_path: Path) -> None:
     """Without tokens it listens on loopback, and serve.host is what a proxy in front is called, perhaps."""
     with web(tmp_path, SERVE__HOST="gpu7.example") as service:

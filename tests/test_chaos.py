@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.e2e
+
 CHAOS = Path(__file__).parent.parent / "scripts" / "chaos"
 TWO_HOURS = 7_200.0
 """A machine may be as slow as it likes: that nothing is lost is what is tested here, and no time."""

@@ -92,6 +92,7 @@ def engine_host(folder: Path, port: int, given: dict[str, object]) -> Iterator[E
         process.wait()
 
 
+@pytest.mark.e2e
 def test_a_job_of_the_head_is_made_elsewhere_and_goes_on_when_that_host_dies(
     postgres_server: Server, bucket: str, tmp_path: Path
 ) -> None:
@@ -142,6 +143,7 @@ def test_a_job_of_the_head_is_made_elsewhere_and_goes_on_when_that_host_dies(
     assert not [log for log in logs if SECRET in log or PASSWORD in log]
 
 
+@pytest.mark.e2e
 def test_an_engine_waits_for_a_store_that_is_away_and_its_job_goes_on_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +204,7 @@ def _serving(url: str) -> set[str]:
 # ---- assets in an object store ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 def test_files_in_an_object_store_are_seen_and_gone_for_every_host_at_once(bucket: str, tmp_path: Path) -> None:
     one, two = (Assets(settings(tmp_path / name, assets={"url": bucket})) for name in ("one", "two"))
     assert two.names() == []
@@ -221,12 +224,14 @@ def test_files_in_an_object_store_are_seen_and_gone_for_every_host_at_once(bucke
         two.read("job/1/a")
 
 
+@pytest.mark.e2e
 def test_an_object_store_is_probed_and_left_as_it_was(bucket: str, tmp_path: Path) -> None:
     assets = Assets(settings(tmp_path, assets={"url": bucket}))
     assets.probe("probe")
     assert assets.jobs() == []
 
 
+@pytest.mark.e2e
 def test_ended_jobs_are_forgotten_with_their_objects(bucket: str, tmp_path: Path) -> None:
     config = settings(tmp_path, assets={"url": bucket, "keep_days": 1})
     with client(config) as jobs:
@@ -241,6 +246,7 @@ def test_ended_jobs_are_forgotten_with_their_objects(bucket: str, tmp_path: Path
         assert (jobs.assets.jobs(), later.sweep(), jobs.assets.jobs()) == ([job.id], 1, [])
 
 
+@pytest.mark.e2e
 @pytest.mark.usefixtures("bucket")
 def test_a_bucket_that_is_not_there_is_named_and_not_made(tmp_path: Path) -> None:
     for _ in range(2):
@@ -248,6 +254,7 @@ def test_a_bucket_that_is_not_there_is_named_and_not_made(tmp_path: Path) -> Non
             Assets(settings(tmp_path, assets={"url": "s3://no-such-bucket/x"})).probe("probe")
 
 
+@pytest.mark.e2e
 @pytest.mark.usefixtures("bucket")
 def test_a_store_that_cannot_be_reached_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process of its own: in this one there is a connection to the store already."""
@@ -267,6 +274,7 @@ def test_a_storage_of_a_kind_that_is_not_here_is_refused(url: str, tmp_path: Pat
         Assets(settings(tmp_path, assets={"url": url}))
 
 
+@pytest.mark.e2e
 def test_a_web_process_that_could_not_store_anything_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPLATGATE__ASSETS__URL", "nonsense://me:secret@bucket")
     started = subprocess.run([sys.executable, "-m", "app.web.server"], capture_output=True, text=True, timeout=300)
@@ -289,6 +297,7 @@ def shared_facts(config: Config) -> dict[str, Fact]:
     return {fact.what: fact for fact in shared(config)}
 
 
+@pytest.mark.e2e
 def test_the_doctor_tries_what_hosts_share(bucket: str, tmp_path: Path, postgres_server: Server) -> None:
     url = postgres_server.database()
     facts = shared_facts(settings(tmp_path, url, assets={"url": bucket}))
@@ -298,6 +307,7 @@ def test_the_doctor_tries_what_hosts_share(bucket: str, tmp_path: Path, postgres
     assert (alone.blocking, "no other host" in alone.problem) == (False, True)
 
 
+@pytest.mark.e2e
 @pytest.mark.usefixtures("bucket")
 def test_the_doctor_says_what_of_it_cannot_be_used(tmp_path: Path) -> None:
     nowhere = settings(tmp_path, f"postgresql://me:{PASSWORD}@127.0.0.1:1/none", assets={"url": "s3://no-such-bucket"})

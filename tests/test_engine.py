@@ -94,6 +94,7 @@ def read(jobs: Jobs, id: str, name: str) -> bytes:
 # ---- jobs of every kind ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 def test_a_prompt_becomes_a_judged_splat_with_all_its_files(served: Jobs) -> None:
     job = served.wait(served.submit(replace(ROCKET, seed=3)).id, 60)
     assert (job.state, job.outcome, job.gaussians, job.error) == ("DONE", "passed", 3_000, "")
@@ -106,11 +107,13 @@ def test_a_prompt_becomes_a_judged_splat_with_all_its_files(served: Jobs) -> Non
     assert stages == ["picture", "splat", "repair", "render", "score"]
 
 
+@pytest.mark.e2e
 def test_the_same_order_gives_the_same_bytes(served: Jobs) -> None:
     first, second = (served.wait(served.submit(ROCKET).id, 60) for _ in range(2))
     assert read(served, first.id, "asset.ply") == read(served, second.id, "asset.ply")
 
 
+@pytest.mark.e2e
 def test_a_prompt_of_another_world_fails_with_the_reason(served: Jobs) -> None:
     job = served.wait(served.submit(JobRequest(prompt="xyzzy plugh")).id, 60)
     assert job.state == "FAILED"
@@ -119,6 +122,7 @@ def test_a_prompt_of_another_world_fails_with_the_reason(served: Jobs) -> None:
     assert job.id not in served.assets.jobs()
 
 
+@pytest.mark.e2e
 def test_a_given_splat_is_validated_as_it_is(served: Jobs) -> None:
     splat = encode_ply(shapes.load(shapes.ShapesParams(3_000)).build("a red cube", None, 0))
     job = served.wait(served.submit(JobRequest(kind="validate", prompt="a red cube", splat=splat)).id, 60)
@@ -127,6 +131,7 @@ def test_a_given_splat_is_validated_as_it_is(served: Jobs) -> None:
     assert verdict["score"]["value"] == pytest.approx(job.score)
 
 
+@pytest.mark.e2e
 def test_a_damaged_splat_is_repaired(served: Jobs) -> None:
     whole = shapes.load(shapes.ShapesParams(3_000)).build("a red cube", None, 0)
     name, damage = next(iter(DAMAGES.items()))
@@ -147,6 +152,7 @@ def giants(count: int) -> bytes:
     return encode_ply(Splat(means, quats, log_scales, rng.normal(-3, 1.5, count), np.zeros((count, 1, 3))))
 
 
+@pytest.mark.e2e
 def test_a_splat_that_would_be_drawn_for_minutes_is_refused_and_holds_nobody_up(served: Jobs) -> None:
     ordered = served.submit(JobRequest(kind="validate", prompt="a red cube", splat=giants(30_000)))
     behind = served.submit(ROCKET)
@@ -160,6 +166,7 @@ def test_a_splat_that_would_be_drawn_for_minutes_is_refused_and_holds_nobody_up(
     assert served.wait(behind.id, 120).outcome == "passed"
 
 
+@pytest.mark.e2e
 def test_a_repaired_splat_that_would_be_drawn_for_minutes_has_no_film(served: Jobs) -> None:
     repaired = served.wait(served.submit(JobRequest(kind="repair", splat=giants(30_000))).id, 120)
     assert repaired.state == "DONE"
@@ -168,12 +175,14 @@ def test_a_repaired_splat_that_would_be_drawn_for_minutes_has_no_film(served: Jo
     assert "too costly to draw" in film.error
 
 
+@pytest.mark.e2e
 def test_bytes_that_are_no_splat_fail_and_harm_nobody(served: Jobs) -> None:
     job = served.wait(served.submit(JobRequest(kind="repair", splat=b"ply\nnonsense")).id, 60)
     assert job.state == "FAILED"
     assert served.wait(served.submit(ROCKET).id, 60).outcome == "passed"
 
 
+@pytest.mark.e2e
 def test_a_turntable_is_a_file_of_the_job_that_it_shows(tmp_path: Path) -> None:
     config = settings(tmp_path, turntable={"size": 64, "seconds": 0.2})
     with host(config) as here, client(config) as jobs:
@@ -185,6 +194,7 @@ def test_a_turntable_is_a_file_of_the_job_that_it_shows(tmp_path: Path) -> None:
         assert jobs.get(shown.id).version > shown.version
 
 
+@pytest.mark.e2e
 def test_jobs_run_by_priority_and_then_in_the_order_they_came(make: Make) -> None:
     config = make()
     with host(config) as here, client(config) as jobs:
@@ -194,6 +204,7 @@ def test_jobs_run_by_priority_and_then_in_the_order_they_came(make: Make) -> Non
         assert [ids.index(job.id) for job in ended] == [3, 5, 0, 1, 4, 2]
 
 
+@pytest.mark.e2e
 def test_orders_of_many_callers_at_once_are_begun_in_the_order_that_their_positions_said(make: Make) -> None:
     config = make(**SMALL)
     with host(config) as here, client(config) as jobs:
@@ -206,6 +217,7 @@ def test_orders_of_many_callers_at_once_are_begun_in_the_order_that_their_positi
         assert one_at_a_time([jobs.wait(id, 120) for id in expected]) == expected
 
 
+@pytest.mark.e2e
 def test_an_idle_engine_begins_one_job_at_a_time_in_the_order_in_which_they_came(make: Make) -> None:
     """Whatever DBOS may hand out at once."""
     config = make(**SMALL)
@@ -220,6 +232,7 @@ def test_an_idle_engine_begins_one_job_at_a_time_in_the_order_in_which_they_came
             assert set(connection.exec_driver_sql("SELECT starts FROM jobs").scalars()) == {1}
 
 
+@pytest.mark.e2e
 def test_a_stopped_engine_gives_back_the_jobs_that_it_was_handed_and_did_not_begin(make: Make) -> None:
     config = make(validate=STRICT, shapes={"gaussians": 40_000})
     with host(config) as here, client(config) as jobs:
@@ -238,6 +251,7 @@ def test_a_stopped_engine_gives_back_the_jobs_that_it_was_handed_and_did_not_beg
         one_at_a_time([jobs.wait(id, 120) for id in ids if id != ids[1]])
 
 
+@pytest.mark.e2e
 def test_what_is_no_job_of_ours_keeps_no_other_waiting(make: Make) -> None:
     config = make(**SMALL)
     with host(config) as here, client(config) as jobs:
@@ -269,6 +283,7 @@ def one_at_a_time(ended: list[Job]) -> list[str]:
 # ---- being killed ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 def test_a_killed_engine_s_job_goes_on_after_its_last_finished_step(make: Make) -> None:
     config = make(validate=STRICT, shapes={"gaussians": 40_000})
     with host(config) as here, client(config) as jobs:
@@ -288,6 +303,7 @@ def test_a_killed_engine_s_job_goes_on_after_its_last_finished_step(make: Make) 
     assert {line[0] for line in drawn} == set("0123")
 
 
+@pytest.mark.e2e
 def test_a_step_that_the_database_cannot_record_is_done_again_and_fails_no_job(
     postgres_server: Server, tmp_path: Path
 ) -> None:
@@ -304,6 +320,7 @@ def test_a_step_that_the_database_cannot_record_is_done_again_and_fails_no_job(
         assert jobs.wait(job.id, PATIENCE).outcome == "passed"
 
 
+@pytest.mark.e2e
 def test_a_database_without_an_encoding_will_do(postgres_server: Server, tmp_path: Path) -> None:
     config = settings(tmp_path, postgres_server.database_without_encoding())
     with host(config) as here, client(config) as jobs:
@@ -314,6 +331,7 @@ def test_a_database_without_an_encoding_will_do(postgres_server: Server, tmp_pat
         assert jobs.wait(jobs.submit(ROCKET).id, PATIENCE).outcome == "passed"
 
 
+@pytest.mark.e2e
 def test_an_engine_waits_for_its_database_and_goes_on_when_it_is_there(tmp_path: Path) -> None:
     config = settings(tmp_path)
     broken = tmp_path / "splatgate.db"
@@ -327,6 +345,7 @@ def test_an_engine_waits_for_its_database_and_goes_on_when_it_is_there(tmp_path:
         assert here.log.count("the engine waits") == 1
 
 
+@pytest.mark.e2e
 def test_an_engine_without_room_on_the_disk_begins_no_job_and_says_so(tmp_path: Path) -> None:
     config = settings(tmp_path)
     with host(settings(tmp_path, limits={"min_free_mb": 1 << 40})) as here, client(config) as jobs:
@@ -347,6 +366,7 @@ def test_an_engine_whose_disk_is_full_takes_no_job_until_there_is_room(idle: Eng
         assert jobs.engines()[0].why == ""
 
 
+@pytest.mark.e2e
 def test_another_host_takes_over_the_jobs_of_a_lost_one(postgres_server: Server, tmp_path: Path) -> None:
     one, two = two_hosts(postgres_server, tmp_path, validate=STRICT, shapes={"gaussians": 40_000})
     with host(one) as first, host(two) as second, client(one) as jobs:
@@ -362,6 +382,7 @@ def test_another_host_takes_over_the_jobs_of_a_lost_one(postgres_server: Server,
         assert len(jobs.results(0)) == 1
 
 
+@pytest.mark.e2e
 def test_an_engine_that_lost_its_job_takes_the_next_and_the_lost_one_when_its_new_owner_dies(make: Make) -> None:
     """It was taken for lost while it lived. The other one is of this test: it has the job, and is slow."""
     config = make(validate=STRICT, shapes={"gaussians": 40_000})
@@ -384,6 +405,7 @@ def test_an_engine_that_lost_its_job_takes_the_next_and_the_lost_one_when_its_ne
         assert (ended.outcome, ended.engine == "other") == ("refused", False)
 
 
+@pytest.mark.e2e
 def test_two_hosts_share_the_queue_and_do_nothing_twice(postgres_server: Server, tmp_path: Path) -> None:
     one, two = two_hosts(postgres_server, tmp_path)
     with host(one) as first, host(two) as second, client(one) as jobs:
@@ -396,6 +418,7 @@ def test_two_hosts_share_the_queue_and_do_nothing_twice(postgres_server: Server,
         assert sorted(result.job for result in jobs.results(0)) == sorted(ids)
 
 
+@pytest.mark.e2e
 def test_an_engine_that_cannot_start_yet_keeps_no_job_of_its_predecessor_from_another(
     postgres_server: Server, tmp_path: Path
 ) -> None:
@@ -414,6 +437,7 @@ def test_an_engine_that_cannot_start_yet_keeps_no_job_of_its_predecessor_from_an
         assert (ended.outcome, ended.engine) == ("refused", f"{node_id(Path(two.serve.data))}-cpu")
 
 
+@pytest.mark.e2e
 def test_a_stop_that_meets_the_beginning_of_a_job_waits_for_it(make: Make) -> None:
     """Else the process would end between the beginning and the work, and an orderly stop would count as a death."""
     begins, goes_on = threading.Event(), threading.Event()
@@ -437,6 +461,7 @@ def test_a_stop_that_meets_the_beginning_of_a_job_waits_for_it(make: Make) -> No
         assert jobs.get(late.id).state == "EXPIRED"
 
 
+@pytest.mark.e2e
 def test_engine_and_waiting_caller_outlive_the_connections_on_which_they_listen(
     postgres_server: Server, tmp_path: Path
 ) -> None:
@@ -452,6 +477,7 @@ def test_engine_and_waiting_caller_outlive_the_connections_on_which_they_listen(
         assert jobs.wait(jobs.submit(ROCKET).id, 90).outcome == "passed"
 
 
+@pytest.mark.e2e
 def test_a_stage_that_hangs_dies_with_its_traceback_and_its_job_is_quarantined(make: Make) -> None:
     # large views take a hundred times the deadline: small ones were done before the watchdog's thread had its turn
     config = make(deadlines={"render": 0.001}, render={"size": 512}, jobs={"max_deaths": 2})
@@ -470,6 +496,7 @@ def test_a_stage_that_hangs_dies_with_its_traceback_and_its_job_is_quarantined(m
         assert "most recent call first" in trace.read_text()
 
 
+@pytest.mark.e2e
 def test_a_stopped_engine_finishes_its_stage_and_gives_its_job_back(make: Make) -> None:
     config = make(validate=STRICT, shapes={"gaussians": 40_000})
     with host(config) as here, client(config) as jobs:
@@ -484,6 +511,7 @@ def test_a_stopped_engine_finishes_its_stage_and_gives_its_job_back(make: Make) 
         assert jobs.wait(job.id, 120).outcome == "refused"
 
 
+@pytest.mark.e2e
 def test_an_engine_that_is_still_starting_ends_at_once(tmp_path: Path) -> None:
     config = settings(tmp_path)
     with host(config) as here, client(config) as jobs:
@@ -493,6 +521,7 @@ def test_an_engine_that_is_still_starting_ends_at_once(tmp_path: Path) -> None:
         assert "READY" not in here.log
 
 
+@pytest.mark.e2e
 def test_a_running_job_is_cancelled_between_two_stages(make: Make) -> None:
     config = make(validate=STRICT, shapes={"gaussians": 40_000})
     with host(config) as here, client(config) as jobs:
@@ -507,6 +536,7 @@ def test_a_running_job_is_cancelled_between_two_stages(make: Make) -> None:
 # ---- not becoming ready ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 def test_one_device_has_one_engine(tmp_path: Path) -> None:
     config = settings(tmp_path)
     with host(config) as here:
@@ -517,6 +547,7 @@ def test_one_device_has_one_engine(tmp_path: Path) -> None:
         assert "another engine has this device" in here.log
 
 
+@pytest.mark.e2e
 def test_a_self_test_that_scores_otherwise_keeps_the_engine_from_its_jobs(tmp_path: Path) -> None:
     config = settings(tmp_path)
     with host(config) as here, client(config) as jobs:

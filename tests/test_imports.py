@@ -1,4 +1,4 @@
-"""Imports run one way: down the layers, and never in a circle."""
+"""Imports run one way, down the layers, and never in a circle."""
 
 import ast
 from graphlib import CycleError, TopologicalSorter

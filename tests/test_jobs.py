@@ -42,7 +42,7 @@ ROCKET = JobRequest(prompt="a blue rocket")
 DONE = JobResult("DONE", attempt=1, outcome="passed", score=0.5, gaussians=7)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.e2e)])
 def config(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
     """An empty database of either kind."""
     if request.param == "postgresql":

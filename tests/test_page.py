@@ -36,7 +36,10 @@ DESKTOP = {"viewport": {"width": 1200, "height": 900}, "reduced_motion": "reduce
 PATIENCE = 90_000.0  # milliseconds: longer than any wait here takes on two busy cores
 
 needs_viewer = pytest.mark.skipif(not pages.VIEWER.is_file(), reason="no viewer is installed: run scripts/page")
-pytestmark = pytest.mark.skipif(not _chromium.PATH.exists(), reason=f"no {_chromium.PATH}: apt-get install chromium")
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(not _chromium.PATH.exists(), reason=f"no {_chromium.PATH}: apt-get install chromium"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -98,6 +98,7 @@ def serving(folder: Path) -> Iterator[Serving]:
         service.process.wait(60)
 
 
+@pytest.mark.e2e
 def test_it_serves_survives_its_children_and_ends_in_order(tmp_path: Path) -> None:
     """One service through its life: starting it takes longer than all that is asked of it."""
     with serving(tmp_path) as service:
@@ -147,6 +148,7 @@ def _read_until(service: Serving, stop: threading.Event, failed: list[str]) -> N
                 failed.append(f"{path}: {answer and answer.status_code}")
 
 
+@pytest.mark.e2e
 def test_a_service_that_is_not_there_is_not_healthy() -> None:
     environ = clean() | {"SPLATGATE__SERVE__PORT": str(free_port())}
     asked = subprocess.run(splatgate("health"), env=environ, capture_output=True, text=True, timeout=120)
@@ -154,6 +156,7 @@ def test_a_service_that_is_not_there_is_not_healthy() -> None:
     assert "is splatgate serve running?" in asked.stdout
 
 
+@pytest.mark.e2e
 def test_a_port_of_another_program_is_not_healthy() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as other:
         command = splatgate("health", "--port", str(other.getsockname()[1]))
@@ -165,6 +168,7 @@ def test_a_port_of_another_program_is_not_healthy() -> None:
     assert (asked.returncode, "another program's" in out, "Traceback" in log) == (1, True, False)
 
 
+@pytest.mark.e2e
 def test_a_data_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     command = splatgate("serve", "--data", str(tmp_path / "file" / "data"), "--port", str(free_port()))
@@ -201,6 +205,7 @@ sys.exit(Supervisor(config, children).run())
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=clean())
 
 
+@pytest.mark.e2e
 def test_a_child_that_keeps_dying_ends_the_service_with_an_error(tmp_path: Path) -> None:
     supervisor = supervised(tmp_path, "raise SystemExit(71)", "import time; time.sleep(600)")
     _, log = supervisor.communicate(timeout=120)
@@ -213,6 +218,7 @@ def test_a_child_that_keeps_dying_ends_the_service_with_an_error(tmp_path: Path)
 READY = "from app.child import say_ready; say_ready(); "
 
 
+@pytest.mark.e2e
 def test_a_child_that_never_becomes_ready_ends_the_service_however_long_each_try_takes(tmp_path: Path) -> None:
     supervisor = supervised(tmp_path, "raise SystemExit(72)", "import time; time.sleep(600)", within=0)
     _, log = supervisor.communicate(timeout=120)
@@ -221,6 +227,7 @@ def test_a_child_that_never_becomes_ready_ends_the_service_however_long_each_try
     assert "died 5 times in a row without ever having been ready, the last time by not ready: giving up" in log
 
 
+@pytest.mark.e2e
 def test_a_child_that_was_ready_is_started_again_at_once_and_for_ever(tmp_path: Path) -> None:
     supervisor = supervised(tmp_path, READY + "raise SystemExit(70)", within=0)
     assert supervisor.stderr
@@ -250,6 +257,7 @@ def ready_engine(data: Path) -> Engine:
     )
 
 
+@pytest.mark.e2e
 def test_an_engine_that_died_with_its_supervisor_is_not_shown_ready_by_the_next(tmp_path: Path) -> None:
     config = Config.model_validate({"serve": {"data": str(tmp_path)}})
     lock_path(tmp_path, "cpu").parent.mkdir()
@@ -262,6 +270,7 @@ def test_an_engine_that_died_with_its_supervisor_is_not_shown_ready_by_the_next(
         supervisor.communicate(timeout=60)
 
 
+@pytest.mark.e2e
 def test_a_second_service_leaves_the_engine_of_the_first_ready(tmp_path: Path) -> None:
     config = Config.model_validate({"serve": {"data": str(tmp_path)}})
     lock_path(tmp_path, "cpu").parent.mkdir()
@@ -273,6 +282,7 @@ def test_a_second_service_leaves_the_engine_of_the_first_ready(tmp_path: Path) -
         assert [engine.state for engine in jobs.engines()] == ["READY"]
 
 
+@pytest.mark.e2e
 def test_pauses_before_a_new_start_become_longer(tmp_path: Path) -> None:
     supervisor = supervised(tmp_path, "raise SystemExit(3)")
     _, log = supervisor.communicate(timeout=120)
@@ -280,6 +290,7 @@ def test_pauses_before_a_new_start_become_longer(tmp_path: Path) -> None:
     assert pauses == ["0.25 s", "0.5 s", "1 s", "2 s", "2 s"]
 
 
+@pytest.mark.e2e
 def test_a_child_that_does_not_end_is_killed_after_the_grace(tmp_path: Path) -> None:
     stubborn = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
@@ -294,6 +305,7 @@ def test_a_child_that_does_not_end_is_killed_after_the_grace(tmp_path: Path) -> 
     assert "stopped" in log
 
 
+@pytest.mark.e2e
 def test_a_killed_supervisor_takes_its_children_with_it(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     program = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
@@ -305,6 +317,7 @@ def test_a_killed_supervisor_takes_its_children_with_it(tmp_path: Path) -> None:
     wait_until(lambda: not _runs(child), "the child is gone")
 
 
+@pytest.mark.e2e
 def test_orphans_are_collected(tmp_path: Path) -> None:
     """What a child leaves behind comes to the supervisor, as to PID 1, and does not stay a zombie."""
     pid_file = tmp_path / "pid"
@@ -366,8 +379,3 @@ def test_causes_of_death_are_few_words() -> None:
 def test_a_data_folder_is_made_and_left_as_it_was(tmp_path: Path) -> None:
     check_data(tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []
-
-
-def test_the_supervisor_never_loads_torch() -> None:
-    code = "import sys; import app.serve, app.commands.serve; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0

@@ -85,6 +85,7 @@ def test_threads_that_hash_at_once_lose_no_byte() -> None:
     assert listener.said[-1]["progress"] == 1.0
 
 
+@pytest.mark.e2e
 def test_an_engine_without_models_waits_and_names_the_command_and_goes_on_when_they_are_there(tmp_path: Path) -> None:
     """Its models come from a copy of another host's folder here; that they are none it can load ends the test."""
     folder = tmp_path / "models"

@@ -16,6 +16,8 @@ from service import Service
 from app.splat.ply import encode_ply
 from app.splat.spz import encode_spz
 
+pytestmark = pytest.mark.e2e
+
 PLY = encode_ply(ball(40)), encode_ply(ball(30, degree=1))
 SPZ = encode_spz(ball(40)), encode_spz(ball(30, degree=2))
 SEEDS = (*PLY, *SPZ, *map(gzip.decompress, SPZ))

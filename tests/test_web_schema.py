@@ -11,6 +11,8 @@ import pytest
 import requests
 from service import Service
 
+pytestmark = pytest.mark.e2e
+
 ACCEPTABLE = '["2xx", "3xx", "401", "403", "404", "409", "413", "422", "429"]'
 """For data that fits the schema: 422, too, because no schema says which words a profile can make."""
 
