@@ -49,6 +49,8 @@ class LimitsConfig(Section):
     max_uploads: Annotated[int, Field(ge=1)] = 2
     min_free_mb: Annotated[int, Field(ge=0)] = 128
     body_seconds: Annotated[float, Field(gt=0)] = 60.0
+    decode_seconds: Annotated[float, Field(ge=1)] = 10.0
+    decode_memory_mb: Annotated[int, Field(ge=64)] = 2_048
 
 
 class DiagnoseConfig(Section):

@@ -25,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"splat", "turntable"}),
     frozenset({"weights", "trellis"}),
     frozenset({"stages"}),
-    frozenset({"attempts", "gate", "pipeline", "certificate"}),
+    frozenset({"attempts", "decoding", "gate", "pipeline", "certificate"}),
     frozenset({"jobs"}),
     frozenset({"feedback"}),
     frozenset({"hardware", "identity", "selftest", "starting", "engine", "serve"}),

@@ -13,6 +13,7 @@ from typing import Any
 
 from app import certificate, pipeline
 from app.config import Config
+from app.decoding import Decoder
 from app.errors import BadFile, StageFailed
 from app.gate import Verdict
 from app.jobs.assets import Assets, Stored, stored
@@ -24,7 +25,7 @@ from app.splat.diagnosis import diagnose
 from app.splat.files import decode_splat, replacing, write_splat
 from app.splat.model import Splat
 from app.stage import Stage
-from app.stages.picture import Picture, encode_png, read_picture
+from app.stages.picture import FORMATS, Picture, encode_png, read_picture
 from app.turntable import write_turntable
 
 GIVEN = "given"
@@ -53,6 +54,7 @@ class Steps:
         self.stages = stages
         self._job_store = job_store
         self._assets = assets
+        self._decoder = Decoder(config.limits)
 
     def draw(self, progress: Progress, attempt: int) -> DrawResult:
         """The picture of an attempt."""
@@ -197,7 +199,7 @@ class Steps:
         file = self._job_store.given(job.id, GIVEN_SPLATS)
         if not file:
             raise BadFile(f"job {job.id} came without a splat")
-        return decode_splat(self._assets.read(file.path), self.config.limits.max_gaussians, "the given splat")
+        return self._decoder.splat(self._assets.read(file.path), "the given splat")
 
     def _build(self, progress: Progress, attempt: int, drawn: DrawResult) -> pipeline.Attempt:
         job, picture = progress.claim.job, self._picture(drawn)
@@ -208,8 +210,10 @@ class Steps:
     def _picture(self, drawn: DrawResult) -> Picture | None:
         if not drawn.picture:
             return None
-        image = read_picture(self._assets.read(drawn.picture.path), self.config.limits).image
-        return Picture(image, drawn.seed, drawn.model)
+        data = self._assets.read(drawn.picture.path)
+        if drawn.model == GIVEN:
+            return self._decoder.picture(data, FORMATS)
+        return Picture(read_picture(data, self.config.limits).image, drawn.seed, drawn.model)
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import time
 from flask import Flask, current_app
 
 from app.config import Config
+from app.decoding import Decoder
 from app.jobs.client import Jobs
 
 KEY = "splatgate"
@@ -37,7 +38,7 @@ class Drain:
 def attach(app: Flask, config: Config, jobs: Jobs) -> Drain:
     """Stores configuration, jobs and a new Drain in the application. Call it once."""
     drain = Drain(config.serve.grace_seconds)
-    app.extensions[KEY] = config, jobs, drain
+    app.extensions[KEY] = config, jobs, drain, Decoder(config.limits)
     return drain
 
 
@@ -51,6 +52,12 @@ def current_jobs() -> Jobs:
     """The jobs of the application that handles the current request."""
     jobs: Jobs = current_app.extensions[KEY][1]
     return jobs
+
+
+def current_decoder() -> Decoder:
+    """The decoder of the application that handles the current request."""
+    decoder: Decoder = current_app.extensions[KEY][3]
+    return decoder
 
 
 def current_drain() -> Drain:

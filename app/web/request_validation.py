@@ -6,17 +6,14 @@ import base64
 import binascii
 from typing import cast
 
-import numpy as np
 from flask import current_app, request
 from flask_openapi3 import OpenAPI
 
 from app.config import Config
-from app.errors import BadFile, BadInput
+from app.errors import BadInput
 from app.prompt import check_prompt
-from app.splat.files import decode_splat
-from app.splat.model import NOWHERE
-from app.stages.picture import read_picture
 from app.stages.scene import parse
+from app.web.context import current_decoder
 from app.web.limits import acquire_upload_slot
 
 PICTURE_STARTS = ("data:image/", "iVBORw0KGgo", "/9j/")
@@ -49,9 +46,7 @@ def validate_splat(data: bytes, config: Config) -> None:
     """Raises BadFile if the bytes are not a splat, exceed a limit, or no Gaussian has a usable position; TooBusy if too
     many uploads are being read."""
     acquire_upload_slot(config.limits)
-    means = decode_splat(data, config.limits.max_gaussians, "the splat").means
-    if not (np.abs(means) <= NOWHERE).all(axis=1).any():
-        raise BadFile(f"the splat: no Gaussian has a position within {NOWHERE:g} units; export it again")
+    current_decoder().check_splat(data, "the splat")
 
 
 def is_encoded_picture(text: str) -> bool:
@@ -69,5 +64,5 @@ def decode_picture(text: str, config: Config) -> bytes:
     except (binascii.Error, ValueError):
         raise BadInput("the picture is not base64: encode the bytes of a PNG or JPEG file") from None
     acquire_upload_slot(config.limits)
-    read_picture(data, config.limits, ("PNG", "JPEG"))  # refuse now what the engine would refuse later
+    current_decoder().check_picture(data, ("PNG", "JPEG"))  # refuse now what the engine would refuse later
     return data
