@@ -24,15 +24,14 @@ from app.prompt import check_prompt
 from app.reading import read_bytes
 from app.splat.diagnosis import diagnose
 from app.splat.files import read_splat, replacing, write_splat
+from app.splat.format import Format
+from app.splat.formats import asset_name, certified
 from app.splat.model import Splat
 from app.splat.raster import Views, side_by_side
 from app.stages.picture import Picture, encode_png, read_picture
 
 MAX_BYTES = 1 << 20
-AssetName = Literal["asset.ply", "asset.spz", "picture.png"]
-
-SAME_SCORE: dict[AssetName, float] = {"asset.ply": 0.005, "asset.spz": 0.02}
-"""How far a recomputed score may lie from the certified one: another backend, another device; SPZ is quantised."""
+AssetName = Annotated[str, Field(pattern=r"^(asset\.[a-z0-9.]{1,40}|picture\.png)$")]
 
 
 class Record(BaseModel):
@@ -149,7 +148,7 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def write_outputs(attempt: Attempt, folder: Path, config: Config, now: datetime) -> Certificate:
-    """Writes asset.ply, asset.spz, views.png, certificate.json and, where there is one, picture.png into `folder`.
+    """Writes the splat in every certified format, views.png, certificate.json and, if there is one, picture.png.
 
     Each is written whole or not at all, the certificate last: where it stands, everything it speaks of stands too.
     """
@@ -158,7 +157,7 @@ def write_outputs(attempt: Attempt, folder: Path, config: Config, now: datetime)
         (folder / "certificate.json").unlink(missing_ok=True)
     except OSError as error:
         raise BadFile(f"{folder}: cannot hold the results: {error.strerror}; choose another folder with -o") from None
-    assets = [_write_asset(folder, name, attempt.splat) for name in SAME_SCORE]
+    assets = [_write_asset(folder, format, attempt.splat) for format in certified()]
     if attempt.picture:
         assets.append(_write_source_picture(folder, attempt.picture))
     write_picture(folder / "views.png", attempt.views)
@@ -282,8 +281,16 @@ def check(certificate: Certificate, path: Path, config: Config) -> tuple[Check, 
         _equal("findings left", ", ".join(certificate.findings_left) or "none", ", ".join(left) or "none"),
         _equal("stand-in", str(certificate.stand_in), str(certificate.profile == "shapes")),
         _check_gate(certificate, config.validation),
-        *_check_judgement(certificate, splat, settings, SAME_SCORE[asset.name], path.parent),
+        *_check_judgement(certificate, splat, settings, _tolerance(asset.name), path.parent),
     )
+
+
+def _tolerance(asset: AssetName) -> float:
+    """How far a recomputed score may lie from the certified one. Raises BadFile for a format that is not certified."""
+    found = next((each.tolerance for each in certified() if asset_name(each) == asset), None)
+    if found is None:
+        raise BadFile(f"{asset}: its format is not certified by this release; check it with the one that issued it")
+    return found
 
 
 def _check_gate(certificate: Certificate, here: ValidateConfig) -> Check:
@@ -361,10 +368,10 @@ def certified_config(certificate: Certificate, config: Config) -> Config:
         raise BadFile(f"the certificate's settings are out of range: {_first_problem(error)}") from None
 
 
-def _write_asset(folder: Path, name: AssetName, splat: Splat) -> AssetRecord:
-    path = folder / name
-    write_splat(path, splat)
-    return _record(name, path)
+def _write_asset(folder: Path, format: Format, splat: Splat) -> AssetRecord:
+    name = asset_name(format)
+    write_splat(folder / name, splat, format.name)
+    return _record(name, folder / name)
 
 
 def _write_source_picture(folder: Path, picture: Picture) -> AssetRecord:

@@ -18,10 +18,10 @@ from app.gate import Outcome, Verdict, judge
 from app.prompt import check_prompt
 from app.splat.cameras import IDENTITY, Placement, judge_placement, judging_views
 from app.splat.diagnosis import Diagnosis, Finding, diagnose
+from app.splat.formats import asset_name, certified
 from app.splat.model import Splat
 from app.splat.raster import Views, overdraw, render
 from app.splat.repair import RepairReport, repair
-from app.splat.spz import unstorable
 from app.stage import Stage
 from app.stages import score, shapes
 from app.stages.picture import ModelInfo, OnStep, Picture
@@ -216,8 +216,9 @@ def build(
     raw = stages.generator.build(request.prompt, picture, seed)
     _announce(Stage.REPAIR, on_stage)
     splat, diagnosis, repairs = diagnose_and_repair(raw, config)
-    if reason := unstorable(splat):
-        raise StageFailed(f"{reason}: asset.spz cannot hold that; generate it again")
+    for format in certified():
+        if reason := format.refusal(splat):
+            raise StageFailed(f"{reason}: {asset_name(format)} cannot hold that; generate it again")
     left = () if diagnosis.healthy else diagnose(splat, config.diagnose).findings
     _announce(Stage.RENDER, on_stage)
     views = render_views(splat, config)

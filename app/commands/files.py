@@ -46,6 +46,7 @@ def repair(config: Config, source: Path, output: Path, strategy: str | None, as_
     """Repair what `inspect` finds in IN and write the result; a healthy file is copied bit for bit."""
     from app import pipeline
     from app.splat.files import copy_splat, read_splat, stored_as, write_splat
+    from app.splat.formats import written_as
 
     if strategy:
         config = config.model_copy(update={"repair": config.repair.model_copy(update={"strategy": strategy})})
@@ -54,7 +55,7 @@ def repair(config: Config, source: Path, output: Path, strategy: str | None, as_
         on_stage("Diagnosing and repairing")
         repaired, diagnosis, report = pipeline.diagnose_and_repair(splat, config)
         on_stage("Writing")
-        if repaired is splat and output.suffix.lower() == stored_as(source):
+        if repaired is splat and written_as(output) is stored_as(source):
             copy_splat(source, output)
         else:
             write_splat(output, repaired)

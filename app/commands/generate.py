@@ -42,7 +42,7 @@ def generate(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Turn PROMPT into a splat, judge it, and write asset.ply, asset.spz, views.png and certificate.json.
+    """Turn PROMPT into a splat, judge it, and write the splat, views.png and certificate.json.
 
     With --image the splat is made from that picture. It is judged against PROMPT, or without one against the picture.
     """
@@ -98,18 +98,17 @@ def _print_judgement(issued: Certificate, folder: Path) -> None:
         click.echo("  scored against the given picture, because there was no prompt")
     if issued.stand_in:
         click.secho("made by profile 'shapes', the embedded stand-in, and judged by its own scorer", fg="yellow")
-    for name, what in (
-        ("asset.ply", f"the splat, {issued.gaussians:,} gaussians"),
-        ("asset.spz", "the same, compressed"),
-        ("views.png", "the four judging views"),
-        ("picture.png", "the picture it was made from"),
-        (
-            "certificate.json",
-            f"what was measured; recheck: splatgate check {folder}/certificate.json {folder}/asset.ply",
-        ),
-    ):
-        if name != "picture.png" or any(asset.name == name for asset in issued.assets):
-            click.echo(f"  {folder / name}  {what}")
+    names = [asset.name for asset in issued.assets]
+    main, *others = (name for name in names if name != "picture.png")
+    files = {main: f"the splat, {issued.gaussians:,} gaussians"}
+    files |= dict.fromkeys(others, "the same splat")
+    files["views.png"] = "the four judging views"
+    if "picture.png" in names:
+        files["picture.png"] = "the picture it was made from"
+    recheck = f"splatgate check {folder}/certificate.json {folder / main}"
+    files["certificate.json"] = f"what was measured; recheck: {recheck}"
+    for name, what in files.items():
+        click.echo(f"  {folder / name}  {what}")
 
 
 def _print_nothing_made(reason: NothingMade, as_json: bool) -> None:

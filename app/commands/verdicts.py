@@ -60,7 +60,7 @@ def validate(config: Config, file: Path, prompt: str, as_json: bool) -> None:
 @JSON
 @configured
 def check(config: Config, certificate: Path, file: Path, as_json: bool) -> None:
-    """Recompute what CERTIFICATE claims of FILE (asset.ply or asset.spz): exit 0 it matches, 3 it does not."""
+    """Recompute what CERTIFICATE claims of FILE (an asset it names): exit 0 it matches, 3 it does not."""
     from app.certificate import check as recheck
     from app.certificate import read_certificate
 

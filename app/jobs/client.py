@@ -27,6 +27,7 @@ from app.jobs.job_request import check, new_id, picture_name
 from app.jobs.records import SERVING, Engine, Job, JobRequest, Kind, Result, StageTime, State, Stats, Tally
 from app.jobs.store import APPLICATION, QUEUE, Store, to_job
 from app.jobs.watch import Watch
+from app.splat import formats
 
 MEDIAN_OF = 50
 """Finished jobs of a kind that the expected time of the next is taken from."""
@@ -276,7 +277,7 @@ class Jobs:
         if order.picture is not None:
             given.append((picture_name(order.picture), order.picture))
         if order.splat is not None:
-            given.append(("input.ply" if order.splat.startswith(b"ply") else "input.spz", order.splat))
+            given.append((formats.input_name(order.splat), order.splat))
         for name, data in given:
             self.assets.put(f"{id}/input/{name}", data)
         return [stored_bytes(name, f"{id}/input/{name}", data) for name, data in given]
@@ -312,7 +313,7 @@ def _check_source(connection: sa.Connection, source: str) -> None:
     state = connection.scalar(sa.select(tables.jobs.c.state).where(tables.jobs.c.id == source))
     if state is None:
         raise NotFound(f"no job {source[:64]!r}: source names a finished job")
-    if "asset.ply" not in names.get(source, ()):
+    if formats.main_asset() not in names.get(source, ()):
         raise Conflict(f"job {source} is {state} and has no splat: a turntable shows the splat of a finished job")
 
 

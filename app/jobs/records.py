@@ -24,7 +24,7 @@ class JobRequest:
     """What a caller asks for.
 
     seed, attempts, profile: None takes the configured one. priority: 1 (first) to 100. picture: PNG or JPEG bytes.
-    splat: PLY or SPZ bytes, for kinds validate and repair. source: the id of a finished job, and
+    splat: a splat file's bytes, for kinds validate and repair. source: the id of a finished job, and
     size: pixels a side of its film, both for kind turntable.
     """
 

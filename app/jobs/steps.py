@@ -21,6 +21,7 @@ from app.jobs.job_store import JobResult, JobStore
 from app.jobs.progress import Progress
 from app.jobs.records import Job
 from app.pipeline import GenerationRequest, Stages
+from app.splat import formats
 from app.splat.diagnosis import diagnose
 from app.splat.files import decode_splat, replacing, write_splat
 from app.splat.model import Splat
@@ -30,7 +31,6 @@ from app.turntable import write_turntable
 
 GIVEN = "given"
 GIVEN_PICTURES = ("picture.png", "picture.jpg")
-GIVEN_SPLATS = ("input.ply", "input.spz")
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Steps:
         )
 
     def repair(self, progress: Progress) -> JobResult:
-        """A given splat, repaired: asset.ply or asset.spz as wanted, and report.json."""
+        """A given splat, repaired, in the main format, and report.json."""
         job = progress.claim.job
         progress.on_stage(1)(Stage.REPAIR)
         splat = self._given_splat(job)
@@ -162,7 +162,7 @@ class Steps:
             "findings_left": [finding.kind for finding in left],
         }
         fields = tuple(done["field"] for done in repairs.to_dict()["repairs"])
-        asset = "asset.ply"
+        asset = formats.main_asset()
         with self._assets.folder(f"{job.id}/1") as folder:
             write_splat(folder / asset, repaired)
             _write_json(folder / "report.json", report)
@@ -181,7 +181,7 @@ class Steps:
         job = progress.claim.job
         source = job.source or ""
         progress.begin(1, Stage.TURNTABLE)
-        shown = self._job_store.given(source, ("asset.ply",))
+        shown = self._job_store.given(source, (formats.main_asset(),))
         if not shown:
             raise BadFile(f"job {source} has no splat any more: its time is over (assets.keep_days, assets.max_gb)")
         splat = decode_splat(self._assets.read(shown.path), self.config.limits.max_gaussians, shown.name)
@@ -196,7 +196,7 @@ class Steps:
         return JobResult("DONE", attempt=1, gaussians=len(splat))
 
     def _given_splat(self, job: Job) -> Splat:
-        file = self._job_store.given(job.id, GIVEN_SPLATS)
+        file = self._job_store.given(job.id, formats.input_names())
         if not file:
             raise BadFile(f"job {job.id} came without a splat")
         return self._decoder.splat(self._assets.read(file.path), "the given splat")

@@ -1,4 +1,4 @@
-"""Splat files on disk: content chooses the reader, suffix the writer; a file is replaced whole or not at all."""
+"""Splat files on disk: the content chooses the reader, the suffix the writer; a file is replaced whole or not."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from app.errors import FULL, BadFile, BadInput, StorageDown
+from app.errors import FULL, BadFile, StorageDown
 from app.reading import reading, refuse_special
+from app.splat import formats
+from app.splat.format import Format
 from app.splat.model import Splat
-from app.splat.ply import decode_ply, write_ply
-from app.splat.spz import GZIP_MAGIC, MAGIC, ZSTD_MAGIC, decode_spz, encode_spz
-
-SUFFIXES = (".ply", ".spz")
 
 
 def read_splat(path: Path, max_gaussians: int) -> Splat:
-    """Reads a PLY or SPZ file, whatever its suffix says.
+    """Reads a splat file of any format of the registry, whatever its suffix says.
 
     Raises BadFile, naming the file, the field and the remedy, for everything that can be wrong with it.
     """
@@ -28,31 +26,28 @@ def read_splat(path: Path, max_gaussians: int) -> Splat:
 
 
 def decode_splat(data: bytes | memoryview, max_gaussians: int, name: str = "splat data") -> Splat:
-    """Reads a PLY or SPZ from memory, told apart by the first bytes.
+    """Reads a splat from memory; the first bytes decide the format.
 
     name: what to call the data in a message. Raises BadFile.
     """
-    start = bytes(data[:4])
-    if start.startswith(b"ply"):
-        return decode_ply(data, max_gaussians, name)
-    if start.startswith((GZIP_MAGIC, ZSTD_MAGIC, MAGIC)):
-        return decode_spz(data, max_gaussians, name)
-    found = f"starts with {start!r}" if start else "is empty"
-    raise BadFile(f"{name}: {found}: neither a PLY nor an SPZ file; give a 3D Gaussian splat")
+    start = bytes(data[: formats.START_BYTES])
+    found = formats.recognized(start)
+    if found and found.read:
+        return found.read(data, max_gaussians, name)
+    what = f"starts with {start[:4]!r}" if start else "is empty"
+    raise BadFile(f"{name}: {what}: neither a PLY nor an SPZ file; give a 3D Gaussian splat")
 
 
-def write_splat(path: Path, splat: Splat) -> None:
-    """Writes a binary PLY (.ply) or SPZ version 3 (.spz); the path holds the whole new file, or what it held before.
+def write_splat(path: Path, splat: Splat, format: str | None = None) -> None:
+    """Writes the splat; the path then holds the whole new file, or what it held before.
 
+    format: its name in the registry; None takes the suffix's.
     Raises BadInput where the suffix or a value has no place in the format, BadFile where the file cannot be written.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise BadInput(f"{path}: suffix {path.suffix!r} names no splat format; use .ply or .spz")
+    chosen = formats.written_as(path, format)
     with replacing(path) as stream:
-        if path.suffix.lower() == ".ply":
-            write_ply(splat, stream)
-        else:
-            stream.write(encode_spz(splat))
+        assert chosen.write
+        chosen.write(splat, stream)
 
 
 def copy_splat(source: Path, target: Path) -> None:
@@ -62,10 +57,10 @@ def copy_splat(source: Path, target: Path) -> None:
         stream.write(data)
 
 
-def stored_as(path: Path) -> str:
-    """The suffix that fits the content: ".ply" or ".spz". Raises BadFile."""
+def stored_as(path: Path) -> Format | None:
+    """The format of a file, by its content; None for none that is known. Raises BadFile."""
     with reading(path) as stream:
-        return ".ply" if stream.read(3) == b"ply" else ".spz"
+        return formats.recognized(stream.read(formats.START_BYTES))
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from plyfile import PlyData, PlyListProperty, PlyParseError
 
 from app.errors import BadFile, BadInput
+from app.splat.format import Format
 from app.splat.model import Float32, Splat
 
 MAX_HEADER_BYTES = 65_536
@@ -304,3 +305,14 @@ def _put(table: Float32, column: int, values: Float32) -> None:
 def _short(text: str) -> str:
     """A quotation from a file, cut: a hostile name may be as long as the header."""
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+FORMAT = Format(
+    name="ply",
+    suffix=".ply",
+    recognizes=lambda start: start.startswith(b"ply"),
+    read=decode_ply,
+    write=write_ply,
+    tolerance=0.005,
+)
+"""Lossless. The tolerance is for another backend or device."""

@@ -23,13 +23,14 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
 from app.errors import BadFile, BadInput
+from app.splat.format import Format
 from app.splat.model import Float32, Splat
 
 MAGIC = b"NGSP"
@@ -91,13 +92,13 @@ def encode_spz(splat: Splat, version: Literal[3, 4] = 3) -> bytes:
 
     Raises BadInput where a value has no place in SPZ: not finite, a zero quaternion, a position beyond 4 million units.
     """
-    from gsply import GSData, write_spz  # here, because it brings in numba: 0.4 s
+    import gsply  # here, because it imports numba: 0.4 s
 
     if reason := unstorable(splat):
         raise BadInput(f"{reason}: SPZ cannot hold that; repair the splat first, or write a .ply")
     logits = np.clip(splat.opacity_logits, -80, 80)  # the same byte, without an overflow in gsply's exp
     largest = np.abs(splat.quats).max(axis=1, keepdims=True)  # gsply squares: keep that within float32
-    packed = GSData.from_arrays(
+    packed = gsply.GSData.from_arrays(
         means=splat.means,
         scales=splat.log_scales,
         quats=splat.quats / largest,
@@ -108,8 +109,13 @@ def encode_spz(splat: Splat, version: Literal[3, 4] = 3) -> bytes:
     )
     with tempfile.TemporaryDirectory(prefix="splatgate-") as folder:  # gsply writes to a path only
         path = Path(folder, "splat.spz")
-        write_spz(path, packed, version=version, fractional_bits=_fraction_bits(splat.means))
+        gsply.write_spz(path, packed, version=version, fractional_bits=_fraction_bits(splat.means))
         return _undated(path.read_bytes())
+
+
+def write_spz(splat: Splat, stream: BinaryIO) -> None:
+    """Writes version 3; see encode_spz."""
+    stream.write(encode_spz(splat))
 
 
 def unstorable(splat: Splat) -> str:
@@ -277,3 +283,15 @@ def _fraction_bits(means: Float32) -> int:
     """12, as every writer uses, or as many as leave room for the extent."""
     extent = max(float(np.abs(means).max()), 1e-9)
     return min(_FRACTION_BITS, int(np.floor(np.log2(_FIXED_POINT_LIMIT / extent))))
+
+
+FORMAT = Format(
+    name="spz",
+    suffix=".spz",
+    recognizes=lambda start: start.startswith((GZIP_MAGIC, ZSTD_MAGIC, MAGIC)),
+    read=decode_spz,
+    write=write_spz,
+    tolerance=0.02,
+    refusal=unstorable,
+)
+"""Quantised, which the tolerance allows for."""

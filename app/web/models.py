@@ -15,10 +15,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
 from app.bounds import Attempts, Deadline, FilmSize, Priority, Seed
 from app.errors import NotFound
 from app.jobs.records import Engine, Job, State, Stats
+from app.splat import formats
 
 ASSETS = {
-    "asset.ply": "application/octet-stream",
-    "asset.spz": "application/octet-stream",
+    **formats.media_types(),
     "views.png": "image/png",
     "certificate.json": "application/json",
     "picture.png": "image/png",
@@ -26,8 +26,6 @@ ASSETS = {
     "turntable.mp4": "video/mp4",
     "verdict.json": "application/json",
     "report.json": "application/json",
-    "input.ply": "application/octet-stream",
-    "input.spz": "application/octet-stream",
 }
 """The files a job may have, and their media types."""
 

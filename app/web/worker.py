@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from app.bounds import FILM_SIZE, SEED, Bounds
 from app.errors import BadInput
 from app.jobs.records import Job, JobRequest
+from app.splat.formats import main_asset
 from app.web.assets import file_answer
 from app.web.context import current_config, current_jobs
 from app.web.limits import release_upload_slot
@@ -74,7 +75,7 @@ def generate() -> Response:
     job = _generated()
     if job.outcome == "refused":
         return _refusal(job)
-    return _with_headers(file_answer(current_jobs().open_asset(job.id, "asset.ply"), job), job)
+    return _with_headers(file_answer(current_jobs().open_asset(job.id, main_asset()), job), job)
 
 
 @worker.post(
