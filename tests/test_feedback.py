@@ -1,5 +1,6 @@
 """The judges' answers from log to advice: taken in once, joined, reported; on the command line and over HTTP."""
 
+import gzip
 import io
 import json
 import subprocess
@@ -302,7 +303,7 @@ def test_import_says_what_became_of_each_line(config: Config, tmp_path: Path) ->
     )
     result = run(config, "import", str(log))
     assert result.exit_code == 0, result.output
-    assert "3 lines read, 1 new answers, 0 known already, 1 that could not be read" in result.stdout
+    assert "3 lines, 1 new answer, 0 known, 1 unreadable" in result.stdout
     assert "line 3:" in result.stdout
     again = run(config, "import", "-", "--json", given=log.read_text())
     assert json.loads(again.stdout)["logs"][0] | {"examples": []} == {
@@ -313,6 +314,48 @@ def test_import_says_what_became_of_each_line(config: Config, tmp_path: Path) ->
         "unparsed": 1,
         "examples": [],
     }
+
+
+UNDATED = "Feedback from [7]: Score=0.7, AvgScore=1, ELO=1, Reward=1, Observations=2\n"
+
+
+def test_equal_undated_lines_of_two_logs_are_two_answers(config: Config, tmp_path: Path) -> None:
+    logs = tmp_path / "a.log", tmp_path / "b.log"
+    for log in logs:
+        log.write_text(UNDATED)
+
+    def new(*arguments: Path) -> list[int]:
+        result = run(config, "import", "--json", *map(str, arguments))
+        return [each["new"] for each in json.loads(result.stdout)["logs"]]
+
+    assert new(*logs) == [1, 1]
+    assert new(*logs) == [0, 0]
+    logs[1].write_text(UNDATED * 3)
+    assert new(*logs) == [0, 2]
+
+
+def test_a_compressed_log_and_a_damaged_one(config: Config, tmp_path: Path) -> None:
+    log = tmp_path / "neuron.log.2.gz"
+    log.write_bytes(gzip.compress(UNDATED.encode()))
+    assert "1 new answer" in run(config, "import", str(log)).stdout
+    log.write_bytes(gzip.compress(UNDATED.encode() * 2)[:-9])
+    result = run(config, "import", str(log))
+    assert result.exit_code == 1
+    assert f"error: {log}: the gzip data is damaged" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("report", "--since", "yesterday"), "'yesterday' is not a time"),
+        (("report", "--split", "1/2/2026"), "'1/2/2026' is not a time"),
+        (("import", "-", "--zone", "Atlantis"), "'Atlantis' is not a time zone"),
+    ],
+)
+def test_a_wrong_option_is_a_usage_error(config: Config, arguments: tuple[str, ...], words: str) -> None:
+    result = run(config, *arguments, given="")
+    assert result.exit_code == 2
+    assert words in result.stderr
 
 
 def test_a_log_that_is_not_there_is_one_line(config: Config, tmp_path: Path) -> None:
@@ -348,12 +391,6 @@ def test_report_as_json_is_the_whole_report(town: tuple[Config, str], town_feedb
     assert found["split"] is None
 
 
-def test_a_time_that_is_none_is_named(config: Config) -> None:
-    result = run(config, "report", "--since", "yesterday")
-    assert result.exit_code == 1
-    assert "'yesterday' is no time" in result.stderr
-
-
 # ---- over HTTP -------------------------------------------------------------------------------------------------------
 
 
@@ -383,7 +420,7 @@ def test_a_log_is_taken_in_as_text(client: FlaskClient) -> None:
             "new": new,
             "known": 1 - new,
             "unparsed": 1,
-            "examples": [{"number": 2, "reason": "neither form of a judge's line: compare docs/feedback.md"}],
+            "examples": [{"number": 2, "reason": "does not match any form of a judge's line: see docs/feedback.md"}],
         }
 
 

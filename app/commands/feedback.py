@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, astuple
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import click
 from rich.console import Console
@@ -16,7 +17,7 @@ from rich.table import Table
 
 from app.cli import FILE, JSON, configured, print_json, progress
 from app.config import Config
-from app.errors import BadFile
+from app.errors import BadFile, BadInput
 
 if TYPE_CHECKING:
     from app.feedback.advice import Advice
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from app.feedback.store import FeedbackStore, Receipt
 
 LOGS = click.Path(path_type=Path, allow_dash=True)
+T = TypeVar("T")
 
 
 @click.group()
@@ -42,15 +44,18 @@ def import_logs(config: Config, logs: tuple[Path, ...], zone: str, as_json: bool
 
     Importing a log again adds nothing, so a log that grows can be given again and again.
     """
-    from app.feedback.lines import read_lines, zone_of
+    from app.feedback.dates import zone_of
+    from app.feedback.lines import read_lines
+    from app.feedback.logs import decompressed
 
-    where = zone_of(zone)
+    where = _checked("--zone", zone_of, zone)
     with _opened_store(config) as answers, progress("Reading") as on_stage:
         receipts = []
         for log in logs:
             on_stage(f"Reading {log}")
-            with _opened(log) as stream:
-                receipts.append(answers.add(read_lines(stream, where), lambda n: on_stage(f"{n:,} lines read")))
+            with _opened(log) as (stream, until), decompressed(stream, str(log)) as content:
+                lines = read_lines(content, where, until)
+                receipts.append(answers.add(lines, _name(log), lambda n: on_stage(f"{n:,} lines read")))
     if as_json:
         print_json({"logs": [{"log": str(log), **asdict(got)} for log, got in zip(logs, receipts, strict=True)]})
         return
@@ -74,10 +79,11 @@ def show_report(
     """
     import numpy as np
 
-    from app.feedback.lines import moment
+    from app.feedback.dates import moment
     from app.feedback.report import report
 
-    times = [None if text is None else moment(text) for text in (since, split)]
+    given = {"--since": since, "--split": split}
+    times = [None if text is None else _checked(option, moment, text) for option, text in given.items()]
     if picture and picture.suffix.lower() != ".png":
         raise click.UsageError(f"{picture}: a picture is written as .png")
     with _opened_store(config) as answers, progress("Weighing the verdicts"):
@@ -104,17 +110,31 @@ def _opened_store(config: Config) -> Iterator[FeedbackStore]:
         store.close()
 
 
+def _checked(option: str, parse: Callable[[str], T], text: str) -> T:
+    """Raises BadParameter (exit code 2) where `parse` raises BadInput."""
+    try:
+        return parse(text)
+    except BadInput as error:
+        raise click.BadParameter(str(error), param_hint=option) from None
+
+
 @contextmanager
-def _opened(log: Path) -> Iterator[BinaryIO]:
-    """Raises BadFile where the log cannot be read."""
+def _opened(log: Path) -> Iterator[tuple[BinaryIO, datetime]]:
+    """The log, and the time of its last change. Raises BadFile where it cannot be read."""
     if str(log) == "-":
-        yield sys.stdin.buffer
+        yield sys.stdin.buffer, datetime.now(UTC)
         return
     try:
-        with log.open("rb") as stream:
-            yield stream
+        stream = log.open("rb")
     except OSError as error:
         raise BadFile(f"{log}: cannot be read: {error.strerror}; check the path and its permissions") from None
+    with stream:
+        yield stream, datetime.fromtimestamp(os.fstat(stream.fileno()).st_mtime, UTC)
+
+
+def _name(log: Path) -> str:
+    """What tells a log from others: undated lines that are equal are counted by log."""
+    return "-" if str(log) == "-" else str(log.resolve())
 
 
 def _write_plot(found: Report, path: Path, theme: str) -> None:
@@ -130,9 +150,10 @@ def _write_plot(found: Report, path: Path, theme: str) -> None:
 
 
 def _print_receipt(log: Path, receipt: Receipt) -> None:
+    answers = "answer" if receipt.new == 1 else "answers"
     click.echo(
-        f"{log}: {receipt.lines:,} lines read, {receipt.new:,} new answers, {receipt.known:,} known already, "
-        f"{receipt.unparsed:,} that could not be read"
+        f"{log}: {receipt.lines:,} lines, {receipt.new:,} new {answers}, {receipt.known:,} known, "
+        f"{receipt.unparsed:,} unreadable"
     )
     for broken in receipt.examples:
         click.secho(f"  line {broken.number:,}: {broken.reason}", fg="yellow")

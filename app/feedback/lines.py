@@ -1,4 +1,4 @@
-"""A judge's answer as the caller's log holds it: a line of text to a `Line`, a log of any size to a stream of them.
+"""A judge's answers as a caller's log holds them: a line of text to the `Line`s in it, a log of any size to a stream.
 
 This file knows no database and no jobs.
 """
@@ -11,12 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import BinaryIO
-from zoneinfo import ZoneInfo
 
 from app.errors import BadInput
-
-MAX_LINE_BYTES = 1 << 16
-"""A longer line is cut here; in an image task the prompt of the older forms is a whole base64 picture."""
+from app.feedback.dates import chosen, dates_in
+from app.feedback.logs import MAX_LINE, Message, messages, text_lines
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Line:
     """One answer of one judge.
 
     score: None where the judge failed (no verdict); 0.0 where the result lay under its cut (rejected, value unknown).
-    time: seconds since 1970, None where the line has no date. prompt: None in the form that does not carry it.
+    time: seconds since 1970, None without a date. prompt: None in the form that does not carry it.
     average, elo, reward, observations: what the judge says of the caller; None where it says nothing.
     """
 
@@ -40,75 +38,116 @@ class Line:
 
 @dataclass(frozen=True)
 class Broken:
-    """A line that begins like an answer and is none."""
+    """Text that begins like an answer and is none. number: of its line."""
 
     number: int
     reason: str
 
 
-UID = r"\[(?P<uid>[\w.:@-]{1,64})\]"
-TOKEN = r"[^\s,()]{1,40}"
-MARK = re.compile(r"Feedback (?:received )?from \[")
-FORMS = (
-    re.compile(
-        rf"Feedback from {UID}: Score=(?P<score>{TOKEN}), AvgScore=(?P<average>{TOKEN}), ELO=(?P<elo>{TOKEN}), "
-        rf"Reward=(?P<reward>{TOKEN}), Observations=(?P<observations>\d{{1,18}})(?!\d|\.\d)",
-        re.ASCII,
-    ),
-    re.compile(rf"Feedback received from {UID}\. Score: (?P<score>{TOKEN})\. \((?P<prompt>.*)\)\s*$", re.ASCII),
-    re.compile(rf"Feedback received from {UID}\. Prompt: (?P<prompt>.*)\. Score: (?P<score>{TOKEN})\s*$", re.ASCII),
-)
-"""Today's form, and the two older ones that name the prompt."""
+Found = tuple[Line | Broken, ...]
+"""What one line of a log holds."""
 
-NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # PostgreSQL's text cannot hold a zero byte
-DATE = re.compile(
-    r"(?P<clock>\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?:[.,](?P<fraction>\d{1,9}))?"
-    r"(?: ?(?P<offset>Z|[+-]\d\d:?\d\d))?(?!\d)",
+UID = r"\[(?P<uid>[\w.:@-]{1,64})\]"
+TOKEN = r"(?:[\w.]{1,20}\([\w.+-]{1,40}\)|[^\s,()\"'\]}|;]{1,40})"
+MARK = re.compile(r"Feedback (?:received )?from \[|Feedback received\. (?:Prompt|Score): ")
+TODAY = re.compile(
+    rf"Feedback from {UID}: Score=(?P<score>{TOKEN}), AvgScore=(?P<average>{TOKEN}), ELO=(?P<elo>{TOKEN}), "
+    rf"Reward=(?P<reward>{TOKEN}), Observations=(?P<observations>\d{{1,18}})(?!\d|\.\d)",
     re.ASCII,
 )
+SCORE_FIRST = re.compile(rf"Feedback received from {UID}\. Score: (?P<score>{TOKEN})\. \(", re.ASCII)
+PROMPT_FIRST = re.compile(
+    rf"Feedback received from {UID}\. Prompt: (?P<prompt>.*)\. Score: (?P<score>{TOKEN})(?![^\s\"',;\]}}|)])",
+    re.ASCII | re.DOTALL,
+)
+"""Today's form, and the two older ones, which name the prompt."""
+
+NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
+TYPED = re.compile(r"[A-Za-z_][\w.]*\((.*)\)", re.ASCII)
+"""A number as repr() of another type writes it: np.float64(0.71)."""
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # PostgreSQL's text cannot hold a zero byte
 
 
-def read_lines(stream: BinaryIO, zone: tzinfo = UTC) -> Iterator[Line | Broken | None]:
-    """One value for each line of a log, read as it comes: an answer, a broken one, or None for any other line.
+def read_lines(stream: BinaryIO, zone: tzinfo = UTC, until: datetime | None = None) -> Iterator[Found]:
+    """What each line of a log holds, read as it comes.
 
-    zone: of dates that do not say theirs. Never raises over what the log holds.
+    zone: of dates that do not name theirs. until: the end of the log, for dates without a year; None: now.
+    Never raises over what the log holds.
     """
-    for number, (raw, whole) in enumerate(_raw_lines(stream), 1):
-        if b"Feedback" not in raw:
-            yield None
-            continue
+    until = until or datetime.now(UTC)
+    for number, (text, whole) in enumerate(text_lines(stream), 1):
+        found = parse(text, zone, until, number)
+        if not whole:
+            cut = f"over {MAX_LINE:,} characters, the rest was not read; "
+            found = tuple(Broken(number, cut + each.reason) if isinstance(each, Broken) else each for each in found)
+        yield found
+
+
+def parse(text: str, zone: tzinfo, until: datetime, number: int = 1) -> Found:
+    """The answers in a line of text."""
+    if "Feedback" not in text and "\x1b" not in text:
+        return ()
+    return tuple(
+        each for message in messages(text, "Feedback", until) for each in _answers(message, zone, until, number)
+    )
+
+
+def _answers(message: Message, zone: tzinfo, until: datetime, number: int) -> Iterator[Line | Broken]:
+    text, position, dates = without_controls(message.text), 0, list(message.dates)
+    while mark := MARK.search(text, position):
+        if own := dates_in(text[position : mark.start()], until):
+            dates = [*message.dates, *own]
         try:
-            yield parse(raw.decode("utf-8", "replace"), zone)
+            fields, position = _fields(text, mark.start(), until)
+            yield _line(fields, chosen(dates, zone))
         except BadInput as error:
-            too_long = f"over {MAX_LINE_BYTES:,} bytes, what follows was not read; "
-            yield Broken(number, ("" if whole else too_long) + str(error))
+            yield Broken(number, str(error))
+            position = mark.end()
 
 
-def _raw_lines(stream: BinaryIO) -> Iterator[tuple[bytes, bool]]:
-    """Each line, cut where it is too long, and whether it is whole."""
-    while raw := stream.readline(MAX_LINE_BYTES):
-        rest = raw
-        while len(rest) == MAX_LINE_BYTES and not rest.endswith(b"\n"):
-            rest = stream.readline(MAX_LINE_BYTES)
-        yield raw, rest is raw
+def _fields(text: str, start: int, until: datetime) -> tuple[dict[str, str], int]:
+    """What an answer says, and where it ends. Raises BadInput where it only begins like one."""
+    if found := TODAY.match(text, start):
+        return found.groupdict(), found.end()
+    end = _end(text, start, until)
+    if found := SCORE_FIRST.match(text, start):
+        closing = _closing(text[found.end() : end])
+        if closing is not None:
+            prompt = text[found.end() : found.end() + closing]
+            return found.groupdict() | {"prompt": prompt}, found.end() + closing
+    elif found := PROMPT_FIRST.match(text, start, end):
+        return found.groupdict(), found.end()
+    raise BadInput("does not match any form of a judge's line: see docs/feedback.md")
 
 
-def parse(text: str, zone: tzinfo = UTC) -> Line | None:
-    """The answer in a line of text; None where the line is none. Raises BadInput where it begins like one only."""
-    text = without_controls(COLOUR.sub("", text).rstrip("\r\n"))
-    mark = MARK.search(text)
-    if not mark:
-        return None
-    found = next((match for form in FORMS if (match := form.match(text, mark.start()))), None)
-    if not found:
-        raise BadInput("neither form of a judge's line: compare docs/feedback.md")
-    fields = found.groupdict()
+def _end(text: str, start: int, until: datetime) -> int:
+    """Where the next answer begins. One inside a prompt is none: a date or a new line stands before another answer."""
+    for mark in MARK.finditer(text, start + 1):
+        between = text[start : mark.start()]
+        if "\n" in between or dates_in(between, until):
+            return mark.start()
+    return len(text)
+
+
+def _closing(text: str) -> int | None:
+    """Where the prompt ends that began with a parenthesis: at the last one of the text, or, where more text follows,
+    at the one that closes it."""
+    last = text.rstrip().rstrip("\"'").rfind(")")
+    if last >= 0 and last < len(text.rstrip().rstrip("\"'")) - 1:
+        depth = 1
+        for place, character in enumerate(text):
+            depth += {"(": 1, ")": -1}.get(character, 0)
+            if depth == 0:
+                return place
+    return last if last >= 0 else None
+
+
+def _line(fields: dict[str, str], time: float | None) -> Line:
     return Line(
         uid=fields["uid"],
         score=score_of(fields["score"]),
-        time=_time(text[: mark.start()], zone),
+        time=time,
         prompt=fields.get("prompt"),
         average=_number(fields.get("average")),
         elo=_number(fields.get("elo")),
@@ -123,7 +162,7 @@ def score_of(token: str) -> float | None:
         return None
     score = _number(token)
     if score is None or score < 0:
-        raise BadInput(f"Score={token[:40]}: neither a number from 0 up nor the word failed")
+        raise BadInput(f"Score={token[:40]}: must be a number from 0 up, or the word failed")
     return score
 
 
@@ -132,46 +171,11 @@ def without_controls(text: str) -> str:
     return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def zone_of(name: str) -> tzinfo:
-    """A time zone by its name in the IANA database. Raises BadInput."""
-    try:
-        return ZoneInfo(name)
-    except (KeyError, OSError, ValueError):  # unknown; a folder of the database; a path out of it
-        raise BadInput(f"{name[:40]!r} is no time zone that this host knows: write UTC or Europe/Berlin") from None
-
-
-def moment(text: str) -> float:
-    """Seconds since 1970 of an ISO date or date and time; UTC where it names no zone. Raises BadInput."""
-    try:
-        stamp = datetime.fromisoformat(text)
-        return (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        raise BadInput(f"{text[:40]!r} is no time: write it as 2026-01-31 or 2026-01-31T18:00:00+01:00") from None
-
-
 def _number(token: str | None) -> float | None:
     """The finite number that the whole token is, else None."""
+    if token and (typed := TYPED.fullmatch(token)):
+        token = typed[1]
     if token is None or not NUMBER.fullmatch(token):
         return None
     number = float(token)
     return number if math.isfinite(number) else None
-
-
-def _time(text: str, zone: tzinfo) -> float | None:
-    """Of the dates before the message: the one that names its zone, else the last, which the logger itself wrote."""
-    stamps = [stamp for match in DATE.finditer(text) if (stamp := _stamp(match))]
-    if not stamps:
-        return None
-    stamp = next((stamp for stamp in stamps if stamp.tzinfo), stamps[-1])
-    try:
-        return (stamp if stamp.tzinfo else stamp.replace(tzinfo=zone)).timestamp()
-    except (ValueError, OverflowError):  # the year 1, moved by its offset
-        return None
-
-
-def _stamp(match: re.Match[str]) -> datetime | None:
-    fraction = f".{match['fraction']:0<6.6}" if match["fraction"] else ""
-    try:
-        return datetime.fromisoformat(match["clock"] + fraction + (match["offset"] or ""))
-    except ValueError:
-        return None

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from app.config import Config
 from app.feedback.join import SLACK_SECONDS, Candidate, Join, join
-from app.feedback.lines import Broken, Line
+from app.feedback.lines import Broken, Found, Line
 from app.jobs.store import ROW, Store, jobs, metadata
 
 T = TypeVar("T")
@@ -101,18 +101,20 @@ class FeedbackStore:
                 answers.create(connection, checkfirst=True)
 
     def add(
-        self, log: Iterable[Line | Broken | None], on_lines: Callable[[int], None] = lambda _lines: None
+        self, log: Iterable[Found], name: str = "", on_lines: Callable[[int], None] = lambda _lines: None
     ) -> Receipt:
-        """Adds the answers of a log, as it is read. An answer that is here already is counted, not added.
+        """Adds the answers of a log as it is read. An answer that is already stored is counted, not added.
 
-        Two answers are the same if they say the same at the same time; without a time, if each is the n-th of those
-        that say the same in its log. on_lines: told after each batch how many lines have been read.
+        Two answers are the same if they say the same at the same time; without a time, if each is the n-th that says
+        so in the log of this name. on_lines: called after each batch with the number of lines read so far.
         """
         receipt, undated = Receipt(0, 0, 0, 0, ()), Counter[str]()
         for batch in _batches(log, 16 * BATCH):
-            broken = tuple(each for each in batch if isinstance(each, Broken))
-            lines = [each for each in batch if isinstance(each, Line)]
-            new = sum(self._add({_digest(line, undated): line for line in some}) for some in _batches(lines, BATCH))
+            found = [each for line in batch for each in line]
+            broken = tuple(each for each in found if isinstance(each, Broken))
+            lines = [each for each in found if isinstance(each, Line)]
+            added = ({_digest(line, name, undated): line for line in some} for some in _batches(lines, BATCH))
+            new = sum(map(self._add, added))
             receipt = Receipt(
                 receipt.lines + len(batch),
                 receipt.new + new,
@@ -195,12 +197,12 @@ def _candidate(row: sa.RowMapping) -> Candidate:
     return Candidate(**{**row, "score": row["score"] if row["prompt"] else None})
 
 
-def _digest(line: Line, undated: Counter[str]) -> str:
-    """sha256 (hex) of what the line says. undated: how often each has been seen in this log."""
+def _digest(line: Line, name: str, undated: Counter[str]) -> str:
+    """sha256 (hex) of what the line says. name: of its log; undated: how often each has been seen in it."""
     digest = hashlib.sha256(json.dumps(list(vars(line).values())).encode()).hexdigest()
     if line.time is None:
         undated[digest] += 1
-        digest = hashlib.sha256(f"{digest} {undated[digest]}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{digest} {undated[digest]} {name}".encode(errors="surrogateescape")).hexdigest()
     return digest
 
 

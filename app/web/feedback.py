@@ -14,7 +14,8 @@ from loguru import logger
 from pydantic import BeforeValidator, Field, RootModel, TypeAdapter
 
 from app.errors import BadInput
-from app.feedback.lines import MAX_LINE_BYTES, Broken, Line, parse, read_lines, without_controls
+from app.feedback.lines import Found, Line, parse, read_lines, without_controls
+from app.feedback.logs import MAX_LINE, compression
 from app.feedback.report import Report, report
 from app.feedback.store import FeedbackStore
 from app.web.context import current_config, current_jobs
@@ -42,7 +43,7 @@ def _whole(value: Any) -> Any:
 class TextEntry(Wire):
     """A line of the caller's log."""
 
-    text: Annotated[str, Field(max_length=MAX_LINE_BYTES)]
+    text: Annotated[str, Field(max_length=MAX_LINE)]
 
 
 class AnswerEntry(Wire):
@@ -51,7 +52,7 @@ class AnswerEntry(Wire):
     uid: Annotated[str, Field(pattern=r"^[0-9A-Za-z_.:@-]{1,64}$")]
     score: Annotated[float, Field(ge=0)] | Literal["failed"]
     time: Annotated[float | None, Field(ge=0, le=1e11)] = None
-    prompt: Annotated[str | None, Field(max_length=MAX_LINE_BYTES)] = None
+    prompt: Annotated[str | None, Field(max_length=MAX_LINE)] = None
     average: float | None = None
     elo: float | None = None
     reward: float | None = None
@@ -119,7 +120,10 @@ def add() -> Response:
     Dates in lines are UTC unless they name a zone.
     """
     if request.mimetype == "text/plain":
-        lines = read_lines(io.BytesIO(request.get_data()))
+        data = request.get_data()
+        if kind := compression(data[:8]):
+            raise BadInput(f"the body is {kind}: unpack it first, or use splatgate feedback import")
+        lines = read_lines(io.BytesIO(data))
     else:
         entries = ENTRIES.validate_python(request.get_json())
         lines = (_line(number, entry) for number, entry in enumerate(entries, 1))
@@ -163,13 +167,10 @@ def _seconds(time: datetime | None) -> float | None:
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
-def _line(number: int, entry: TextEntry | AnswerEntry) -> Line | Broken | None:
+def _line(number: int, entry: TextEntry | AnswerEntry) -> Found:
     if isinstance(entry, TextEntry):
-        try:
-            return parse(entry.text)
-        except BadInput as error:
-            return Broken(number, str(error))
+        return parse(entry.text, UTC, datetime.now(UTC), number)
     values = entry.model_dump()
     values["score"] = None if entry.score == "failed" else entry.score
     values["prompt"] = None if entry.prompt is None else without_controls(entry.prompt)
-    return Line(**values)
+    return (Line(**values),)
