@@ -22,6 +22,7 @@ from app.gate import Outcome, Verdict, judge
 from app.pipeline import Attempt, load_scorer, render_views, validate
 from app.prompt import check_prompt
 from app.reading import read_bytes
+from app.reason import Reason
 from app.splat.diagnosis import diagnose
 from app.splat.files import read_splat, replacing, write_splat
 from app.splat.format import Format
@@ -94,8 +95,23 @@ class GateRecord(Record):
 
 
 class VerdictRecord(Record):
+    """reasons: sentences. reason_codes: the code of each; empty in an older release's certificates."""
+
     outcome: Outcome
     reasons: tuple[str, ...]
+    reason_codes: tuple[str, ...] = ()
+
+    def to_reasons(self) -> tuple[Reason, ...]:
+        """As the gate gave them, though without their figures: the sentences hold those."""
+        codes = self.reason_codes or ("text",) * len(self.reasons)
+        return tuple(Reason(code, {"text": text}) for code, text in zip(codes, self.reasons, strict=False))
+
+    @classmethod
+    def of(cls, verdict: Verdict) -> VerdictRecord:
+        reasons = verdict.reasons
+        return cls(
+            outcome=verdict.outcome, reasons=tuple(map(str, reasons)), reason_codes=tuple(each.code for each in reasons)
+        )
 
 
 class Certificate(Record):
@@ -214,7 +230,7 @@ def certify(attempt: Attempt, assets: tuple[AssetRecord, ...], config: Config, n
         if judgement
         else None,
         gate=GateRecord(**config.validation.model_dump()),
-        verdict=VerdictRecord(outcome=attempt.verdict.outcome, reasons=attempt.verdict.reasons),
+        verdict=VerdictRecord.of(attempt.verdict),
         config_digest=config.digest(),
         versions=versions(),
     )

@@ -5,6 +5,8 @@ A message names the value at fault and the remedy. A refusal by the gate is a re
 
 from errno import EDQUOT, ENOSPC
 
+from app.reason import Reason
+
 FULL = (ENOSPC, EDQUOT)
 """What a write to a full disk ends with."""
 
@@ -71,13 +73,27 @@ class FetchFailed(Unavailable):
 
 
 class StageFailed(SplatgateError):
-    """A stage ran and produced nothing usable (non-finite values, nothing to decode)."""
+    """A stage ran and produced nothing usable (non-finite values, nothing to decode). It ends an attempt, not a job."""
 
     retryable = True
 
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
 
 class NothingMade(StageFailed):
-    """Every attempt ended without a splat: as refused as one that the gate refused, and the message is the reason."""
+    """Every attempt ended without a splat. It counts as refused, for the reason of the first attempt."""
+
+
+class SelfTestFailed(SplatgateError):
+    """The self-test scored something else than it did before."""
+
+
+class JobFailed(SplatgateError):
+    """The job ended without a result."""
+
+    retryable = True
 
 
 class NotFound(BadInput):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.config import ValidateConfig
+from app.reason import Reason
 
 Outcome = Literal["passed", "refused", "not validated"]
 
@@ -19,7 +20,7 @@ class Verdict:
     """outcome, and every reason for it, not the first one only."""
 
     outcome: Outcome
-    reasons: tuple[str, ...]
+    reasons: tuple[Reason, ...]
 
     @property
     def passed(self) -> bool:
@@ -33,15 +34,18 @@ def judge(gaussians: int, score: float | None, config: ValidateConfig, *, agains
     Validation that is switched off never says "passed".
     """
     if not config.enabled:
-        return Verdict("not validated", ("validation is OFF (validate.enabled = false): nobody judged this splat",))
+        return Verdict("not validated", (Reason("validation_off"),))
     reasons = []
     if gaussians < config.min_gaussians:
-        reasons.append(f"{gaussians:,} gaussians, fewer than {config.min_gaussians:,}")
+        reasons.append(Reason("too_few_gaussians", {"gaussians": gaussians, "min_gaussians": config.min_gaussians}))
     if score is None:
-        reasons.append("no score")
+        reasons.append(Reason("no_score"))
     elif not score >= (threshold := config.image_threshold if against_picture else config.threshold):  # NaN too
-        kind = "image threshold" if against_picture else "threshold"
-        # rounded down: 0.1999 is under 0.2, and should not read 0.200
-        shown = f"{math.floor(score * 1000) / 1000:.3f}" if math.isfinite(score) else f"{score}"
-        reasons.append(f"CLIP={shown}, under the {kind} {threshold:g}")
+        figures = {
+            "label": "CLIP",
+            "value": score if math.isfinite(score) else str(score),  # JSON has no NaN
+            "setting": "image threshold" if against_picture else "threshold",
+            "threshold": threshold,
+        }
+        reasons.append(Reason("below_threshold", figures))
     return Verdict("refused" if reasons else "passed", tuple(reasons))

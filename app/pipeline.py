@@ -16,6 +16,7 @@ from app.config import Config
 from app.errors import NotFetched, NothingMade, StageFailed
 from app.gate import Outcome, Verdict, judge
 from app.prompt import check_prompt
+from app.reason import Reason
 from app.splat.cameras import IDENTITY, Placement, judge_placement, judging_views
 from app.splat.diagnosis import Diagnosis, Finding, diagnose
 from app.splat.formats import asset_name, certified
@@ -179,7 +180,7 @@ def generate(
 
     best = best_attempt(attempts, run)
     if isinstance(best, FailedAttempt):
-        raise NothingMade(str(best.error))
+        raise NothingMade(best.error.reason)
     return best
 
 
@@ -217,8 +218,8 @@ def build(
     _announce(Stage.REPAIR, on_stage)
     splat, diagnosis, repairs = diagnose_and_repair(raw, config)
     for format in certified():
-        if reason := format.refusal(splat):
-            raise StageFailed(f"{reason}: {asset_name(format)} cannot hold that; generate it again")
+        if problem := format.refusal(splat):
+            raise StageFailed(Reason("not_storable", {"problem": problem, "file": asset_name(format)}))
     left = () if diagnosis.healthy else diagnose(splat, config.diagnose).findings
     _announce(Stage.RENDER, on_stage)
     views = render_views(splat, config)
@@ -269,17 +270,15 @@ def render_views(splat: Splat, config: Config) -> Views:
     )
 
 
-def overdrawn(splat: Splat, config: Config) -> str:
-    """Why a splat that a caller brought is not drawn; empty where it is.
+def overdrawn(splat: Splat, config: Config) -> Reason | None:
+    """Why a caller's splat is not rendered; None if it is.
 
     Millions of Gaussians that each fill the picture take a CPU minutes and a GPU all of its memory, and every job
     behind them waits. What a generator makes is not asked: it has no such habits, and it is ours.
     """
     settings, most = config.render, config.limits.max_overdraw
     count = overdraw(splat, judging_views(settings), place(splat, settings.placement, settings.extent))
-    if count <= most:
-        return ""
-    return f"too costly to draw: {count:,.0f} gaussians lie over each tile, limits.max_overdraw is {most:,.0f}"
+    return Reason("overdraw", {"gaussians_per_tile": count, "max_overdraw": most}) if count > most else None
 
 
 def place(splat: Splat, placement: str, extent: float) -> Placement:
@@ -303,7 +302,7 @@ def validate(
     if verdict.outcome == "passed" and judgement:
         logger.info(f"VALIDATION PASSED: CLIP={judgement.value:.3f}{how}")
     elif verdict.outcome == "refused":
-        logger.warning(f"VALIDATION FAILED: {'; '.join(verdict.reasons)}{how}")
+        logger.warning(f"VALIDATION FAILED: {'; '.join(map(str, verdict.reasons))}{how}")
     else:
         logger.warning(f"NOT VALIDATED: {verdict.reasons[0]}")
     return judgement, verdict

@@ -15,7 +15,7 @@ from loguru import logger
 
 from app.certificate import versions
 from app.config import Config, RenderConfig, ShapesConfig
-from app.errors import StageFailed
+from app.errors import SelfTestFailed
 from app.pipeline import Attempt, GenerationRequest, OnStage, Stages, generate
 from app.splat.files import replacing
 
@@ -40,7 +40,7 @@ class SelfTest:
 def self_test(stages: Stages, config: Config, device: str, record: Path, on_stage: OnStage) -> SelfTest:
     """Runs the test, and at the first time writes its score into the JSON file `record`.
 
-    device: what the models run on, in words. Raises StageFailed where the score is another than it was, or none.
+    device: what the models run on, in words. Raises SelfTestFailed where the score is another than it was, or none.
     """
     attempt = generate(GenerationRequest(PROMPT), SEED, 1, stages, config, on_stage)
     if attempt.score is None:
@@ -48,7 +48,7 @@ def self_test(stages: Stages, config: Config, device: str, record: Path, on_stag
     key, score, known = _key(attempt, config, device), attempt.score, _read(record)
     expected = SHAPES_SCORE if _is_plain(config) else known.get(key)
     if expected is not None and not abs(score - expected) <= SAME_SCORE:
-        raise StageFailed(
+        raise SelfTestFailed(
             f"self-test: {PROMPT!r} scored {score:.4f}, with these weights and settings it was {expected:.4f}:"
             f" the weights or the device are broken (where neither is, remove {record})"
         )
@@ -86,5 +86,7 @@ def _read(record: Path) -> dict[str, float]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise StageFailed(f"{record}: cannot be read: {error}; remove it, and the next start writes it anew") from None
+        raise SelfTestFailed(
+            f"{record}: cannot be read: {error}; remove it, and the next start writes it anew"
+        ) from None
     return known if isinstance(known, dict) else {}

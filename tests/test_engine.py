@@ -30,7 +30,7 @@ from app.certificate import Certificate
 from app.child import NO_DATABASE
 from app.config import Config
 from app.engine import STICKY, Engine, is_sticky
-from app.errors import StageFailed
+from app.errors import SelfTestFailed
 from app.identity import Taken, Trace, node_id, take_lock
 from app.jobs.client import Jobs
 from app.jobs.job_store import JobStore
@@ -577,7 +577,7 @@ def test_a_self_test_without_a_validator_has_no_score(tmp_path: Path) -> None:
 def test_a_broken_record_of_the_self_test_is_named(tmp_path: Path) -> None:
     config, record = settings(tmp_path), tmp_path / "record.json"
     record.write_text("{")
-    with pytest.raises(StageFailed, match=r"record\.json.*remove it"):
+    with pytest.raises(SelfTestFailed, match=r"record\.json.*remove it"):
         self_test(load_stages(config), config, "cpu", record, lambda _line: None)
 
 

@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import strategies as st
 
 from app.config import ValidateConfig
 from app.gate import judge
+from app.reason import Reason
 
 
 def test_passes_at_the_threshold_and_the_minimum() -> None:
@@ -16,20 +18,23 @@ def test_every_reason_is_given_not_the_first_only() -> None:
     verdict = judge(149_999, 0.1999, ValidateConfig())
     assert verdict.outcome == "refused"
     assert len(verdict.reasons) == 2
-    assert "149,999 gaussians, fewer than 150,000" in verdict.reasons[0]
-    assert "CLIP=0.199, under the threshold 0.2" in verdict.reasons[1]
+    assert "149,999 gaussians, fewer than 150,000" in str(verdict.reasons[0])
+    assert "CLIP=0.199, under the threshold 0.2" in str(verdict.reasons[1])
 
 
 @pytest.mark.parametrize("score", [None, math.nan, -math.inf, -1.0])
 def test_a_missing_or_broken_score_is_refused(score: float | None) -> None:
-    assert judge(1_000_000, score, ValidateConfig()).outcome == "refused"
+    verdict = judge(1_000_000, score, ValidateConfig())
+    assert verdict.outcome == "refused"
+    stored = json.loads(json.dumps(verdict.reasons[0].to_dict(), allow_nan=False))
+    assert str(Reason.from_stored(stored)) == str(verdict.reasons[0])
 
 
 def test_validation_switched_off_never_says_passed() -> None:
     verdict = judge(1_000_000, 1.0, ValidateConfig(enabled=False))
     assert verdict.outcome == "not validated"
     assert not verdict.passed
-    assert "OFF" in verdict.reasons[0]
+    assert "OFF" in str(verdict.reasons[0])
 
 
 @given(st.integers(0, 10**7), st.floats(-1, 1))

@@ -10,6 +10,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "errors",
+            "reason",
             "bounds",
             "stage",
             "config",

@@ -33,6 +33,7 @@ from app.jobs.queue import hand_back
 from app.jobs.records import Engine, JobRequest
 from app.jobs.retention import Retention
 from app.jobs.store import Store, database_url
+from app.reason import Reason
 from app.splat.files import replacing
 from app.stage import Stage
 
@@ -256,7 +257,7 @@ def test_jobs_of_an_older_release_are_taken_before_new_ones(jobs: Jobs) -> None:
 def test_a_job_ends_once_with_its_files_and_counts(jobs: Jobs) -> None:
     claim = begun(jobs)
     file = Stored("asset.ply", f"{claim.job.id}/1/asset.ply", 12, "a" * 64)
-    ending = replace(DONE, files=(file,), findings=("uniform",), reasons=("no score",))
+    ending = replace(DONE, files=(file,), findings=("uniform",), reasons=(Reason("no_score"),))
     job_store(jobs).end(claim, ending)
     with pytest.raises(ClaimLost):
         job_store(jobs).end(claim, ending)
@@ -267,7 +268,7 @@ def test_a_job_ends_once_with_its_files_and_counts(jobs: Jobs) -> None:
         ("state", "DONE"): 1,
         ("outcome", "passed"): 1,
         ("finding", "uniform"): 1,
-        ("reason", "no score"): 1,
+        ("reason", "no_score"): 1,
     }
     assert [result.job for result in jobs.results(0)] == [job.id]
 
@@ -498,6 +499,27 @@ def test_too_many_bytes_are_forgotten_oldest_first(jobs: Jobs) -> None:
     assert retention(jobs, max_gb=2_500 / 1e9).sweep() == 2
     assert [job.id for job in jobs.recent(9)] == ids[:1:-1]
     assert jobs.stats().asset_bytes == 2_000
+
+
+def test_the_reasons_of_an_older_release_still_read(jobs: Jobs) -> None:
+    """It stored the sentences alone."""
+    claim = begun(jobs)
+    job_store(jobs).end(claim, replace(DONE, outcome="refused"))
+    with jobs.store.writing() as connection:
+        change = sa.update(tables.jobs).where(tables.jobs.c.id == claim.job.id)
+        connection.execute(change.values(reasons=["CLIP=0.120, under the threshold 0.2"]))
+    job = jobs.get(claim.job.id)
+    assert (job.reasons, job.reason_codes) == (("CLIP=0.120, under the threshold 0.2",), ("text",))
+
+
+def test_why_a_job_was_refused_is_kept_as_code_and_figures(jobs: Jobs) -> None:
+    claim = begun(jobs)
+    reason = Reason("too_few_gaussians", {"gaussians": 1_200, "min_gaussians": 150_000})
+    job_store(jobs).end(claim, replace(DONE, outcome="refused", reasons=(reason,)))
+    job = jobs.get(claim.job.id)
+    assert (job.reasons, job.reason_codes) == (("1,200 gaussians, fewer than 150,000",), ("too_few_gaussians",))
+    with jobs.store.reading() as connection:
+        assert connection.execute(sa.select(tables.jobs.c.reasons)).scalar_one() == [reason.to_dict()]
 
 
 def test_the_stage_of_an_older_release_is_left_out(jobs: Jobs) -> None:

@@ -63,8 +63,8 @@ def generate(
 
         try:
             attempt = pipeline.generate(request, seed, attempts, stages, config, told, _steps(on_stage))
-        except NothingMade as reason:
-            _print_nothing_made(reason, as_json)
+        except NothingMade as error:
+            _print_nothing_made(error, as_json)
             sys.exit(REFUSED)
         on_stage("Writing the files")
         issued = certificate.write_outputs(attempt, folder, config, datetime.now(UTC))
@@ -111,12 +111,13 @@ def _print_judgement(issued: Certificate, folder: Path) -> None:
         click.echo(f"  {folder / name}  {what}")
 
 
-def _print_nothing_made(reason: NothingMade, as_json: bool) -> None:
+def _print_nothing_made(error: NothingMade, as_json: bool) -> None:
     """There is no splat and there are no files; the verdict says why."""
     if as_json:
-        print_json({"folder": None, "certificate": None, "verdict": {"outcome": "refused", "reasons": [str(reason)]}})
+        verdict = {"outcome": "refused", "reasons": [str(error)], "reason_codes": [error.reason.code]}
+        print_json({"folder": None, "certificate": None, "verdict": verdict})
     else:
-        print_verdict("refused", (str(reason),), None, {})
+        print_verdict("refused", (str(error),), None, {})
 
 
 def _slug(prompt: str) -> str:

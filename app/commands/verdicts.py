@@ -39,16 +39,17 @@ def validate(config: Config, file: Path, prompt: str, as_json: bool) -> None:
         views = pipeline.render_views(splat, config)
         on_stage("Scoring")
         score, verdict = pipeline.validate(splat, views, prompt, scorer, config)
+    reasons = tuple(map(str, verdict.reasons))
     findings, stand_in = diagnosis.to_dict()["findings"], config.profile.name == "shapes"
     if as_json:
         asked = {"file": str(file), "prompt": prompt, "profile": config.profile.name, "stand_in": stand_in}
-        found = {"outcome": verdict.outcome, "reasons": verdict.reasons, "score": asdict(score) if score else None}
-        print_json(asked | found | {"findings": findings})
+        found = {"outcome": verdict.outcome, "reasons": reasons, "reason_codes": [why.code for why in verdict.reasons]}
+        print_json(asked | found | {"score": asdict(score) if score else None, "findings": findings})
     else:
         print_findings(findings)
         names = [view.name for view in config.render.views]
         views_scored = dict(zip(names, score.per_view, strict=True)) if score else {}
-        print_verdict(verdict.outcome, verdict.reasons, score.value if score else None, views_scored)
+        print_verdict(verdict.outcome, reasons, score.value if score else None, views_scored)
         if stand_in:
             click.secho("judged by profile 'shapes', the embedded stand-in: it knows its small world only", fg="yellow")
     exit_by(verdict.outcome)

@@ -86,7 +86,7 @@ def _row(result: Result) -> dict[str, Any]:
         "started": finished,
         "finished": finished,
         "outcome": issued.verdict.outcome,
-        "reasons": list(issued.verdict.reasons),
+        "reasons": [reason.to_dict() for reason in issued.verdict.to_reasons()],
         "score": issued.score.value if issued.score else None,
         "scores": [view.score for view in issued.views if view.score is not None],
         "gaussians": issued.gaussians,

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from app.jobs.assets import Stored
 from app.jobs.records import ENDED, Job, JobOutcome, Kind, State
 from app.jobs.store import Store, assets, jobs, results, stage_times, to_job
+from app.reason import Reason
 from app.stage import Stage
 
 
@@ -34,7 +35,7 @@ class JobResult:
     attempt: int = 0
     seed: int | None = None
     outcome: JobOutcome | None = None
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
     score: float | None = None
     scores: tuple[float, ...] = ()
     gaussians: int | None = None
@@ -117,7 +118,7 @@ class JobStore:
             "attempt": ending.attempt or claim.job.attempt,
             "seed": claim.job.seed if ending.seed is None else ending.seed,
             "outcome": ending.outcome,
-            "reasons": list(ending.reasons),
+            "reasons": [reason.to_dict() for reason in ending.reasons],
             "score": ending.score,
             "scores": list(ending.scores),
             "gaussians": ending.gaussians,
@@ -211,7 +212,7 @@ class JobStore:
     def _tallies(self, connection: sa.Connection, ending: JobResult) -> None:
         counted: list[tuple[str, str]] = [("state", ending.state)]
         counted += [("outcome", ending.outcome)] if ending.outcome else []
-        counted += [("reason", reason_kind(reason)) for reason in ending.reasons]
+        counted += [("reason", reason.code) for reason in ending.reasons]
         counted += [("finding", kind) for kind in ending.findings] + [("repair", kind) for kind in ending.repairs]
         for what, label in counted:
             self.store.tally(connection, what, label)
@@ -220,13 +221,6 @@ class JobStore:
 BROUGHT: tuple[Kind, ...] = ("validate", "repair", "turntable")
 HANGS = "a stage took longer than its deadline, and would with this splat each time"
 LATE = "its deadline passed before it was done"
-
-
-def reason_kind(reason: str) -> str:
-    """The kind of a reason of the gate, for the counts: its numbers differ each time."""
-    kinds = {"gaussians, fewer": "too few gaussians", "under the threshold": "score", "no score": "no score"}
-    kinds["too costly to draw"] = "overdraw"
-    return next((kind for words, kind in kinds.items() if words in reason), "other")
 
 
 def storable(text: str) -> str:

@@ -56,6 +56,7 @@ class Job:
     sequence: its place among the waiting ones of its priority, the lowest first; None in an older release's rows.
     stage: what the engine does; empty unless the job runs. fraction: how much is done, 0 to 1, None before it starts.
     attempt: the one that runs, or whose result was kept.
+    reasons: why the gate refused, in sentences; reason_codes: the code of each, as in app/reason.py.
     error: one line, empty without one. version: rises with every change. assets: names of the files that can be
     fetched, sorted.
     """
@@ -80,6 +81,7 @@ class Job:
     deadline: float | None
     outcome: JobOutcome | None
     reasons: tuple[str, ...]
+    reason_codes: tuple[str, ...]
     score: float | None
     scores: tuple[float, ...]
     gaussians: int | None

@@ -21,6 +21,7 @@ from app.jobs.job_store import JobResult, JobStore
 from app.jobs.progress import Progress
 from app.jobs.records import Job
 from app.pipeline import GenerationRequest, Stages
+from app.reason import Reason
 from app.splat import formats
 from app.splat.diagnosis import diagnose
 from app.splat.files import decode_splat, replacing, write_splat
@@ -37,13 +38,13 @@ GIVEN_PICTURES = ("picture.png", "picture.jpg")
 class DrawResult:
     """The first half of an attempt. picture: None where the profile needs none; model, seed: what drew it.
 
-    failure: why there is nothing to go on with; empty where there is.
+    failure: why the attempt ends here; None if it goes on.
     """
 
     picture: Stored | None = None
     model: str = ""
     seed: int | None = None
-    failure: str = ""
+    failure: Reason | None = None
 
 
 class Steps:
@@ -65,7 +66,7 @@ class Steps:
         try:
             picture = pipeline.draw(GenerationRequest(job.prompt), seed, self.stages, self.config, told, step)
         except StageFailed as error:
-            return DrawResult(failure=str(error))
+            return DrawResult(failure=error.reason)
         if not picture:
             return DrawResult()
         path = f"{job.id}/{attempt}"
@@ -84,7 +85,7 @@ class Steps:
         try:
             made = self._build(progress, attempt, drawn)
         except StageFailed as error:
-            return replace(nothing, reasons=(str(error),))
+            return replace(nothing, reasons=(error.reason,))
         path = f"{progress.claim.job.id}/{attempt}"
         with self._assets.folder(path) as folder:
             issued = certificate.write_outputs(made, folder, self.config, datetime.now(UTC))
@@ -124,7 +125,8 @@ class Steps:
             "stand_in": self.config.profile.name == "shapes",
             "gaussians": len(splat),
             "outcome": verdict.outcome,
-            "reasons": verdict.reasons,
+            "reasons": [str(reason) for reason in verdict.reasons],
+            "reason_codes": [reason.code for reason in verdict.reasons],
             "score": asdict(score) if score else None,
             "views": [view.name for view in self.config.render.views],
             "findings": findings,

@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from app.config import Config
 from app.errors import ConfigError, DatabaseDown
 from app.jobs.records import Engine, Job
+from app.reason import Reason
 from app.stage import Stage
 
 QUEUE = "jobs"
@@ -388,7 +389,9 @@ def to_job(row: sa.RowMapping | dict[str, Any], names: tuple[str, ...]) -> Job:
     hidden = {"key", "digest", "cancelled", "starts", "format"}
     values = {name: value for name, value in row.items() if name not in hidden}
     stage = row["stage"] if row["stage"] in {*Stage} else ""  # an older release's rows hold its log line
-    lists = {"reasons": tuple(row["reasons"]), "scores": tuple(row["scores"]), "assets": names}
+    reasons = [Reason.from_stored(reason) for reason in row["reasons"]]
+    told = {"reasons": tuple(map(str, reasons)), "reason_codes": tuple(reason.code for reason in reasons)}
+    lists = told | {"scores": tuple(row["scores"]), "assets": names}
     return Job(**values | lists | {"stage": stage and Stage(stage)})
 
 

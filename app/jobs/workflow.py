@@ -21,6 +21,7 @@ from app.jobs.assets import Assets, Stored
 from app.jobs.job_store import Claim, ClaimLost, JobResult, JobStore
 from app.jobs.progress import Progress, Stopped
 from app.jobs.steps import DrawResult, Steps
+from app.reason import Reason
 from app.stage import Stage
 
 Values = dict[str, Any]
@@ -172,9 +173,12 @@ class Worker:
 
 
 def _to_job_result(values: Values) -> JobResult:
-    tuples = {name: tuple(values[name]) for name in ("reasons", "scores", "findings", "repairs")}
+    tuples = {name: tuple(values[name]) for name in ("scores", "findings", "repairs")}
+    tuples["reasons"] = tuple(map(Reason.from_stored, values["reasons"]))
     return JobResult(**values | tuples | {"files": tuple(Stored(**file) for file in values["files"])})
 
 
 def _to_draw_result(values: Values) -> DrawResult:
-    return DrawResult(**values | {"picture": Stored(**values["picture"]) if values["picture"] else None})
+    picture = Stored(**values["picture"]) if values["picture"] else None
+    failure = Reason.from_stored(values["failure"]) if values["failure"] else None
+    return DrawResult(**values | {"picture": picture, "failure": failure})

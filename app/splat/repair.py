@@ -14,6 +14,7 @@ import numpy as np
 from loguru import logger
 
 from app.errors import StageFailed
+from app.reason import Reason
 from app.splat import neighbours, opacity
 from app.splat.diagnosis import (
     CLAMP_TOLERANCE,
@@ -123,7 +124,7 @@ def _positions(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tupl
             done["out_of_bounds", "means"] = "dropped: far from everything else"
     kept &= ~_beyond(splat, NOWHERE)
     if not kept.any():
-        raise StageFailed(f"none of {len(splat):,} Gaussians has a usable position: generate it again")
+        raise StageFailed(Reason("no_position", {"gaussians": len(splat)}))
     return (splat if kept.all() else splat.take(kept)), done
 
 

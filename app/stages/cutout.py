@@ -19,6 +19,7 @@ from loguru import logger
 from PIL import Image
 
 from app.errors import BadWeights, StageFailed
+from app.reason import Reason
 
 Kind = Literal["u2net", "birefnet-general"]
 SOLID = 204
@@ -65,15 +66,9 @@ class Cutout:
     def _check_share(self, cut: Image.Image) -> None:
         share = float((np.asarray(cut)[..., 3] > SOLID).mean())
         if share < self.params.min_share:
-            raise StageFailed(
-                f"cutout: no object was found: {share:.1%} of the picture, cutout.min_share is "
-                f"{self.params.min_share:.1%}; try another seed, or a picture with a plain background"
-            )
+            raise StageFailed(Reason("no_object", {"share": share, "min_share": self.params.min_share}))
         if share > self.params.max_share:
-            raise StageFailed(
-                f"cutout: the whole picture was taken for the object: {share:.1%}, cutout.max_share is "
-                f"{self.params.max_share:.1%}; try another seed, or a picture with more background"
-            )
+            raise StageFailed(Reason("no_background", {"share": share, "max_share": self.params.max_share}))
 
 
 def is_cut_out(image: Image.Image) -> bool:

@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from app.digest import sha256_of
 from app.errors import BadWeights, StageFailed, Unavailable
+from app.reason import Reason
 from app.splat.model import Float32
 from app.trellis.graphs import Recorder
 
@@ -102,9 +103,8 @@ class Scorer:
         """wanted: (D,), unit length."""
         cosines = (self._features(images) @ wanted).cpu()
         if not bool(torch.isfinite(cosines).all()):
-            raise StageFailed(
-                f"score: {self.params.model} answered {cosines.tolist()}: its weights or the views are broken"
-            )
+            answered = {"model": self.params.model, "values": str(cosines.tolist())}
+            raise StageFailed(Reason("score_not_finite", answered))
         value = cosines.max() if self.params.aggregate == "max" else cosines.mean()
         return Score(
             tuple(cosines.tolist()),

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from app.errors import BadWeights, StageFailed
+from app.reason import Reason
 from app.stages.picture import OnStep, Picture
 
 NEEDED = ("prompt", "num_inference_steps", "generator", "output_type")
@@ -121,5 +122,5 @@ def _to_image(pixels: Tensor, model: str) -> Image.Image:
     """(3, H, W) in [0, 1] -> RGB."""
     values = pixels.float().cpu().numpy()
     if not np.isfinite(values).all():
-        raise StageFailed(f"text to image: {model} drew values that are not finite: try another seed or image.dtype")
+        raise StageFailed(Reason("picture_not_finite", {"model": model}))
     return Image.fromarray(np.rint(values.clip(0, 1).transpose(1, 2, 0) * 255).astype(np.uint8))

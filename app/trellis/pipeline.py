@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from app.errors import BadInput, BadWeights, StageFailed
+from app.reason import Reason
 from app.splat.model import Splat
 from app.trellis.dino import Dino, DinoParams, load_dino
 from app.trellis.gaussians import GaussianDecoder, to_splat
@@ -105,7 +106,7 @@ def finite(stage: str, values: Tensor) -> Tensor:
     good = torch.isfinite(values)
     if not bool(good.all()):
         bad = int((~good).sum())
-        raise StageFailed(f"{stage}: {bad} of {values.numel()} values are not finite; try another seed or picture")
+        raise StageFailed(Reason("not_finite", {"stage": stage, "count": bad, "of": values.numel()}))
     return values
 
 

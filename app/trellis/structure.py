@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from app.errors import StageFailed
+from app.reason import Reason
 from app.trellis.flow import Branches, Transformer
 from app.trellis.layers import FINAL_EPS, exact_convolutions
 from app.trellis.params import StructureDecoderParams, StructureFlowParams
@@ -156,8 +157,5 @@ def occupied(logits: Tensor) -> Tensor:
     """
     coords = torch.argwhere(logits[:, 0] > 0).int()
     if empty := sorted(set(range(len(logits))) - set(coords[:, 0].tolist())):
-        raise StageFailed(
-            f"structure decoder: sample {empty[0]} has no occupied voxel, its largest logit is "
-            f"{float(logits[empty[0]].max()):.3g}; try another seed or picture"
-        )
+        raise StageFailed(Reason("no_voxel", {"sample": empty[0], "logit": float(logits[empty[0]].max())}))
     return coords

@@ -8,7 +8,7 @@ import time
 from flask import g, request
 from loguru import logger
 
-from app.errors import Conflict, NotYet, SplatgateError, StageFailed
+from app.errors import Conflict, JobFailed, NotYet, SplatgateError
 from app.jobs.records import SERVING, Job
 from app.web.context import POLL_SECONDS, current_config, current_drain, current_jobs
 
@@ -35,7 +35,7 @@ def raise_unless_done(job: Job) -> Job:
     if job.state == "DONE":
         return job
     kinds: dict[str, type[SplatgateError]] = {"CANCELLED": Conflict, "EXPIRED": NotYet}
-    raise kinds.get(job.state, StageFailed)(f"job {job.id} is {job.state}: {job.error or 'no result'}")
+    raise kinds.get(job.state, JobFailed)(f"job {job.id} is {job.state}: {job.error or 'no result'}")
 
 
 def _abandoned(job: Job) -> bool:

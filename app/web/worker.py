@@ -43,6 +43,7 @@ class Refusal(BaseModel):
 
     reason: str
     reasons: tuple[str, ...]
+    reason_codes: tuple[str, ...]
     score: float | None
     gaussians: int | None
     job: str
@@ -141,7 +142,14 @@ def _refusal(job: Job) -> Response:
     if current_config().worker.refusal == "empty":
         answer = Response(status=200, mimetype="application/octet-stream")
     else:
-        refusal = Refusal(reason=reason, reasons=job.reasons, score=job.score, gaussians=job.gaussians, job=job.id)
+        refusal = Refusal(
+            reason=reason,
+            reasons=job.reasons,
+            reason_codes=job.reason_codes,
+            score=job.score,
+            gaussians=job.gaussians,
+            job=job.id,
+        )
         answer = Response(refusal.model_dump_json(), 422, mimetype="application/json")
     answer.headers["X-Validation-Failed"] = "true"
     answer.headers["X-Skip-Reason"] = _one_line(reason)

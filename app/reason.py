@@ -1,0 +1,75 @@
+"""Why something was refused: a code, the figures that decided, and the one sentence made of both.
+
+The database keeps code and figures, the counts go by the code, and people read the sentence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Figure = float | int | str
+
+
+@dataclass(frozen=True)
+class Reason:
+    """code: a key of SENTENCES. figures: the values that its sentence names, or "text" if only the sentence is known.
+
+    A code that this release does not know, from a newer one, reads as the code itself.
+    """
+
+    code: str
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        sentence = "{text}" if "text" in self.figures else SENTENCES.get(self.code, self.code)
+        return sentence.format(**self.figures) if isinstance(sentence, str) else sentence(self.figures)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"code": self.code, "figures": dict(self.figures)}
+
+    @classmethod
+    def from_stored(cls, stored: str | Mapping[str, Any]) -> Reason:
+        """The inverse of to_dict. An older release stored the sentence alone: it reads as code "text"."""
+        return cls("text", {"text": stored}) if isinstance(stored, str) else cls(stored["code"], stored["figures"])
+
+
+def _below_threshold(figures: Mapping[str, Any]) -> str:
+    value = float(figures["value"])
+    # rounded down: 0.1999 is under 0.2, and should not read 0.200
+    shown = f"{math.floor(value * 1000) / 1000:.3f}" if math.isfinite(value) else f"{value}"
+    return "{label}={shown}, under the {setting} {threshold:g}".format(**figures, shown=shown)
+
+
+SENTENCES: Mapping[str, str | Callable[[Mapping[str, Any]], str]] = {
+    # the gate
+    "validation_off": "validation is OFF (validate.enabled = false): this splat was not judged",
+    "too_few_gaussians": "{gaussians:,} gaussians, fewer than {min_gaussians:,}",
+    "no_score": "no score",
+    "below_threshold": _below_threshold,
+    "overdraw": (
+        "too costly to draw: {gaussians_per_tile:,.0f} gaussians lie over each tile, "
+        "limits.max_overdraw is {max_overdraw:,.0f}"
+    ),
+    # stages that produced nothing usable
+    "picture_not_finite": "text to image: {model} drew values that are not finite: try another seed or image.dtype",
+    "no_object": (
+        "cutout: no object was found: {share:.1%} of the picture, cutout.min_share is {min_share:.1%}; "
+        "try another seed, or a picture with a plain background"
+    ),
+    "no_background": (
+        "cutout: the whole picture was taken for the object: {share:.1%}, cutout.max_share is {max_share:.1%}; "
+        "try another seed, or a picture with more background"
+    ),
+    "not_finite": "{stage}: {count} of {of} values are not finite; try another seed or picture",
+    "no_voxel": (
+        "structure decoder: sample {sample} has no occupied voxel, its largest logit is {logit:.3g}; "
+        "try another seed or picture"
+    ),
+    "no_position": "none of {gaussians:,} Gaussians has a usable position: generate it again",
+    "not_storable": "{problem}: {file} cannot hold that; generate it again",
+    "score_not_finite": "score: {model} answered {values}: its weights or the views are broken",
+}
+"""The sentence of each code, with the figures that it needs."""
