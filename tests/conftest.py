@@ -1,11 +1,15 @@
 """What several test modules share: one real service, started once, and only when a test asks for it."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import requests
 from hypothesis import settings
 from service import FAST, Service, engine, wait_until, web
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: torch's own threads would only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples in every run, as many seconds as they need. `--hypothesis-profile default` looks for new ones.
 settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -40,6 +40,27 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
 
 
 @pytest.fixture(scope="module")
+def judged_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("judged")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        set_small(monkeypatch)
+        assert run("generate", "--profile", "shapes", "a blue rocket", "-o", folder, "--seed", "0").exit_code == 0
+    return folder
+
+
+@pytest.fixture
+def judged(judged_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that passed, small enough to be checked again and again, under the settings that it passed with."""
+    set_small(monkeypatch)
+    return judged_folder
+
+
+def set_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SHAPES__GAUSSIANS": 3_000, "RENDER__SIZE": 96, "VALIDATE__MIN_GAUSSIANS": 1_000}.items():
+        monkeypatch.setenv(f"SPLATGATE__{name}", str(value))
+
+
+@pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("small") / "ball.ply"
     write_splat(path, shapes.load(ShapesParams(3_000)).build("a red ball", None, 0))
@@ -88,32 +109,32 @@ def test_the_stand_in_is_labelled_everywhere(made: tuple[Path, Result]) -> None:
 
 
 @pytest.mark.parametrize("name", ["asset.ply", "asset.spz"])
-def test_certificate_matches_its_files(made: tuple[Path, Result], name: str) -> None:
-    result = run("check", made[0] / "certificate.json", made[0] / name)
+def test_certificate_matches_its_files(judged: Path, name: str) -> None:
+    result = run("check", judged / "certificate.json", judged / name)
     assert result.exit_code == 0, result.output
     assert "NO MATCH" not in result.stdout
 
 
-def test_certificate_does_not_match_another_file(made: tuple[Path, Result], small: Path) -> None:
-    result = run("check", made[0] / "certificate.json", small, "--json")
+def test_certificate_does_not_match_another_file(judged: Path, small: Path) -> None:
+    result = run("check", judged / "certificate.json", small, "--json")
     assert result.exit_code == 3
     assert document(result)["matches"] is False
 
 
-def test_certificate_with_a_better_score_than_the_truth_is_found_out(made: tuple[Path, Result], tmp_path: Path) -> None:
-    certificate = json.loads((made[0] / "certificate.json").read_text())
+def test_certificate_with_a_better_score_than_the_truth_is_found_out(judged: Path, tmp_path: Path) -> None:
+    certificate = json.loads((judged / "certificate.json").read_text())
     certificate["score"]["value"] += 0.1
     forged = tmp_path / "certificate.json"
     forged.write_text(json.dumps(certificate))
-    result = run("check", forged, made[0] / "asset.ply", "--json")
+    result = run("check", forged, judged / "asset.ply", "--json")
     assert result.exit_code == 3
     assert [claim["claim"] for claim in document(result)["checks"] if not claim["agrees"]] == ["score"]
 
 
-def test_certificate_of_another_prompt_is_found_out(made: tuple[Path, Result], tmp_path: Path) -> None:
+def test_certificate_of_another_prompt_is_found_out(judged: Path, tmp_path: Path) -> None:
     forged = tmp_path / "certificate.json"
-    forged.write_text((made[0] / "certificate.json").read_text().replace("a blue rocket", "a green house"))
-    result = run("check", forged, made[0] / "asset.ply", "--json")
+    forged.write_text((judged / "certificate.json").read_text().replace("a blue rocket", "a green house"))
+    result = run("check", forged, judged / "asset.ply", "--json")
     assert result.exit_code == 3
     assert {claim["claim"] for claim in document(result)["checks"] if not claim["agrees"]} >= {"score", "verdict"}
 
@@ -128,8 +149,8 @@ def test_a_file_that_is_no_certificate_is_named(small: Path, tmp_path: Path, tex
     assert "Traceback" not in result.output
 
 
-def test_wrong_prompt_is_refused_with_exit_3(made: tuple[Path, Result]) -> None:
-    result = run("validate", made[0] / "asset.ply", "--prompt", "a red table", "--profile", "shapes", "--json")
+def test_wrong_prompt_is_refused_with_exit_3(judged: Path) -> None:
+    result = run("validate", judged / "asset.ply", "--prompt", "a red table", "--profile", "shapes", "--json")
     assert result.exit_code == 3
     assert document(result)["outcome"] == "refused"
     assert "under the threshold" in document(result)["reasons"][0]
@@ -167,13 +188,13 @@ def test_profile_full_says_plainly_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_refused_attempts_go_on_with_the_next_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_small(monkeypatch)
     monkeypatch.setenv("SPLATGATE__VALIDATE__MIN_GAUSSIANS", "1_000_000")
-    monkeypatch.setenv("SPLATGATE__RENDER__SIZE", "128")
     result = run("generate", "--profile", "shapes", "a ball", "--attempts", "2", "-o", tmp_path, "--json")
     certificate = document(result)["certificate"]
     assert result.exit_code == 3
     assert certificate["verdict"]["outcome"] == "refused"
-    assert "trying seed 1" in result.stderr
+    assert "trying again with the next seed" in result.stderr
     assert (tmp_path / "asset.ply").is_file()
     first = document(run("generate", "--profile", "shapes", "a ball", "-o", tmp_path, "--json"))["certificate"]
     second = document(run("generate", "--profile", "shapes", "a ball", "--seed", "1", "-o", tmp_path, "--json"))
@@ -255,17 +276,17 @@ def test_garbage_is_one_clear_line(tmp_path: Path, command: list[str], content: 
     assert [path.name for path in tmp_path.iterdir()] == ["garbage.ply"]
 
 
-@pytest.mark.parametrize("change", [{"stand_in": False}, {"gaussians": 200_001}, {"findings_left": ["nonfinite"]}])
-def test_every_checked_claim_counts(made: tuple[Path, Result], tmp_path: Path, change: dict) -> None:
-    assert not matches(made[0], tmp_path, lambda certificate: certificate.update(change))
+@pytest.mark.parametrize("change", [{"stand_in": False}, {"gaussians": 3_001}, {"findings_left": ["nonfinite"]}])
+def test_every_checked_claim_counts(judged: Path, tmp_path: Path, change: dict) -> None:
+    assert not matches(judged, tmp_path, lambda certificate: certificate.update(change))
 
 
-def test_per_view_scores_and_a_laxer_gate_are_found_out(made: tuple[Path, Result], tmp_path: Path) -> None:
-    assert not matches(made[0], tmp_path, lambda certificate: certificate["views"][0].update(score=0.99))
-    assert not matches(made[0], tmp_path, lambda certificate: certificate["gate"].update(threshold=-1.0))
-    assert not matches(made[0], tmp_path, lambda certificate: certificate["gate"].update(min_gaussians=149_999))
-    assert not matches(made[0], tmp_path, lambda certificate: certificate["assets"][0].update(bytes=1))
-    assert matches(made[0], tmp_path, lambda certificate: certificate.update(seed=77))  # cannot be seen from a file
+def test_per_view_scores_and_a_laxer_gate_are_found_out(judged: Path, tmp_path: Path) -> None:
+    assert not matches(judged, tmp_path, lambda certificate: certificate["views"][0].update(score=0.99))
+    assert not matches(judged, tmp_path, lambda certificate: certificate["gate"].update(threshold=-1.0))
+    assert not matches(judged, tmp_path, lambda certificate: certificate["gate"].update(min_gaussians=999))
+    assert not matches(judged, tmp_path, lambda certificate: certificate["assets"][0].update(bytes=1))
+    assert matches(judged, tmp_path, lambda certificate: certificate.update(seed=77))  # cannot be seen from a file
 
 
 def matches(folder: Path, scratch: Path, change: Callable[[dict], None]) -> bool:
@@ -279,20 +300,20 @@ def matches(folder: Path, scratch: Path, change: Callable[[dict], None]) -> bool
     ("key", "value"), [("size", 100_000), ("radius", -1.0), ("radius", 1e300), ("background", [9, 9, 9])]
 )
 def test_absurd_certificate_is_refused_before_anything_is_drawn(
-    made: tuple[Path, Result], tmp_path: Path, key: str, value: object
+    judged: Path, tmp_path: Path, key: str, value: object
 ) -> None:
-    certificate = json.loads((made[0] / "certificate.json").read_text())
+    certificate = json.loads((judged / "certificate.json").read_text())
     certificate["render"][key] = value
     (tmp_path / "certificate.json").write_text(json.dumps(certificate))
-    result = run("check", tmp_path / "certificate.json", made[0] / "asset.ply")
+    result = run("check", tmp_path / "certificate.json", judged / "asset.ply")
     assert result.exit_code == 1
     assert f"render.{key}" in result.stderr
 
 
-def test_check_takes_the_file_under_any_name(made: tuple[Path, Result], tmp_path: Path) -> None:
+def test_check_takes_the_file_under_any_name(judged: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.dat"
-    copy.write_bytes((made[0] / "asset.spz").read_bytes())
-    assert run("check", made[0] / "certificate.json", copy).exit_code == 0
+    copy.write_bytes((judged / "asset.spz").read_bytes())
+    assert run("check", judged / "certificate.json", copy).exit_code == 0
 
 
 def test_output_that_cannot_be_made_is_one_line(small: Path, tmp_path: Path) -> None:
