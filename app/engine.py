@@ -11,6 +11,7 @@ import faulthandler
 import gc
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -22,7 +23,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from dbos import DBOS, DBOSPortableJSONSerializer
 from loguru import logger
 
 from app.child import BROKEN_GPU, NO_DATABASE, NO_STORAGE, NOT_READY, TAKEN, say_ready
@@ -31,18 +31,19 @@ from app.errors import DatabaseDown, SplatgateError, StorageDown, Unavailable
 from app.hardware import GpuGone, gpu
 from app.identity import Taken, Trace, lock_path, node_id, take_lock
 from app.jobs.assets import Assets
-from app.jobs.bell import hearing
+from app.jobs.clock import DatabaseClock
 from app.jobs.clock_guard import ClockGuard, clock_tolerance
 from app.jobs.disk_space import check_disk_space, probe_folder
 from app.jobs.heartbeats import FORGET_SECONDS, Heartbeat, Liveness
 from app.jobs.job_store import JobStore
 from app.jobs.orphans import Orphans
-from app.jobs.queue import Queue, hand_back
+from app.jobs.queue import JobQueue, take_jobs
+from app.jobs.reconciler import Reconciler
 from app.jobs.records import Engine as EngineRow
 from app.jobs.retention import Retention
 from app.jobs.steps import Steps
-from app.jobs.store import APPLICATION, Store
-from app.jobs.workflow import Worker
+from app.jobs.store import Store
+from app.jobs.workflow import Host, Worker
 from app.log import ToLoguru, start_logging
 from app.pipeline import Stages, load_stages
 from app.selftest import self_test
@@ -69,7 +70,7 @@ STICKY = (
 )
 """CUDA errors after which nothing in the process works on the GPU any more, as CUDA words them."""
 
-LOOK_SECONDS, CLEAN_SECONDS, ORPHANS_SECONDS = 1.0, 30.0, 3_600.0
+LOOK_SECONDS, CLEAN_SECONDS, COMPARE_SECONDS, ORPHANS_SECONDS = 1.0, 30.0, 60.0, 3_600.0
 
 Values = dict[str, Any]
 
@@ -83,13 +84,18 @@ class Engine:
         folder.mkdir(parents=True, exist_ok=True)
         self.config = config
         self.gpu_uuid = gpu_uuid
-        self.id = f"{node_id(data)}-{device}"
+        self.id = secrets.token_hex(8)  # of this process: PIDs repeat in containers
+        self.name = f"{node_id(data)}-{device}"
         self._lock = take_lock(lock_path(data, device))
         self._trace = Trace(folder / f"{device}.trace")
         self.store = Store(config)
         self.assets = Assets(config)
-        self.report = Heartbeat(self.store, self._row(), time.time)
-        self.job_store = JobStore(self.store, self.id, config.jobs.max_deaths, time.time, self._obituary)
+        self.clock = DatabaseClock(self.store)
+        self.report = Heartbeat(self.store, self._row(), self.clock)
+        self.job_store = JobStore(self.store, self.name, self.id, config.jobs.max_deaths, self.clock)
+        self.queue = JobQueue(self.store)
+        if self._trace.last_words:
+            self.job_store.record_crash(self.report.predecessors, self._trace.last_words)
         self.stopping = threading.Event()
         self._cramped = ""  # why no job could put its files away
 
@@ -107,8 +113,8 @@ class Engine:
             self._fail(error)
         self.say(state="READY", why=self._cramped, progress=None, eta=None)
         say_ready()
-        logger.info(f"engine {self.id}: READY on {self.report.engine.device}")
-        self._look_after()
+        logger.info(f"engine {self.name}: READY on {self.report.engine.device}")
+        self._look_after(worker)
         self._drain(worker)
 
     def close(self) -> None:
@@ -121,7 +127,7 @@ class Engine:
 
     def _warm_up(self) -> Stages:
         """Loaded stages that have passed the self-test."""
-        self._hand_back(self.id)  # whoever had this id is dead: we hold its lock
+        self._reconciler(set).compare()  # what earlier instances had waits again, before we load anything
         self._wait_for_storage()
         starting = Starting(self.say)
         self._wait_for_models(starting)
@@ -136,11 +142,11 @@ class Engine:
     def _wait_for_storage(self) -> None:
         """Until what a job makes can be put away: without that all work would be in vain. On a disk that is nearly full
         this waits for no more than a few bytes, since what the engine forgets of old jobs may make the room."""
-        while not self._can_store(lambda: self.assets.probe(f"probe-{self.id}")):
+        while not self._can_store(lambda: self.assets.probe(f"probe-{self.name}")):
             time.sleep(LOOK_SECONDS)
 
-    def _has_room(self) -> bool:
-        """Whether the disk has room for what a job makes."""
+    def _has_space(self) -> bool:
+        """Whether the disk has space for what a job makes."""
         return self._can_store(lambda: check_disk_space(self.config, self.assets))
 
     def _can_store(self, check: Callable[[], None]) -> bool:
@@ -153,7 +159,7 @@ class Engine:
         if told != self._cramped:
             self._cramped = told
             logger.warning(
-                f"engine {self.id} waits: {told}" if told else f"engine {self.id}: files can be stored again"
+                f"engine {self.name} waits: {told}" if told else f"engine {self.name}: files can be stored again"
             )
             self.say(why=told)
         return not told
@@ -164,7 +170,7 @@ class Engine:
         told: tuple[Model, ...] = ()
         while lacking := missing(self.config):
             if lacking != told:
-                logger.warning(f"engine {self.id} waits for models: {missing_message(told := lacking, self.config)}")
+                logger.warning(f"engine {self.name} waits for models: {missing_message(told := lacking, self.config)}")
             total = sum(model.about_bytes for model in lacking)
             words = f"models are missing: `{fetch_command(lacking)}` fetches them"
             starting.at(words, arrived(lacking, self.config), total)
@@ -173,31 +179,18 @@ class Engine:
     def _launch(self, stages: Stages) -> Worker:
         """Takes jobs from now on."""
         self.steps = Steps(self.config, stages, self.job_store, self.assets)
-        worker = Worker(self.steps, self.job_store, self.assets, self.guard, self.arm, self._busy, self.fatal)
+        host = Host(self.guard, self.arm, self._busy, self._has_space, self.fatal)
+        worker = Worker(self.steps, self.job_store, self.queue, self.assets, host)
         logging.getLogger("dbos").handlers = [ToLoguru()]
         logging.getLogger("dbos").propagate = False
-        dbos = DBOS(
-            config={
-                "name": APPLICATION,
-                "application_version": APPLICATION,
-                "executor_id": self.id,
-                "system_database_url": self.store.url.render_as_string(hide_password=False),
-                "system_database_engine": self.store.light,  # a step that a power cut took is done again
-                "serializer": DBOSPortableJSONSerializer(),
-                "log_level": "WARNING",
-                "enable_otlp": False,
-                "notification_listener_polling_interval_sec": 30.0,  # we send none
-                "scheduler_polling_interval_sec": 3_600.0,  # nor have we schedules
-            }
-        )
-        self.queue = Queue(dbos, self.store, self.id, worker.run)
-        threading.Thread(target=self._take_jobs, name="jobs", daemon=True).start()
+        take_jobs(self.store, self.id, worker.run, self.config.jobs.poll_seconds)
         return worker
 
     def _row(self) -> EngineRow:
-        now, card = time.time(), gpu(self.gpu_uuid) if self.gpu_uuid else None
+        now, card = self.clock(), gpu(self.gpu_uuid) if self.gpu_uuid else None
         return EngineRow(
             id=self.id,
+            name=self.name,
             host=socket.gethostname(),
             pid=os.getpid(),
             device=card.name if card else f"CPU, {os.cpu_count()} cores",
@@ -214,35 +207,20 @@ class Engine:
 
     # ---- while it serves ---------------------------------------------------------------------------------------------
 
-    def _take_jobs(self) -> None:
-        """Job after job, as they come, until the engine is told to stop."""
-        poll, broken = self.config.jobs.poll_seconds, False
-        while not self.stopping.is_set():
-            try:
-                if broken:
-                    hand_back(self.store, self.id)  # one that was taken but could not be run
-                    broken = False
-                with hearing(self.store) as wait:
-                    while not self.stopping.is_set():
-                        if not (self._has_room() and self.queue.take()):
-                            wait(poll)
-            except BaseException as error:  # noqa: BLE001  the edge: what became of one job must not keep the others waiting
-                logger.opt(exception=None if isinstance(error, SplatgateError) else error).warning(_line(error))
-                broken = True
-                self.stopping.wait(LOOK_SECONDS)
-
-    def _look_after(self) -> None:
+    def _look_after(self, worker: Worker) -> None:
         """What is due every second, half-minute and hour, until the engine is told to stop."""
-        liveness = Liveness(self.store, self.id, self.config.jobs.lost_after_seconds)
+        liveness = Liveness(self.store, self.config.jobs.lost_after_seconds)
+        reconciler = self._reconciler(lambda: worker.jobs, liveness)
         assets = self.config.assets
-        guard = ClockGuard(self.store, clock_tolerance(assets), time.time)
-        retention = Retention(self.store, self.assets, assets, time.time, guard, self.queue.forget)
-        orphans = Orphans(self.store, self.assets, assets, time.time, guard)
+        guard = ClockGuard(self.store, clock_tolerance(assets), self.clock)
+        retention = Retention(self.store, self.assets, assets, self.clock, guard, self.queue.forget)
+        orphans = Orphans(self.store, self.assets, assets, self.clock, guard)
         chores: list[tuple[float, Callable[[], object]]] = [
             (LOOK_SECONDS, self.job_store.expire),
-            (LOOK_SECONDS, lambda: self._recover(liveness)),
+            (LOOK_SECONDS, reconciler.take_over),
+            (COMPARE_SECONDS, reconciler.compare),
             (CLEAN_SECONDS, retention.sweep),
-            (CLEAN_SECONDS, lambda: liveness.forget(time.time() - FORGET_SECONDS)),
+            (CLEAN_SECONDS, lambda: liveness.forget(self.clock() - FORGET_SECONDS)),
             (ORPHANS_SECONDS, orphans.sweep),
         ]
         due = [0.0] * len(chores)
@@ -252,27 +230,17 @@ class Engine:
                     due[index] = time.monotonic() + every
                     _try(chore)
 
-    def _recover(self, liveness: Liveness) -> None:
-        """Takes over the jobs of engines that have fallen silent."""
-        for id in liveness.lost():
-            logger.warning(f"engine {id} is lost; its jobs are taken over")
-            liveness.mark(id)
-            self._hand_back(id)
-            liveness.settled(id)
-
-    def _hand_back(self, id: str) -> None:
-        """What that engine had taken waits again. In this order: should it live after all, its claim is void first."""
-        self.job_store.requeue(id)
-        hand_back(self.store, id)
+    def _reconciler(self, running: Callable[[], set[str]], liveness: Liveness | None = None) -> Reconciler:
+        liveness = liveness or Liveness(self.store, self.config.jobs.lost_after_seconds)
+        return Reconciler(self.store, self.queue, self.job_store, liveness, self.id, running)
 
     def _drain(self, worker: Worker) -> None:
         self.say(state="DRAINING", why="stopping")
         if not worker.drain(self.config.serve.grace_seconds):
             logger.warning("the running stage did not end within serve.grace_seconds; its job is given back")
-        _try(worker.give_back)
-        _try(lambda: hand_back(self.store, self.id))
+        _try(worker.release)  # the others, or our successor, see that we are gone, and put back what we had
         self.say(state="LOST", why="stopped", job=None)
-        logger.info(f"engine {self.id}: stopped")
+        logger.info(f"engine {self.name}: stopped")
         _exit(0)
 
     def _beat(self) -> None:
@@ -312,11 +280,11 @@ class Engine:
 
     def say(self, **changes: object) -> None:
         """Reports to the database; where that is down the next heartbeat says it."""
-        _try(lambda: self.report.say(**changes))
+        _try(lambda: self.report.beat(**changes))
 
     def fatal(self, error: Exception) -> NoReturn:
         """Ends the process now: no handler, no thread and no library is to be trusted."""
-        logger.critical(f"engine {self.id}: {error}")
+        logger.critical(f"engine {self.name}: {error}")
         if isinstance(error, DatabaseDown):
             _exit(NO_DATABASE)
         self.say(state="FAILED", why=_line(error))
@@ -352,12 +320,9 @@ class Engine:
 
     def _fail(self, error: Exception) -> NoReturn:
         known = isinstance(error, SplatgateError)
-        logger.opt(exception=None if known else error).critical(f"engine {self.id}: not ready: {error}")
+        logger.opt(exception=None if known else error).critical(f"engine {self.name}: not ready: {error}")
         self.say(state="FAILED", why=_line(error))
         _exit(NOT_READY)
-
-    def _obituary(self, engine: str) -> str:
-        return self._trace.last_words if engine == self.id else ""
 
 
 def is_sticky(error: BaseException) -> bool:

@@ -146,29 +146,29 @@ class Supervisor:
         self._look_due = time.monotonic() + LOOK_SECONDS
         try:
             if not self._liveness:
-                self._liveness = Liveness(self._opened(), "", SILENCE * self._config.jobs.lost_after_seconds)
-            silent = self._liveness.lost()
+                self._liveness = Liveness(self._opened(), SILENCE * self._config.jobs.lost_after_seconds)
+            alive = self._liveness.alive()
             for child in self._children:
-                if child.engine and child.process and self._id(child) in silent:
-                    self._kill_silent(child, child.process.pid)
+                if child.engine and child.process:
+                    self._kill_silent(child, child.process.pid, alive)
         except (DatabaseDown, Unavailable) as error:
             logger.debug(str(error))  # whoever needs the database says so louder
 
-    def _kill_silent(self, child: Child, pid: int) -> None:
-        assert self._liveness
-        row = sa.select(engines.c.pid).where(engines.c.id == self._id(child))
+    def _kill_silent(self, child: Child, pid: int, alive: set[str]) -> None:
+        own = (engines.c.name == self._name(child)) & (engines.c.pid == pid)
         with self._opened().reading() as connection:
-            if connection.execute(row).scalar() != pid:
-                return  # a predecessor's row: this process is still starting
-        self._liveness.mark(self._id(child))
-        logger.error(f"{child.name}: process {pid} has been silent for {self._liveness.lost_after:g} s and is killed")
+            instance = connection.execute(sa.select(engines.c.id).where(own)).scalar()
+        if not instance or instance in alive:
+            return  # it may still be starting
+        silence = SILENCE * self._config.jobs.lost_after_seconds
+        logger.error(f"{child.name}: process {pid} has been silent for {silence:g} s and is killed")
         os.kill(pid, signal.SIGKILL)
 
     def _opened(self) -> Store:
         self._store = self._store or Store(self._config)
         return self._store
 
-    def _id(self, child: Child) -> str:
+    def _name(self, child: Child) -> str:
         return f"{node_id(Path(self._config.serve.data))}-{child.engine}"
 
     def _record(self, child: Child, pid: int, reason: str) -> None:
@@ -181,7 +181,7 @@ class Supervisor:
             with store.noting() as connection:
                 store.tally(connection, "death", f"{'engine' if child.engine else child.name}: {reason}")
                 if child.engine:
-                    mine = (engines.c.id == self._id(child)) & (engines.c.pid == pid)
+                    mine = (engines.c.name == self._name(child)) & (engines.c.pid == pid)
                     alive = mine & (engines.c.state != "FAILED")  # who failed has said why
                     gone = {"state": "LOST", "why": f"ended: {reason}; it is being started again"}
                     connection.execute(sa.update(engines).where(alive).values(**gone))
@@ -202,7 +202,7 @@ class Supervisor:
         try:
             with self._opened().noting() as connection:
                 for child in unused:
-                    theirs = (engines.c.id == self._id(child)) & engines.c.state.not_in(("FAILED", "LOST"))
+                    theirs = (engines.c.name == self._name(child)) & engines.c.state.not_in(("FAILED", "LOST"))
                     before = theirs & (engines.c.pid != (child.process.pid if child.process else 0))
                     gone = {"state": "LOST", "why": "it ended with its service; another is being started"}
                     connection.execute(sa.update(engines).where(before).values(**gone))

@@ -20,6 +20,7 @@ from typing import Any, NoReturn, cast
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 import torch
 from _damage import DAMAGES
 from dbos import DBOSClient
@@ -32,13 +33,16 @@ from app.config import Config
 from app.engine import STICKY, Engine, is_sticky
 from app.errors import SelfTestFailed
 from app.identity import Taken, Trace, node_id, take_lock
+from app.jobs import store as tables
 from app.jobs.client import Jobs
+from app.jobs.heartbeats import Heartbeat
 from app.jobs.job_store import JobStore
-from app.jobs.queue import hand_back
+from app.jobs.queue import JobQueue
+from app.jobs.records import Engine as EngineRow
 from app.jobs.records import Job, JobRequest
 from app.jobs.steps import Steps
 from app.jobs.store import APPLICATION, QUEUE
-from app.jobs.workflow import Worker
+from app.jobs.workflow import Host, Worker
 from app.pipeline import load_stages
 from app.selftest import self_test
 from app.splat.files import decode_splat
@@ -359,10 +363,10 @@ def test_an_engine_without_room_on_the_disk_begins_no_job_and_says_so(tmp_path: 
 def test_an_engine_whose_disk_is_full_takes_no_job_until_there_is_room(idle: Engine) -> None:
     with client(idle.config) as jobs:
         roomy, idle.config = idle.config, settings(Path(idle.config.serve.data), limits={"min_free_mb": 1 << 40})
-        assert not idle._has_room()
+        assert not idle._has_space()
         assert "its disk is full" in jobs.engines()[0].why
         idle.config = roomy
-        assert idle._has_room()
+        assert idle._has_space()
         assert jobs.engines()[0].why == ""
 
 
@@ -378,7 +382,7 @@ def test_another_host_takes_over_the_jobs_of_a_lost_one(postgres_server: Server,
         ended = jobs.wait(job.id, 120)
         assert (ended.state, ended.outcome) == ("DONE", "refused")
         assert ended.engine in processes.keys() - {dead}
-        assert {engine.id: engine.state for engine in jobs.engines()}[dead] == "LOST"
+        assert {engine.name: engine.state for engine in jobs.engines()}[dead] == "LOST"
         assert len(jobs.results(0)) == 1
 
 
@@ -390,19 +394,25 @@ def test_an_engine_that_lost_its_job_takes_the_next_and_the_lost_one_when_its_ne
         here.start_ready()
         job = jobs.submit(replace(ROCKET, attempts=6))
         wait_until(lambda: jobs.get(job.id).attempt == 2, "the second attempt has begun")
-        other = JobStore(jobs.store, "other", 3, time.time)
-        other.requeue(str(jobs.get(job.id).engine))
+        other = JobStore(jobs.store, "other", "other-1", 3, time.time)
+        with jobs.store.reading() as connection:
+            instance = connection.scalar(sa.select(tables.jobs.c.instance).where(tables.jobs.c.id == job.id))
+        assert other.put_back(job.id, str(instance)) == 1
         schema = "" if jobs.store.sqlite else "dbos."
         with jobs.store.writing() as connection:
-            taken = f"UPDATE {schema}workflow_status SET executor_id = 'other', owner_xid = 'other'"
+            taken = f"UPDATE {schema}workflow_status SET executor_id = 'other-1', owner_xid = 'other'"
             connection.exec_driver_sql(f"{taken} WHERE workflow_uuid = '{job.id}'")
-        assert other.begin(job.id)
+        Heartbeat(jobs.store, engine_row("other-1", "other"), time.time)
+        assert other.claim(job.id)
         assert jobs.wait(jobs.submit(ROCKET).id, 60).outcome == "refused"
-        assert jobs.get(job.id).engine == "other"
-        other.requeue("other")
-        hand_back(jobs.store, "other")
+        assert jobs.get(job.id).engine == "other", "until the other one has been silent for jobs.lost_after_seconds"
         ended = jobs.wait(job.id, 120)
         assert (ended.outcome, ended.engine == "other") == ("refused", False)
+
+
+def engine_row(id: str, name: str) -> EngineRow:
+    now = time.time()
+    return EngineRow(id, name, "h", 1, "CPU", "BUSY", "", now, None, None, None, now, None, None)
 
 
 @pytest.mark.e2e
@@ -442,14 +452,15 @@ def test_a_stop_that_meets_the_beginning_of_a_job_waits_for_it(make: Make) -> No
     """Else the process would end between the beginning and the work, and an orderly stop would count as a death."""
     begins, goes_on = threading.Event(), threading.Event()
 
-    def clock() -> float:  # asked within the transaction that begins the job
+    def clock() -> float:  # asked when the job is claimed
         begins.set()
         assert goes_on.wait(60)
         return time.time() + 100
 
     with client(make()) as jobs:
-        job_store = JobStore(jobs.store, "one", 3, clock)
-        worker = Worker(cast("Steps", None), job_store, jobs.assets, *[cast("Any", lambda *_: None)] * 4)
+        job_store = JobStore(jobs.store, "one", "one-1", 3, clock)
+        engine = Host(*[cast("Any", lambda *_: True)] * 5)
+        worker = Worker(cast("Steps", None), job_store, JobQueue(jobs.store), jobs.assets, engine)
         late = jobs.submit(replace(ROCKET, deadline_seconds=1))
         thread = threading.Thread(target=worker.run, args=(late.id,))
         thread.start()
@@ -462,19 +473,34 @@ def test_a_stop_that_meets_the_beginning_of_a_job_waits_for_it(make: Make) -> No
 
 
 @pytest.mark.e2e
-def test_engine_and_waiting_caller_outlive_the_connections_on_which_they_listen(
-    postgres_server: Server, tmp_path: Path
-) -> None:
-    """A restart of PostgreSQL, for those who have nothing to ask it at that moment."""
+def test_engine_and_waiting_caller_outlive_their_connections(postgres_server: Server, tmp_path: Path) -> None:
+    """A restart of PostgreSQL."""
     config = settings(tmp_path, postgres_server.database())
     with host(config) as here, client(config) as jobs:
         here.start_ready()
         assert jobs.wait(jobs.submit(ROCKET).id, 60).outcome == "passed"
         with jobs.store.reading() as connection:
-            listening = "datname = current_database() AND query LIKE 'LISTEN%%'"
-            ended = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {listening}"
-            assert connection.exec_driver_sql(ended).scalar_one() >= 2
+            others = "datname = current_database() AND pid <> pg_backend_pid()"
+            ended = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {others}"
+            assert connection.exec_driver_sql(ended).scalar_one() >= 1
         assert jobs.wait(jobs.submit(ROCKET).id, 90).outcome == "passed"
+
+
+@pytest.mark.e2e
+def test_a_claim_that_the_database_forgot_is_made_again(make: Make) -> None:
+    """As after a failover to a replica that lags behind: the engine works on, and its claim is not there any more."""
+    config = make(validate=STRICT, shapes={"gaussians": 40_000})
+    with host(config) as here, client(config) as jobs:
+        here.start_ready()
+        job = jobs.submit(replace(ROCKET, attempts=6))
+        wait_until(lambda: jobs.get(job.id).attempt == 2, "the second attempt has begun")
+        with jobs.store.writing() as connection:
+            before = {"state": "QUEUED", "instance": None, "engine": None, "starts": 0}
+            connection.execute(sa.update(tables.jobs).where(tables.jobs.c.id == job.id).values(**before))
+        ended = jobs.wait(job.id, 120)
+        assert (ended.state, ended.outcome) == ("DONE", "refused"), here.log
+        assert len(jobs.results(0)) == 1
+        assert "lost its claim" in here.log
 
 
 @pytest.mark.e2e

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,18 +19,20 @@ import sqlalchemy as sa
 from hosts import Server, broken_disk, client, postgres_server, settings, sqlite_file
 from hypothesis import given
 from hypothesis import strategies as st
+from service import wait_until
 
 from app.config import Config
 from app.errors import BadInput, ConfigError, Conflict, DatabaseDown, KeyReused, NotFound, QueueFull, StorageDown
 from app.jobs import store as tables
 from app.jobs.assets import Assets, Stored
-from app.jobs.bell import hearing
 from app.jobs.client import Jobs
+from app.jobs.clock import DatabaseClock
 from app.jobs.clock_guard import DAY, ClockGuard
 from app.jobs.heartbeats import Heartbeat, Liveness, list_engines
 from app.jobs.job_request import new_id
 from app.jobs.job_store import Claim, ClaimLost, JobResult, JobStore, StageSeconds
-from app.jobs.queue import hand_back
+from app.jobs.queue import JobQueue
+from app.jobs.reconciler import Reconciler
 from app.jobs.records import Engine, JobRequest
 from app.jobs.retention import Retention
 from app.jobs.store import Store, database_url
@@ -59,13 +62,18 @@ def jobs(config: Config) -> Iterator[Jobs]:
 
 
 def job_store(jobs: Jobs, engine: str = "one", now: float | None = None) -> JobStore:
-    return JobStore(jobs.store, engine, 3, (lambda: now) if now else time.time, lambda _engine: "Timeout at cpu.py")
+    return JobStore(jobs.store, engine, f"{engine}-1", 3, (lambda: now) if now else time.time)
 
 
 def begun(jobs: Jobs, engine: str = "one") -> Claim:
-    claim = job_store(jobs, engine).begin(jobs.submit(ROCKET).id)
+    claim = job_store(jobs, engine).claim(jobs.submit(ROCKET).id)
     assert claim
     return claim
+
+
+def engine_row(name: str, now: float, instance: str = "1") -> Engine:
+    """An engine that is ready."""
+    return Engine(f"{name}-{instance}", name, "h", 1, "CPU", "READY", "", now, None, None, None, now, None, None)
 
 
 # ---- what a caller may rely on ---------------------------------------------------------------------------------------
@@ -122,7 +130,7 @@ def test_nobody_shares_a_job_that_has_ended_or_was_cancelled(jobs: Jobs) -> None
     jobs.cancel(first.id)
     second = jobs.submit(order, shared=True)
     assert second.id != first.id
-    assert job_store(jobs).begin(second.id)
+    assert job_store(jobs).claim(second.id)
     assert jobs.submit(order, shared=True).id == second.id, "it runs"
     jobs.cancel(second.id)
     assert jobs.submit(order, shared=True).id != second.id, "it still runs, but was told to stop"
@@ -200,15 +208,14 @@ def test_an_expected_time_is_given_only_where_one_was_measured(jobs: Jobs) -> No
     claim = begun(jobs)
     job_store(jobs).end(replace(claim, job=replace(claim.job, started=time.time() - 3)), DONE)
     assert jobs.eta(job.id) is None  # there is no engine
-    row = Engine("e", "h", 1, "CPU", "READY", "", time.time(), None, None, None, time.time(), None, None)
-    Heartbeat(jobs.store, row, time.time)
+    Heartbeat(jobs.store, engine_row("e", time.time()), time.time)
     assert jobs.eta(job.id) == pytest.approx(3, abs=0.5)
 
 
 def test_a_waiting_job_is_cancelled_at_once_and_not_begun_after(jobs: Jobs) -> None:
     job = jobs.submit(ROCKET)
     assert jobs.cancel(job.id).state == "CANCELLED"
-    assert job_store(jobs).begin(job.id) is None
+    assert job_store(jobs).claim(job.id) is None
     assert jobs.cancel(job.id).state == "CANCELLED"
     with pytest.raises(NotFound):
         jobs.cancel("0" * 32)
@@ -225,22 +232,40 @@ def test_waiting_ends_with_the_change_that_was_waited_for(jobs: Jobs) -> None:
     assert jobs.changes(claim.job.id, jobs.get(claim.job.id).version, 0.05) is None
 
 
-def test_a_commit_of_another_is_heard_and_one_from_between_two_waits_too(config: Config, jobs: Jobs) -> None:
-    with client(config) as other, hearing(jobs.store) as heard, ThreadPoolExecutor(1) as pool:
-        other.submit(ROCKET)
-        between = pool.submit(heard, 90)
-        assert wait([between], timeout=60).done
-        heard(0.5)  # whatever else opening the other one committed
-        waiting = pool.submit(heard, 90)
-        other.submit(ROCKET)
-        assert wait([waiting], timeout=60).done
+def test_waiting_outlives_a_look_that_fails(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the look throws: a thread that died would leave every caller to its timeout."""
+    claim, failures = begun(jobs), iter([RuntimeError("once"), DatabaseDown("twice")])
+    versions = jobs._watch._versions
+
+    def sometimes(ids: Iterable[str]) -> dict[str, int]:
+        if threading.current_thread().name == "watch" and (failure := next(failures, None)):
+            raise failure
+        return versions(ids)
+
+    monkeypatch.setattr(jobs._watch, "_versions", sometimes)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(jobs.wait, claim.job.id, 60)
+        wait_until(lambda: next(failures, None) is None, "both looks have failed")
+        job_store(jobs).end(claim, DONE)
+        assert waiting.result(30).state == "DONE"
 
 
-def test_without_a_commit_the_hearing_waits_its_time_out(jobs: Jobs) -> None:
-    with hearing(jobs.store) as heard:
-        began = time.monotonic()
-        heard(0.2)
-        assert time.monotonic() - began >= 0.2
+def test_many_that_wait_are_one_query_at_a_time(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    claims, looks = [begun(jobs) for _ in range(8)], []
+    versions = jobs._watch._versions
+
+    def counted(ids: Iterable[str]) -> dict[str, int]:
+        looks.append(threading.current_thread().name)
+        return versions(ids)
+
+    monkeypatch.setattr(jobs._watch, "_versions", counted)
+    with ThreadPoolExecutor(32) as pool:
+        waiting = [pool.submit(jobs.wait, claim.job.id, 60) for claim in claims for _ in range(4)]
+        wait_until(lambda: looks.count("watch") >= 10, "the thread has looked ten times")
+        assert len(looks) - looks.count("watch") <= len(waiting)
+        for claim in claims:
+            job_store(jobs).end(claim, DONE)
+        assert {each.result(30).state for each in waiting} == {"DONE"}
 
 
 def test_jobs_of_an_older_release_are_taken_before_new_ones(jobs: Jobs) -> None:
@@ -282,9 +307,10 @@ def test_a_job_ends_whatever_the_text_of_its_error_is(jobs: Jobs) -> None:
 
 def test_an_engine_that_was_taken_for_lost_writes_nothing_more(jobs: Jobs) -> None:
     slow = begun(jobs, "one")
-    job_store(jobs).requeue("one")
+    assert job_store(jobs).put_back(slow.job.id, "another") == 0
+    assert job_store(jobs).put_back(slow.job.id, slow.instance) == 1
     assert jobs.get(slow.job.id).state == "QUEUED"
-    quick = job_store(jobs, "two").begin(slow.job.id)
+    quick = job_store(jobs, "two").claim(slow.job.id)
     assert quick
     for write in (
         lambda: job_store(jobs, "one").progress(slow, 1, "x", 0),
@@ -298,21 +324,36 @@ def test_an_engine_that_was_taken_for_lost_writes_nothing_more(jobs: Jobs) -> No
     assert jobs.get(slow.job.id).engine == "two"
 
 
-def test_a_job_whose_engine_died_three_times_is_quarantined_with_the_last_words(jobs: Jobs) -> None:
+def test_a_job_whose_engine_died_three_times_is_quarantined_with_the_last_crash_report(jobs: Jobs) -> None:
     id = jobs.submit(ROCKET).id
-    for _ in range(3):
-        assert job_store(jobs).begin(id)
-    assert job_store(jobs).begin(id) is None
+    for crash in range(3):
+        assert job_store(jobs).claim(id)
+        job_store(jobs).record_crash(["one-1"], f"crash {crash}")
+    assert job_store(jobs, "two").claim(id) is None, "the report is with the job, whichever engine gets it"
     job = jobs.get(id)
     assert job.state == "QUARANTINED"
     assert "died 3 times" in job.error
-    assert job.error.endswith("Timeout at cpu.py")
+    assert job.error.endswith("crash 2")
 
 
-def test_what_a_caller_brought_is_not_tried_again_when_it_ran_into_a_deadline(jobs: Jobs) -> None:
+def test_a_crash_report_goes_to_the_jobs_of_the_process_that_crashed_only(jobs: Jobs) -> None:
+    crashed, other = begun(jobs), begun(jobs, "two")
+    job_store(jobs).record_crash(["one-1"], "Fatal Python error")
+    with jobs.store.reading() as connection:
+        reports = dict(connection.execute(sa.select(tables.jobs.c.id, tables.jobs.c.crash_report)).all())
+    assert reports == {crashed.job.id: "Fatal Python error", other.job.id: ""}
+    assert job_store(jobs, "two").claim(crashed.job.id)
+    job_store(jobs).record_crash(["one-1"], "too late")
+    with jobs.store.reading() as connection:
+        assert connection.scalar(sa.select(tables.jobs.c.crash_report).where(tables.jobs.c.id == crashed.job.id)) == ""
+
+
+@pytest.mark.parametrize("engine", ["one", "two"])
+def test_what_a_caller_brought_is_not_tried_again_when_it_ran_into_a_deadline(jobs: Jobs, engine: str) -> None:
     id = jobs.submit(JobRequest(kind="repair", splat=b"ply\n")).id
-    assert job_store(jobs).begin(id)
-    assert job_store(jobs).begin(id) is None
+    assert job_store(jobs).claim(id)
+    job_store(jobs).record_crash(["one-1"], "Timeout at cpu.py")
+    assert job_store(jobs, engine).claim(id) is None
     job = jobs.get(id)
     assert job.state == "QUARANTINED"
     assert job.error == "a stage took longer than its deadline, and would with this splat each time: Timeout at cpu.py"
@@ -321,7 +362,7 @@ def test_what_a_caller_brought_is_not_tried_again_when_it_ran_into_a_deadline(jo
 def test_a_job_that_was_given_back_has_not_lost_a_life(jobs: Jobs) -> None:
     id = jobs.submit(ROCKET).id
     for _ in range(5):
-        claim = job_store(jobs).begin(id)
+        claim = job_store(jobs).claim(id)
         assert claim
         job_store(jobs).release(claim)
     assert jobs.get(id).state == "QUEUED"
@@ -337,7 +378,7 @@ def test_a_running_job_learns_between_stages_that_it_is_to_stop(jobs: Jobs) -> N
 
 def test_a_deadline_ends_waiting_and_running_jobs(jobs: Jobs) -> None:
     waiting, running = (jobs.submit(replace(ROCKET, deadline_seconds=100)) for _ in range(2))
-    claim = job_store(jobs).begin(running.id)
+    claim = job_store(jobs).claim(running.id)
     assert claim
     assert job_store(jobs).expire() == 0
     later = job_store(jobs, now=time.time() + 101)
@@ -348,44 +389,65 @@ def test_a_deadline_ends_waiting_and_running_jobs(jobs: Jobs) -> None:
     assert stop.state == "EXPIRED"
 
 
+# ---- which engines are alive -----------------------------------------------------------------------------------------
+
+
 def test_a_clock_that_jumps_makes_no_engine_lost(jobs: Jobs) -> None:
-    """Whether an engine lives is told by its beats and by the watcher's own steady clock."""
+    """Whether an engine is alive is told by its heartbeats and by the watcher's own steady clock."""
     steady, wall = [0.0], [1_000_000.0]
-    row = Engine("two", "h", 1, "CPU", "READY", "", wall[0], None, None, None, wall[0], None, None)
-    report = Heartbeat(jobs.store, row, lambda: wall[0])
-    liveness = Liveness(jobs.store, "one", 10, lambda: steady[0])
-    assert liveness.lost() == []
+    heartbeat = Heartbeat(jobs.store, engine_row("two", wall[0]), lambda: wall[0])
+    liveness = Liveness(jobs.store, 10, lambda: steady[0])
+    assert liveness.alive() == {"two-1"}
     for jump in (+86_400, -200_000):
         wall[0] += jump
-        report.say()
+        heartbeat.beat()
         steady[0] += 9
-        assert liveness.lost() == []
+        assert liveness.alive() == {"two-1"}
     steady[0] += 10
-    assert liveness.lost() == ["two"]
-    liveness.mark("two")
-    liveness.settled("two")
-    assert liveness.lost() == []
-    assert jobs.engines()[0].state == "LOST"
+    assert liveness.alive() == set()
+    heartbeat.beat()
+    assert liveness.alive() == {"two-1"}, "it was taken for lost, and is alive"
+
+
+def test_the_time_of_the_database_does_not_follow_the_host_s_clock(
+    postgres_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Store(settings(tmp_path, postgres_server.database()))) as store:
+        clock = DatabaseClock(store)
+        before = clock()
+        monkeypatch.setattr(time, "time", lambda: 1.0)
+        assert 0 <= clock() - before < 60
+
+
+def test_a_dead_process_does_not_look_alive_because_its_successor_has_its_pid(jobs: Jobs) -> None:
+    steady = [0.0]
+    liveness = Liveness(jobs.store, 10, lambda: steady[0])
+    dead = Heartbeat(jobs.store, engine_row("two", 1_000.0), lambda: 1_000.0)
+    assert liveness.alive() == {"two-1"}
+    successor = Heartbeat(jobs.store, engine_row("two", 1_001.0, "2"), lambda: 1_001.0)
+    assert (dead.engine.pid, successor.predecessors) == (successor.engine.pid, ("two-1",))
+    assert liveness.alive() == {"two-2"}
+    assert [engine.id for engine in list_engines(jobs.store, 1_001.0, 10)] == ["two-2"]
 
 
 @pytest.mark.parametrize("what", ["writes", "everything"])
-def test_who_cannot_speak_because_nobody_can_is_not_silent(what: str, tmp_path: Path) -> None:
-    """A disk that was full, or a database that was away, for long: the engine's next beat is a heartbeat away."""
-    steady, row = [0.0], Engine("two", "h", 1, "CPU", "READY", "", time.time(), None, None, None, 0.0, None, None)
+def test_nobody_is_silent_while_nobody_can_report(what: str, tmp_path: Path) -> None:
+    """A disk that was full, or a database that was away, for long: the engine's next heartbeat is to come."""
+    steady = [0.0]
     with closing(Store(settings(tmp_path))) as store:
-        Heartbeat(store, row, time.time)
-        liveness = Liveness(store, "one", 10, lambda: steady[0])
-        assert liveness.lost() == []
+        Heartbeat(store, engine_row("two", time.time()), time.time)
+        liveness = Liveness(store, 10, lambda: steady[0])
+        assert liveness.alive() == {"two-1"}
         with refusing(store, what):
             for _ in range(100):
                 steady[0] += 1
                 with suppress(DatabaseDown):
-                    assert liveness.lost() == []
+                    assert liveness.alive() == {"two-1"}
         for second in range(4):
             steady[0] += 1
-            assert liveness.lost() == [], second
+            assert liveness.alive() == {"two-1"}, second
         steady[0] += 6
-        assert liveness.lost() == ["two"]
+        assert liveness.alive() == set()
 
 
 @contextmanager
@@ -404,67 +466,136 @@ def refusing(store: Store, what: str) -> Iterator[None]:
         pool.dispose()
 
 
-def test_an_engine_is_not_forgotten_before_its_jobs_are_taken_care_of(jobs: Jobs) -> None:
-    """However long ago it died: a service may stand still for a week, and begin again on another host."""
-    steady, row = [0.0], Engine("dead", "h", 1, "CPU", "BUSY", "", 1_000.0, None, None, None, 1_000.0, None, None)
-    Heartbeat(jobs.store, row, lambda: 1_000.0)
-    liveness = Liveness(jobs.store, "one", 10, lambda: steady[0])
-    assert liveness.lost() == []
+def test_an_engine_that_was_forgotten_while_it_lives_is_there_again_when_it_reports(jobs: Jobs) -> None:
+    steady = [0.0]
+    heartbeat = Heartbeat(jobs.store, engine_row("two", 1_000.0), lambda: 1_000.0)
+    liveness = Liveness(jobs.store, 10, lambda: steady[0])
     liveness.forget(time.time())
+    assert len(jobs.engines()) == 1, "it is alive, whatever its clock says"
     steady[0] += 10
-    assert liveness.lost() == ["dead"]
-    liveness.settled("dead")
     liveness.forget(time.time())
     assert jobs.engines() == []
+    heartbeat.beat(state="BUSY")
+    assert [(engine.name, engine.state) for engine in list_engines(jobs.store, 1_000.0, 10)] == [("two", "BUSY")]
+    assert liveness.alive() == {"two-1"}
 
 
-def test_an_engine_that_was_forgotten_while_it_lives_is_there_again_when_it_speaks(jobs: Jobs) -> None:
-    """A clock a day ahead, of another host, or its own that was set forward."""
-    steady, row = [0.0], Engine("two", "h", 1, "CPU", "READY", "", 1_000.0, None, None, None, 1_000.0, None, None)
-    report = Heartbeat(jobs.store, row, lambda: 1_000.0)
-    liveness = Liveness(jobs.store, "one", 10, lambda: steady[0])
-    liveness.lost()
-    steady[0] += 10
-    assert liveness.lost() == ["two"]
-    liveness.settled("two")
-    liveness.forget(time.time())
-    report.say(state="BUSY")
-    assert [(engine.id, engine.state) for engine in list_engines(jobs.store, 1_000.0, 10)] == [("two", "BUSY")]
-    assert liveness.lost() == []
-    steady[0] += 10
-    assert liveness.lost() == ["two"]
+# ---- the queue and the rows fit together -----------------------------------------------------------------------------
 
 
-def test_jobs_that_cannot_be_handed_back_are_an_error_and_not_forgotten(
-    postgres_server: Server, tmp_path: Path
-) -> None:
-    """The disk of the database is full at that moment: whoever hands them back has to try again."""
+def reconciler(jobs: Jobs, running: set[str] | None = None, steady: Callable[[], float] = lambda: 0.0) -> Reconciler:
+    """Of engine "one", which runs these jobs."""
+    queue, liveness = JobQueue(jobs.store), Liveness(jobs.store, 10, steady)
+    return Reconciler(jobs.store, queue, job_store(jobs), liveness, "one-1", lambda: running or set())
+
+
+def workflow(jobs: Jobs, id: str, **values: str | None) -> tuple[str, str | None]:
+    """DBOS's status of a job, and its executor; after setting columns of its row, as only a crash can."""
+    schema = "" if jobs.store.sqlite else "dbos."
+    with jobs.store.writing() as connection:
+        for name, value in values.items():
+            changed = sa.text(f"UPDATE {schema}workflow_status SET {name} = :value WHERE workflow_uuid = :id")
+            connection.execute(changed, {"value": value, "id": id})
+        read = sa.text(f"SELECT status, executor_id FROM {schema}workflow_status WHERE workflow_uuid = :id")
+        row = connection.execute(read, {"id": id}).one()
+    return row[0], row[1]
+
+
+@pytest.mark.parametrize("state", ["QUEUED", "RUNNING"])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        {"status": "SUCCESS"},
+        {"status": "ERROR"},
+        {"status": "CANCELLED", "queue_name": None},
+        {"queue_name": "other"},
+        {},
+    ],
+)
+def test_a_job_that_the_queue_lost_waits_again(jobs: Jobs, lost: dict[str, str | None], state: str) -> None:
+    """As after a crash of the database, a failover, or a backup: it would wait for ever."""
+    if state == "RUNNING":
+        id = begun(jobs).job.id
+    else:
+        id = jobs.submit(replace(ROCKET, priority=7)).id
+    if lost:
+        workflow(jobs, id, **lost)
+    else:
+        JobQueue(jobs.store).forget([id])
+    ahead = jobs.submit(replace(ROCKET, priority=1)).id
+    assert reconciler(jobs).compare() == 1
+    assert (workflow(jobs, id)[0], jobs.get(id).state) == ("ENQUEUED", "QUEUED")
+    assert set(JobQueue(jobs.store).active()) == {id, ahead}
+    assert reconciler(jobs).compare() == 0
+
+
+def test_jobs_that_wait_run_or_have_ended_are_left_as_they_are(jobs: Jobs) -> None:
+    waiting, running = jobs.submit(ROCKET).id, begun(jobs).job.id
+    workflow(jobs, running, status="PENDING", executor_id="one-1")
+    ended = finished(jobs, 1)
+    workflow(jobs, ended, status="SUCCESS")
+    cancelled = jobs.cancel(jobs.submit(ROCKET).id).id
+    ours = reconciler(jobs, {running})
+    assert [ours.compare() for _ in range(3)] == [0, 0, 0]
+    states = {id: (workflow(jobs, id)[0], jobs.get(id).state) for id in (waiting, running, ended, cancelled)}
+    assert states == {
+        waiting: ("ENQUEUED", "QUEUED"),
+        running: ("PENDING", "RUNNING"),
+        ended: ("SUCCESS", "DONE"),
+        cancelled: ("ENQUEUED", "CANCELLED"),
+    }
+
+
+def test_a_job_that_its_engine_has_and_does_not_run_waits_again_at_the_second_look(jobs: Jobs) -> None:
+    """At the first it may be on its way between the queue and its thread."""
+    id = begun(jobs).job.id
+    workflow(jobs, id, status="PENDING", executor_id="one-1")
+    ours = reconciler(jobs)
+    assert [ours.compare(), ours.compare(), ours.compare()] == [0, 1, 0]
+    assert (workflow(jobs, id)[0], jobs.get(id).state) == ("ENQUEUED", "QUEUED")
+
+
+def test_a_job_that_is_shown_as_running_while_it_waits_is_mended(jobs: Jobs) -> None:
+    id = begun(jobs).job.id
+    assert reconciler(jobs).compare() == 1
+    assert jobs.get(id).state == "QUEUED"
+
+
+def test_the_jobs_of_an_engine_that_is_gone_wait_again_and_those_of_one_that_is_alive_do_not(jobs: Jobs) -> None:
+    steady = [0.0]
+    Heartbeat(jobs.store, engine_row("two", time.time()), time.time)
+    alive, dead = begun(jobs, "two").job.id, begun(jobs, "three").job.id
+    workflow(jobs, alive, status="PENDING", executor_id="two-1")
+    workflow(jobs, dead, status="PENDING", executor_id="three-1")
+    ours = reconciler(jobs, steady=lambda: steady[0])
+    assert ours.take_over() == 1
+    assert [jobs.get(id).state for id in (alive, dead)] == ["RUNNING", "QUEUED"]
+    steady[0] = 10.0
+    assert ours.take_over() == 1
+    assert [jobs.get(id).state for id in (alive, dead)] == ["QUEUED", "QUEUED"]
+
+
+def test_jobs_that_cannot_be_put_back_are_an_error_and_not_forgotten(postgres_server: Server, tmp_path: Path) -> None:
+    """The disk of the database is full at that moment: it is tried again a second later."""
     with client(settings(tmp_path, postgres_server.database())) as jobs:
-        job = jobs.submit(ROCKET)
-        with jobs.store.writing() as connection:
-            connection.exec_driver_sql("UPDATE dbos.workflow_status SET status = 'PENDING', executor_id = 'dead'")
+        id = jobs.submit(ROCKET).id
+        workflow(jobs, id, status="PENDING", executor_id="dead")
         with (
             broken_disk(jobs, "UPDATE", "dbos.workflow_status", "53100"),
             pytest.raises(DatabaseDown, match="no space left"),
         ):
-            hand_back(jobs.store, "dead")
-        hand_back(jobs.store, "dead")
-        with jobs.store.reading() as connection:
-            row = connection.exec_driver_sql("SELECT workflow_uuid, status FROM dbos.workflow_status").one()
-        assert tuple(row) == (job.id, "ENQUEUED")
+            reconciler(jobs).take_over()
+        assert reconciler(jobs).take_over() == 1
+        assert workflow(jobs, id)[0] == "ENQUEUED"
 
 
-def test_an_engine_that_dies_at_the_same_beat_as_the_time_before_is_lost_again(jobs: Jobs) -> None:
-    steady, row = [0.0], Engine("two", "h", 1, "CPU", "READY", "", time.time(), None, None, None, 0.0, None, None)
-    liveness = Liveness(jobs.store, "one", 10, lambda: steady[0])
-    for _ in range(2):
-        report = Heartbeat(jobs.store, row, time.time)
-        assert liveness.lost() == []
-        report.say()
-        assert liveness.lost() == []
-        steady[0] += 10
-        assert liveness.lost() == ["two"]
-        liveness.settled("two")
+def test_jobs_of_one_priority_have_ranks_in_the_order_in_which_they_came(jobs: Jobs) -> None:
+    """DBOS's times are too coarse for that."""
+    ids = [jobs.submit(replace(ROCKET, priority=priority)).id for priority in (10, 10, 50, 1, 10)]
+    schema = "" if jobs.store.sqlite else "dbos."
+    with jobs.store.reading() as connection:
+        ranks = connection.exec_driver_sql(f"SELECT workflow_uuid FROM {schema}workflow_status ORDER BY priority").all()
+    assert [ids.index(row[0]) for row in ranks] == [3, 0, 1, 4, 2]
 
 
 # ---- forgetting ------------------------------------------------------------------------------------------------------

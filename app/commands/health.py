@@ -84,8 +84,8 @@ def _look_up(config: Config, live: bool) -> tuple[str, bool, object]:
         return url, False, str(error)
     finally:
         store.close()
-    own = [engine for engine in engines if node and engine.id.startswith(f"{node}-")]
+    own = [engine for engine in engines if node and engine.name.startswith(f"{node}-")]
     well = [engine for engine in own if engine.state in SERVING or (live and engine.state not in ("FAILED", "LOST"))]
     if not own:
         return url, False, "no engine of this host has reported yet; is splatgate serve running?"
-    return url, bool(well), {engine.id: f"{engine.state} {engine.why}".strip() for engine in own}
+    return url, bool(well), {engine.name: f"{engine.state} {engine.why}".strip() for engine in own}

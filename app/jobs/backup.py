@@ -48,7 +48,7 @@ def _copy(source: Path, target: Path) -> None:
         closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True, timeout=30)) as live,
         closing(sqlite3.connect(target)) as copy,
     ):
-        live.backup(copy, pages=1_000)  # in pieces, so that the service's own writers get their turns
+        live.backup(copy)  # in one go: in pieces it begins again at every commit, and readers hold up no writer (WAL)
         copy.execute("PRAGMA journal_mode=DELETE")  # one file, with nothing beside it
         answer = copy.execute("PRAGMA quick_check").fetchone()[0]
     if answer != "ok":

@@ -10,22 +10,23 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from dbos import DBOSClient, DBOSPortableJSONSerializer
 from sqlalchemy.exc import IntegrityError
 
 from app.config import Config
 from app.errors import Conflict, KeyReused, NotFound, QueueFull
 from app.jobs import store as tables
 from app.jobs.assets import Asset, Assets, Stored, stored_bytes
-from app.jobs.bell import hearing
+from app.jobs.clock import DatabaseClock
 from app.jobs.disk_space import check_disk_space
 from app.jobs.heartbeats import list_engines
 from app.jobs.job_request import check, new_id, picture_name
+from app.jobs.queue import JobQueue
 from app.jobs.records import SERVING, Engine, Job, JobRequest, Kind, Result, StageTime, State, Stats, Tally
-from app.jobs.store import APPLICATION, QUEUE, Store, to_job
+from app.jobs.store import Store, to_job
 from app.jobs.watch import Watch
 from app.splat import formats
 
@@ -34,36 +35,44 @@ MEDIAN_OF = 50
 
 MAX_PAGE = 1_000
 
-SEQUENCES = 1 << 24
-"""How many orders of one priority DBOS can tell apart: its priority is below 2**31, ours at most 100."""
+
+@dataclass(frozen=True)
+class _Opened:
+    store: Store
+    queue: JobQueue
+    clock: Callable[[], float]
 
 
 class Jobs:
     """The jobs as a caller sees them. Thread-safe; one for each web process.
 
     The database is opened at the first call, not before, so that the process starts without one. Every method raises
-    DatabaseDown while the database cannot be used.
+    DatabaseDown while the database cannot be used. clock: seconds since 1970; None takes the database's.
     """
 
-    def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, config: Config, clock: Callable[[], float] | None = None) -> None:
         self.config = config
-        self.clock = clock
         self.assets = Assets(config)
         self._opening = threading.Lock()
-        self._opened: tuple[Store, DBOSClient] | None = None
-        self._watch = Watch(self._versions, lambda: hearing(self.store))
+        self._opened: _Opened | None = None
+        self._clock = clock
+        self._watch = Watch(self._versions)
 
     @property
     def store(self) -> Store:
-        return self._open()[0]
+        return self._open().store
+
+    def clock(self) -> float:
+        """Seconds since 1970. Raises DatabaseDown."""
+        return self._open().clock()
 
     def close(self) -> None:
         """Ends the waits and closes the database."""
         self._watch.close()
         with self._opening:
             if self._opened:
-                self._opened[1].destroy()
-                self._opened[0].close()
+                self._opened.queue.close()
+                self._opened.store.close()
                 self._opened = None
 
     def check_disk_space(self) -> None:
@@ -95,7 +104,7 @@ class Jobs:
                     sequence = _next(connection)
                     connection.execute(sa.insert(tables.jobs), row | {"sequence": sequence})
                     _insert_assets(connection, row["id"], given, row["created"])
-                    self._enqueue(connection, row["id"], order.priority, sequence)
+                    self._open().queue.add(connection, row["id"], order.priority, sequence)
         except IntegrityError:  # the key was taken between the look and the insert
             self.assets.remove(row["id"])
             known = self._known(key or "", order)
@@ -228,18 +237,11 @@ class Jobs:
 
     # ---- inside ------------------------------------------------------------------------------------------------------
 
-    def _open(self) -> tuple[Store, DBOSClient]:
+    def _open(self) -> _Opened:
         with self._opening:
             if not self._opened:
                 store = Store(self.config)
-                client = DBOSClient(
-                    system_database_engine=store.engine,
-                    serializer=DBOSPortableJSONSerializer(),
-                    application_name=APPLICATION,
-                    retry_connection_errors=False,
-                    lazy=True,
-                )
-                self._opened = store, client
+                self._opened = _Opened(store, JobQueue(store), self._clock or DatabaseClock(store))
             return self._opened
 
     def _known(self, key: str, order: JobRequest) -> Job | None:
@@ -290,12 +292,6 @@ class Jobs:
             median = _median(connection, order.kind)
             after = max(1, math.ceil(median)) if median is not None else 30
             raise QueueFull(f"{waiting:,} jobs wait, jobs.max_queued is {limit:,}: try again in {after} s", after)
-
-    def _enqueue(self, connection: sa.Connection, id: str, priority: int, sequence: int) -> None:
-        """DBOS's priority carries the whole order: its own times are of whole seconds on SQLite."""
-        rank = priority * SEQUENCES + sequence % SEQUENCES
-        options = {"queue_name": QUEUE, "workflow_name": "job", "workflow_id": id, "priority": rank}
-        self._open()[1].enqueue_in_transaction(connection, options | {"app_version": APPLICATION}, id)  # type: ignore[arg-type]
 
     def _versions(self, ids: Iterable[str]) -> dict[str, int]:
         query = sa.select(tables.jobs.c.id, tables.jobs.c.version).where(tables.jobs.c.id.in_(list(ids)))

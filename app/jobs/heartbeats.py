@@ -1,4 +1,8 @@
-"""The engines, as they report themselves: state and heartbeat, and who of them has fallen silent."""
+"""Heartbeats: what engines report of themselves, and which of them are alive.
+
+A row is one instance of an engine: a process. It has a random id, because PIDs repeat in containers, and a name for
+people (host and device), which its successor has too.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -16,37 +21,44 @@ from app.jobs.store import Store, engines, to_engine
 FORGET_SECONDS = 86_400.0
 """An engine that has been silent for this long is not shown any more."""
 
+DEAD = ("FAILED", "LOST")
+
 
 def list_engines(store: Store, now: float, lost_after: float) -> list[Engine]:
-    """Every engine that was ever seen and not removed, by its id; LOST where it has been silent for too long.
+    """The latest instance of every engine, by name; LOST where it has been silent for too long.
 
-    now: seconds since 1970; lost_after: seconds.
+    now: seconds since 1970, by the database's clock; lost_after: seconds.
     """
     with store.reading() as connection:
-        rows = connection.execute(sa.select(engines).order_by(engines.c.id)).mappings().all()
-    return [to_engine(row).seen(now, lost_after) for row in rows]
+        rows = connection.execute(sa.select(engines).order_by(engines.c.started)).mappings().all()
+    latest = {engine.name: engine for engine in map(to_engine, rows)}
+    return [latest[name].seen(now, lost_after) for name in sorted(latest)]
 
 
 class Heartbeat:
-    """What one engine says of itself. Thread-safe: main thread, job thread and heartbeat all have something to say."""
+    """The row of this process. Thread-safe. It replaces the rows of earlier instances: the device is ours alone.
+
+    predecessors: the ids of those. engine: its name has to be the device's. clock: of the database.
+    """
 
     def __init__(self, store: Store, engine: Engine, clock: Callable[[], float]) -> None:
         self.engine = engine
         self._store = store
         self._clock = clock
         self._lock = threading.Lock()
-        with store.noting() as connection:
-            connection.execute(sa.delete(engines).where(engines.c.id == engine.id))
+        with store.writing() as connection:
+            former = sa.delete(engines).where((engines.c.name == engine.name) | (engines.c.id == engine.name))
+            self.predecessors = tuple(connection.scalars(former.returning(engines.c.id)))
             connection.execute(sa.insert(engines).values(**vars(engine), beats=0))
 
-    def say(self, **changes: object) -> None:
-        """Changes fields of the report, and beats."""
+    def beat(self, **changes: object) -> None:
+        """Reports, with these fields changed. An engine that was taken for lost is alive again."""
         with self._lock:
             self.engine = replace(self.engine, **changes, heartbeat=self._clock())  # type: ignore[arg-type]
             with self._store.noting() as connection:
-                mine = sa.update(engines).where(engines.c.id == self.engine.id)
-                beaten = connection.execute(mine.values(**vars(self.engine), beats=engines.c.beats + 1))
-                if not beaten.rowcount:  # forgotten, by somebody with another idea of the time
+                own = sa.update(engines).where(engines.c.id == self.engine.id)
+                beaten = connection.execute(own.values(**vars(self.engine), beats=engines.c.beats + 1))
+                if not beaten.rowcount:  # forgotten while it was silent
                     connection.execute(sa.insert(engines).values(**vars(self.engine), beats=1))
 
 
@@ -57,73 +69,41 @@ class _Seen:
 
 
 class Liveness:
-    """Notices engines that have fallen silent, by the own monotonic clock: no other host's clock has to be right.
+    """Which engines are alive, by the counts of their heartbeats and our own steady clock: no host's clock is trusted.
 
-    While the database is away or takes no writes nobody can speak, so nobody's silence counts.
+    While the database is down or takes no writes nobody can report, so nobody's silence counts.
     """
 
-    def __init__(
-        self, store: Store, own: str, lost_after: float, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, store: Store, lost_after: float, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._store = store
-        self._own = own
-        self.lost_after = lost_after
+        self._lost_after = lost_after
         self._monotonic = monotonic
         self._seen: dict[str, _Seen] = {}
-        self._settled: set[str] = set()
 
-    def lost(self) -> list[str]:
-        """The ids of the other engines that have been silent for too long, and are not settled. Raises DatabaseDown."""
+    def alive(self) -> set[str]:
+        """The instance ids of the engines that are alive. Raises DatabaseDown."""
+        query = sa.select(engines.c.id, engines.c.beats, engines.c.state)
         try:
-            return self._silent(self._monotonic())
+            with self._store.reading() as connection:
+                rows = connection.execute(query).all()
+            if any(self._silence(row) >= self._lost_after / 2 for row in rows):
+                self._store.probe()
         except DatabaseDown:
             self._seen = {id: replace(seen, at=self._monotonic()) for id, seen in self._seen.items()}
             raise
+        now, before = self._monotonic(), self._seen
+        self._seen = {row.id: _Seen(row.beats, now) for row in rows}
+        self._seen |= {row.id: before[row.id] for row in rows if row.id in before and before[row.id].beats == row.beats}
+        return {row.id for row in rows if row.state not in DEAD and self._silence(row) < self._lost_after}
 
-    def _silent(self, now: float) -> list[str]:
-        query = sa.select(engines.c.id, engines.c.beats, engines.c.state).where(engines.c.id != self._own)
-        with self._store.reading() as connection:
-            rows = connection.execute(query.order_by(engines.c.id)).all()
-        for row in rows:
-            seen = self._seen.get(row.id)
-            if not seen or seen.beats != row.beats:
-                self._seen[row.id] = _Seen(row.beats, now)
-                self._settled.discard(row.id)
-        quiet = {row.id: now - self._seen[row.id].at for row in rows if row.id not in self._settled}
-        serving = {row.id for row in rows if row.state not in ("FAILED", "LOST")}
-        self._note({id: quiet[id] for id in quiet if id in serving and 2 * quiet[id] >= self.lost_after})
-        return [id for id, seconds in quiet.items() if seconds >= self.lost_after]
-
-    def _note(self, quiet: dict[str, float]) -> None:
-        """Writes down for how long (seconds) they have been silent, which they could not say either if we could not."""
-        if not quiet:
-            return
-        with self._store.noting() as connection:
-            for id, seconds in quiet.items():
-                connection.execute(
-                    sa.update(engines).where(self._as_seen(id)).values(why=f"silent for {seconds:.1f} s")
-                )
-
-    def _as_seen(self, id: str) -> sa.ColumnElement[bool]:
-        """Its row, unless it has spoken meanwhile, or has said why it ended."""
-        beats = self._seen[id].beats
-        return (engines.c.id == id) & (engines.c.beats == beats) & (engines.c.state != "FAILED")
-
-    def settled(self, id: str) -> None:
-        """What that engine left is taken care of, until it speaks again."""
-        self._settled.add(id)
-
-    def mark(self, id: str) -> None:
-        """Says of an engine that it is lost, unless it has spoken meanwhile."""
-        with self._store.noting() as connection:
-            gone = {"state": "LOST", "why": f"silent for {self.lost_after:g} s", "job": None}
-            connection.execute(sa.update(engines).where(self._as_seen(id)).values(**gone))
+    def _silence(self, row: Any) -> float:
+        """Seconds since the count of its heartbeats was seen to rise."""
+        seen = self._seen.get(row.id)
+        return self._monotonic() - seen.at if seen and seen.beats == row.beats else 0.0
 
     def forget(self, before: float) -> None:
-        """Removes the settled engines whose last heartbeat was before that time (seconds since 1970)."""
-        old = (engines.c.heartbeat < before) & engines.c.id.in_(self._settled)
+        """Removes engines that are not alive and whose last heartbeat was before that time, by the database's clock."""
+        alive = self.alive()
         with self._store.noting() as connection:
-            gone = connection.scalars(sa.delete(engines).where(old).returning(engines.c.id)).all()
-        for id in gone:
-            self._settled.discard(id)
-            del self._seen[id]
+            old = (engines.c.heartbeat < before) & engines.c.id.not_in(alive)
+            connection.execute(sa.delete(engines).where(old))

@@ -1,12 +1,12 @@
-"""What an engine writes of a job: begun, how far, ended. Each job has one owner at a time, and only it writes.
+"""What an engine writes about a job: claimed, how far, ended. One engine at a time has the claim, and only it writes.
 
 An engine that was taken for lost and wakes up again finds that its claim is void, and drops what it was doing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
@@ -19,10 +19,10 @@ from app.stage import Stage
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to work on a job: void as soon as another engine has begun it. start: the how-manieth begin it was."""
+    """The right to work on a job: void as soon as another engine claims it. start: counts its claims, from 1."""
 
     job: Job
-    engine: str
+    instance: str
     start: int
 
 
@@ -59,94 +59,108 @@ class StageSeconds:
     seconds: float
 
 
-class ClaimLost(BaseException):
-    """The claim is void: the job is another engine's, or has ended.
-
-    No Exception, because DBOS would record that as the result of the step.
-    """
+class ClaimLost(Exception):
+    """The claim is void: another engine has the job, or it waits again, or the database forgot the claim in a crash."""
 
 
 @dataclass(frozen=True)
 class JobStore:
-    """The job rows, as one engine writes them. clock: seconds since 1970. last_words: the traceback that an engine of
-    this id left behind when it died; empty without one."""
+    """The job rows, as one engine writes them. engine: its name; instance: the random id of this process.
+
+    clock: seconds since 1970, by the database's clock.
+    """
 
     store: Store
     engine: str
+    instance: str
     max_deaths: int
     clock: Callable[[], float]
-    last_words: Callable[[str], str] = field(default=lambda _engine: "")
 
-    def begin(self, id: str) -> Claim | None:
-        """Claims the job; None where there is nothing to do: it is gone, has ended, or must not run any more."""
-        with self.store.noting() as connection:
-            mine = sa.select(jobs).where(jobs.c.id == id)
-            row = connection.execute(mine.with_for_update()).mappings().first()
+    def claim(self, id: str) -> Claim | None:
+        """Claims the job, durably: every later write depends on it. None where there is nothing to do: the job is gone,
+        has ended, or must not run any more, and has ended because of that."""
+        now = self.clock()
+        with self.store.writing() as connection:
+            own = sa.select(jobs).where(jobs.c.id == id)
+            row = connection.execute(own.with_for_update()).mappings().first()
             if not row or row["state"] in ENDED:
                 return None
-            stop = self._stop(row)
-            if row["starts"] and not stop and self._hangs_always(row):
-                stop = Stop("QUARANTINED", f"{HANGS}: {self.last_words(row['engine'])}")
-            if row["starts"] >= self.max_deaths and not stop:
-                stop = Stop("QUARANTINED", self._obituary(row))
-            if not stop:
-                begun = {"state": "RUNNING", "engine": self.engine, "started": self.clock()}
-                counted = {"starts": row["starts"] + 1, "version": row["version"] + 1}
-                connection.execute(sa.update(jobs).where(jobs.c.id == id).values(**begun, **counted))
-                return Claim(to_job({**row, **begun, **counted}, ()), self.engine, counted["starts"])
-        self._refuse(id, stop)
-        return None
+            if stop := _stop(row, now) or self._quarantine(row):
+                self._refuse(connection, id, stop, now)
+                return None
+            change = {
+                "state": "RUNNING",
+                "engine": self.engine,
+                "instance": self.instance,
+                "started": now,
+                "starts": row["starts"] + 1,
+                "version": row["version"] + 1,
+                "crash_report": "",
+            }
+            connection.execute(sa.update(jobs).where(jobs.c.id == id).values(**change))
+        return Claim(to_job({**row, **change}, ()), self.instance, change["starts"])
 
     def progress(self, claim: Claim, attempt: int, stage: Stage, fraction: float) -> Stop | None:
-        """Notes how far the job is, and returns why it must stop, if it must. Raises ClaimLost."""
+        """Records how far the job is, and returns why it must stop, if it must. Raises ClaimLost."""
+        now = self.clock()
         change = {"attempt": attempt, "stage": stage, "fraction": fraction, "version": jobs.c.version + 1}
         with self.store.noting() as connection:
-            noted = sa.update(jobs).where(_held(claim)).values(**change).returning(jobs.c.cancelled, jobs.c.deadline)
-            row = connection.execute(noted).mappings().first()
+            changed = sa.update(jobs).where(_held(claim)).values(**change).returning(jobs.c.cancelled, jobs.c.deadline)
+            row = connection.execute(changed).mappings().first()
         if not row:
             raise ClaimLost
-        return self._stop(row)
+        return _stop(row, now)
 
-    def end(self, claim: Claim, ending: JobResult, times: tuple[StageSeconds, ...] = ()) -> None:
+    def end(self, claim: Claim, result: JobResult, times: tuple[StageSeconds, ...] = ()) -> None:
         """Ends the job, once and durably, with its files and its counts. Raises ClaimLost, having written nothing."""
         now, id = self.clock(), claim.job.id
         change = {
-            "state": ending.state,
+            "state": result.state,
             "stage": "",
-            "fraction": 1.0 if ending.state == "DONE" else None,
+            "fraction": 1.0 if result.state == "DONE" else None,
             "finished": now,
-            "attempt": ending.attempt or claim.job.attempt,
-            "seed": claim.job.seed if ending.seed is None else ending.seed,
-            "outcome": ending.outcome,
-            "reasons": [reason.to_dict() for reason in ending.reasons],
-            "score": ending.score,
-            "scores": list(ending.scores),
-            "gaussians": ending.gaussians,
-            "error": storable(ending.error),
+            "attempt": result.attempt or claim.job.attempt,
+            "seed": claim.job.seed if result.seed is None else result.seed,
+            "outcome": result.outcome,
+            "reasons": [reason.to_dict() for reason in result.reasons],
+            "score": result.score,
+            "scores": list(result.scores),
+            "gaussians": result.gaussians,
+            "error": storable(result.error),
             "version": jobs.c.version + 1,
         }
         with self.store.writing() as connection:
             if not connection.execute(sa.update(jobs).where(_held(claim)).values(**change)).rowcount:
                 raise ClaimLost
-            add_files(connection, id, ending.files, now)
+            add_files(connection, id, result.files, now)
             if times:
                 connection.execute(sa.insert(stage_times), [{"job": id, **vars(time)} for time in times])
-            if ending.state == "DONE":
-                self._result(connection, claim, ending, now)
-            self._tallies(connection, ending)
+            if result.state == "DONE":
+                self._result(connection, claim, result, now)
+            self._tallies(connection, result)
 
     def release(self, claim: Claim) -> None:
-        """Gives the job back unharmed: it waits again, and this start does not count against it."""
-        change = {"state": "QUEUED", "starts": jobs.c.starts - 1, "stage": "", "fraction": None}
+        """Returns the job unharmed: it waits again, and this start does not count against it."""
         with self.store.writing() as connection:
-            connection.execute(sa.update(jobs).where(_held(claim)).values(**change, version=jobs.c.version + 1))
+            back = sa.update(jobs).where(_held(claim)).values(**_WAITS, starts=jobs.c.starts - 1)
+            connection.execute(back)
 
-    def requeue(self, engine: str) -> int:
-        """Shows the jobs of an engine that has died as waiting again; DBOS hands them out. Returns how many."""
-        change = {"state": "QUEUED", "stage": "", "fraction": None, "version": jobs.c.version + 1}
+    def put_back(self, id: str, instance: str) -> int:
+        """Ends the claim that an engine had, where it still has it: the job waits again. Returns 1 where it had it.
+
+        instance: the engine's; a claim of a release before 0.9 has none, and ends too.
+        """
+        theirs = sa.func.coalesce(jobs.c.instance, instance) == instance
         with self.store.writing() as connection:
-            mine = (jobs.c.engine == engine) & (jobs.c.state == "RUNNING")
-            return connection.execute(sa.update(jobs).where(mine).values(**change)).rowcount
+            running = (jobs.c.id == id) & (jobs.c.state == "RUNNING") & theirs
+            return connection.execute(sa.update(jobs).where(running).values(**_WAITS)).rowcount
+
+    def record_crash(self, instances: Sequence[str], report: str) -> None:
+        """Keeps with the jobs of engines that died what they died of, for whichever engine gets them next."""
+        theirs = sa.func.coalesce(jobs.c.instance, jobs.c.engine).in_(instances)
+        with self.store.writing() as connection:
+            open_ = theirs & jobs.c.state.not_in(ENDED) & (jobs.c.starts > 0)
+            connection.execute(sa.update(jobs).where(open_).values(crash_report=storable(report)))
 
     def expire(self) -> int:
         """Ends the waiting jobs whose deadline has passed. Returns how many."""
@@ -162,65 +176,64 @@ class JobStore:
                 self.store.tally(connection, "state", "EXPIRED", count)
         return count
 
-    def given(self, id: str, names: tuple[str, ...]) -> Stored | None:
+    def find_file(self, id: str, names: tuple[str, ...]) -> Stored | None:
         """The file of a job that has one of these names, or None."""
         with self.store.reading() as connection:
-            mine = (assets.c.job == id) & assets.c.name.in_(names)
-            row = connection.execute(sa.select(assets).where(mine)).first()
+            named = (assets.c.job == id) & assets.c.name.in_(names)
+            row = connection.execute(sa.select(assets).where(named)).first()
         return Stored(row.name, row.path, row.size, row.sha256) if row else None
 
-    def show(self, id: str, files: tuple[Stored, ...]) -> None:
+    def attach(self, id: str, files: tuple[Stored, ...]) -> None:
         """Adds files to a job that has ended."""
+        now = self.clock()
         with self.store.writing() as connection:
             if connection.execute(sa.update(jobs).where(jobs.c.id == id).values(version=jobs.c.version + 1)).rowcount:
-                add_files(connection, id, files, self.clock())
+                add_files(connection, id, files, now)
 
-    def _stop(self, row: sa.RowMapping) -> Stop | None:
-        if row["cancelled"]:
-            return Stop("CANCELLED", "cancelled by the caller")
-        if row["deadline"] is not None and row["deadline"] < self.clock():
-            return Stop("EXPIRED", LATE)
+    def _quarantine(self, row: sa.RowMapping) -> Stop | None:
+        """Why the job must not be tried again, if its engines died of it."""
+        report = row["crash_report"] or ""
+        if row["starts"] and row["kind"] in BROUGHT and report.startswith("Timeout"):
+            return Stop("QUARANTINED", f"{HANGS}: {report}")
+        if row["starts"] >= self.max_deaths:
+            last = report or "it left no traceback (killed from outside, or out of memory)"
+            times = f"its engine died {row['starts']} times while it ran (jobs.max_deaths)"
+            return Stop("QUARANTINED", f"{times}; the last time: {last}")
         return None
 
-    def _hangs_always(self, row: sa.RowMapping) -> bool:
-        """Whether the job ran into a stage's deadline with what its caller brought: the next time would be the same."""
-        return row["kind"] in BROUGHT and self.last_words(row["engine"] or "").startswith("Timeout")
+    def _refuse(self, connection: sa.Connection, id: str, stop: Stop, now: float) -> None:
+        change = {"state": stop.state, "error": storable(stop.error), "finished": now, "stage": "", "fraction": None}
+        ended = sa.update(jobs).where(jobs.c.id == id).values(**change, version=jobs.c.version + 1)
+        connection.execute(ended)
+        self.store.tally(connection, "state", stop.state)
 
-    def _obituary(self, row: sa.RowMapping) -> str:
-        words = self.last_words(row["engine"] or "") or "it left no traceback (killed from outside, or out of memory)"
-        return f"its engine died {row['starts']} times while it ran (jobs.max_deaths); the last time: {words}"
-
-    def _refuse(self, id: str, stop: Stop) -> None:
-        change = {
-            "state": stop.state,
-            "error": storable(stop.error),
-            "finished": self.clock(),
-            "stage": "",
-            "fraction": None,
-        }
-        with self.store.writing() as connection:
-            open_ = (jobs.c.id == id) & jobs.c.state.in_(("QUEUED", "RUNNING"))
-            done = connection.execute(sa.update(jobs).where(open_).values(**change, version=jobs.c.version + 1))
-            if done.rowcount:
-                self.store.tally(connection, "state", stop.state)
-
-    def _result(self, connection: sa.Connection, claim: Claim, ending: JobResult, now: float) -> None:
-        row = {"job": claim.job.id, "kind": claim.job.kind, "outcome": ending.outcome, "score": ending.score}
+    def _result(self, connection: sa.Connection, claim: Claim, result: JobResult, now: float) -> None:
+        row = {"job": claim.job.id, "kind": claim.job.kind, "outcome": result.outcome, "score": result.score}
         seconds = max(0.0, now - (claim.job.started or now))  # a clock that was set back
-        connection.execute(sa.insert(results).values(**row, gaussians=ending.gaussians, seconds=seconds))
+        connection.execute(sa.insert(results).values(**row, gaussians=result.gaussians, seconds=seconds))
 
-    def _tallies(self, connection: sa.Connection, ending: JobResult) -> None:
-        counted: list[tuple[str, str]] = [("state", ending.state)]
-        counted += [("outcome", ending.outcome)] if ending.outcome else []
-        counted += [("reason", reason.code) for reason in ending.reasons]
-        counted += [("finding", kind) for kind in ending.findings] + [("repair", kind) for kind in ending.repairs]
+    def _tallies(self, connection: sa.Connection, result: JobResult) -> None:
+        counted: list[tuple[str, str]] = [("state", result.state)]
+        counted += [("outcome", result.outcome)] if result.outcome else []
+        counted += [("reason", reason.code) for reason in result.reasons]
+        counted += [("finding", kind) for kind in result.findings] + [("repair", kind) for kind in result.repairs]
         for what, label in counted:
             self.store.tally(connection, what, label)
 
 
+_WAITS = {"state": "QUEUED", "stage": "", "fraction": None, "version": jobs.c.version + 1}
+
 BROUGHT: tuple[Kind, ...] = ("validate", "repair", "turntable")
 HANGS = "a stage took longer than its deadline, and would with this splat each time"
 LATE = "its deadline passed before it was done"
+
+
+def _stop(row: sa.RowMapping, now: float) -> Stop | None:
+    if row["cancelled"]:
+        return Stop("CANCELLED", "cancelled by the caller")
+    if row["deadline"] is not None and row["deadline"] < now:
+        return Stop("EXPIRED", LATE)
+    return None
 
 
 def storable(text: str) -> str:
@@ -237,5 +250,5 @@ def add_files(connection: sa.Connection, id: str, files: tuple[Stored, ...], now
 
 
 def _held(claim: Claim) -> sa.ColumnElement[bool]:
-    mine = (jobs.c.id == claim.job.id) & (jobs.c.engine == claim.engine) & (jobs.c.starts == claim.start)
-    return mine & (jobs.c.state == "RUNNING")
+    own = (jobs.c.id == claim.job.id) & (jobs.c.instance == claim.instance) & (jobs.c.starts == claim.start)
+    return own & (jobs.c.state == "RUNNING")

@@ -17,11 +17,8 @@ NOTE_SECONDS = 0.5
 """A stage that tells how far it is is noted this often."""
 
 
-class Stopped(BaseException):
-    """The job must not go on: it was cancelled, or its deadline has passed.
-
-    No Exception, because DBOS would record that as the result of the step.
-    """
+class Stopped(Exception):
+    """The job must not go on: it was cancelled, or its deadline has passed."""
 
     def __init__(self, stop: Stop) -> None:
         super().__init__(stop.error)

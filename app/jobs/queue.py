@@ -1,93 +1,178 @@
-"""The queue as an engine sees it: it takes the first job, runs it to its end, and takes the next.
+"""Which job waits, and which engine has it: DBOS's queue, through its public API only.
 
-What is used of DBOS here has no public name, so pyproject.toml names the versions that it was written for.
+A job is a DBOS workflow of the same id. ENQUEUED: it waits. PENDING: the engine `executor_id` has it. Ended: our row
+has ended too, because a workflow returns only then. What a job asked for and gave is in our tables (job_store.py).
 """
 
 from __future__ import annotations
 
-import secrets
-import threading
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 
-from dbos import DBOS, DBOSClient
-from dbos._core import WorkflowHandleFuture, execute_dequeued_workflow
-from dbos._error import DBOSWorkflowFunctionNotFoundError
-from loguru import logger
+import sqlalchemy as sa
+from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions, error
+from dbos import WorkflowStatusString as Status
 
 from app.jobs.store import APPLICATION, QUEUE, Store, explained
 
-NOTED_SECONDS = 1.0
-"""For so long DBOS is waited for to note that a job has ended. Where it was handed to another engine meanwhile, DBOS
-would wait for that one's word, for as long as it takes: it may be dead, and the job ours again."""
+WORKFLOW = "job"
+
+SEQUENCES = 1 << 24
+"""How many jobs of one priority have ranks of their own: DBOS's priority is below 2**31, ours at most 100."""
+
+AT_ONCE = 500
+"""Ids in one query."""
+
+REPEAT_SECONDS = 30.0
 
 
-class Queue:
-    """DBOS, launched, and its queue. engine: the id that DBOS knows this process by. run: one job from begin to end.
+@dataclass(frozen=True)
+class Place:
+    """Where DBOS has a job. engine: the instance id of the engine that has it, where `status` is PENDING."""
 
-    DBOS's own loop would have to ask many times a second to be as quick as one that hears of orders (app.jobs.bell). It
-    also counts the running jobs when their threads begin, so that a busy machine was handed a second job before the
-    first had begun.
-    """
+    status: str
+    engine: str
+    queue: str
 
-    def __init__(self, dbos: DBOS, store: Store, engine: str, run: Callable[[str], None]) -> None:
-        self._dbos = dbos
+    @property
+    def waits(self) -> bool:
+        return self.status == Status.ENQUEUED.value and self.queue == QUEUE
+
+    @property
+    def held(self) -> bool:
+        return self.status == Status.PENDING.value
+
+    @property
+    def over(self) -> bool:
+        """DBOS will not run it again, not even when it is asked to."""
+        return self.status in (Status.SUCCESS.value, Status.ERROR.value)
+
+
+class JobQueue:
+    """The queue, for any process. Thread-safe. Every method raises DatabaseDown."""
+
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._engine = engine
-        self._over = threading.Event()
+        self._client = DBOSClient(
+            system_database_engine=store.engine,
+            serializer=DBOSPortableJSONSerializer(),
+            application_name=APPLICATION,
+            retry_connection_errors=False,
+            lazy=True,
+        )
 
-        def job(id: str) -> None:
-            try:
-                run(id)
-            finally:
-                self._over.set()
+    def close(self) -> None:
+        self._client.destroy()
 
-        # how often a job may be begun is for our job_store to say, which tells a death from an orderly end
-        DBOS.workflow(name="job", max_recovery_attempts=None)(job)
-        DBOS.listen_queues([])  # we take the jobs ourselves
-        DBOS.launch()
-        self._queue = DBOS.register_queue(QUEUE, worker_concurrency=1, on_conflict="always_update")
+    def add(self, connection: sa.Connection, id: str, priority: int, sequence: int) -> None:
+        """Enqueues a job, as part of the caller's transaction."""
+        self._client.enqueue_in_transaction(connection, _options(id, priority, sequence), id)
 
-    def take(self) -> bool:
-        """Runs the first of the waiting jobs to its end. Returns whether there was one. Raises DatabaseDown."""
-        owner = secrets.token_hex(16)
+    def put_back(self, id: str) -> None:
+        """The job waits again, at its old rank, and the engine that had it can record nothing more about it.
+
+        Without effect where it has ended or is unknown.
+        """
+        with explained(self._store.url), suppress(error.DBOSNonExistentWorkflowError):
+            self._client.resume_workflow(id, queue_name=QUEUE)
+
+    def renew(self, id: str, priority: int, sequence: int) -> None:
+        """Enqueues a job again that DBOS has lost, or has as ended. Its finished steps go with the old workflow."""
         with explained(self._store.url):
-            taken, _ = self._dbos._sys_db.start_queued_workflows(
-                self._queue, self._engine, APPLICATION, None, owner_xid=owner
-            )
-            for id in taken:
-                self._run(id, owner)
-        return bool(taken)
+            self._client.delete_workflow(id)
+            self._client.enqueue(_options(id, priority, sequence), id)
+
+    def active(self) -> dict[str, Place]:
+        """Every job that waits or that an engine has."""
+        return self._list(status=[Status.ENQUEUED.value, Status.PENDING.value], queue_name=QUEUE)
+
+    def held(self) -> dict[str, str]:
+        """The jobs that engines have, with the engines' instance ids."""
+        return {id: place.engine for id, place in self._list(status=Status.PENDING.value, queue_name=QUEUE).items()}
+
+    def places(self, ids: Iterable[str]) -> dict[str, Place]:
+        """Where these jobs are; without those that DBOS does not know."""
+        wanted = list(ids)
+        found: dict[str, Place] = {}
+        for start in range(0, len(wanted), AT_ONCE):
+            found |= self._list(workflow_ids=wanted[start : start + AT_ONCE])
+        return found
 
     def forget(self, ids: list[str]) -> None:
-        """Removes jobs that have ended. Raises DatabaseDown."""
+        """Removes jobs that have ended."""
         with explained(self._store.url):
-            DBOS.delete_workflows(ids)
+            self._client.delete_workflows(ids)
 
-    def _run(self, id: str, owner: str) -> None:
-        status = self._dbos._sys_db.get_workflow_status(id)
-        if not status:
-            return  # forgotten meanwhile
-        over = self._over = threading.Event()
-        try:
-            handle = execute_dequeued_workflow(self._dbos, status, owner)
-        except DBOSWorkflowFunctionNotFoundError as error:
-            logger.warning(f"{id} is no job of ours, and stays where it is: {error}")
-            return
-        if isinstance(handle, WorkflowHandleFuture):
-            handle.future.add_done_callback(lambda _: over.set())  # also where it never came to run
-            over.wait()
-            with suppress(TimeoutError):
-                handle.future.result(NOTED_SECONDS)
-        if not isinstance(handle, WorkflowHandleFuture) or not handle.future.done():
-            logger.warning(f"job {id}: another engine has taken it over")
+    def _list(self, **which: str | list[str]) -> dict[str, Place]:
+        with explained(self._store.url):
+            found = self._client.list_workflows(**which, load_input=False, load_output=False)  # type: ignore[arg-type]
+        return {
+            each.workflow_id: Place(each.status, each.executor_id or "", each.queue_name or "")
+            for each in found
+            if each.name == WORKFLOW
+        }
 
 
-def hand_back(store: Store, engine: str) -> None:
-    """What that engine had taken and not ended waits again; it is dead, or takes nothing now. Raises DatabaseDown."""
-    client = DBOSClient(
-        system_database_engine=store.light, application_name=APPLICATION, lazy=True, retry_connection_errors=False
+def take_jobs(store: Store, engine: str, run: Callable[[str], None], poll_seconds: float) -> None:
+    """Launches DBOS, which from now on calls `run` with the id of each job that this engine gets, each in a thread.
+
+    engine: the instance id of this process. One job at a time: DBOS takes the next when `run` has returned.
+    """
+    logger = logging.getLogger("dbos")
+    logger.addFilter(_not_repeated())
+    DBOS(
+        config={
+            "name": APPLICATION,
+            "application_version": APPLICATION,
+            "executor_id": engine,
+            "system_database_url": store.url.render_as_string(hide_password=False),
+            "system_database_engine": store.light,  # a step that a power cut took is done again
+            "serializer": DBOSPortableJSONSerializer(),
+            "log_level": "WARNING",
+            "enable_otlp": False,
+            "notification_listener_polling_interval_sec": 30.0,  # we send none
+            "scheduler_polling_interval_sec": 3_600.0,  # nor have we schedules
+        }
     )
-    with explained(store.url):  # DBOS's own recovery only logs what goes wrong
-        for taken in client._sys_db.get_pending_workflows(engine, APPLICATION):
-            client._sys_db.reenqueue_for_recovery(taken.workflow_id, [engine], QUEUE)
+    # how often a job may be begun is for the job store to say, which tells a death from an orderly end
+    DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)(_workflow(run))
+    DBOS.listen_queues([QUEUE])
+    DBOS.launch()
+    DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=poll_seconds, on_conflict="always_update")
+
+
+def _workflow(run: Callable[[str], None]) -> Callable[[str], None]:
+    def job(id: str) -> None:
+        run(id)
+
+    return job
+
+
+def _options(id: str, priority: int, sequence: int) -> EnqueueOptions:
+    """DBOS takes the lowest priority first and, within one, the oldest. But it keeps times in milliseconds, and on
+    SQLite in whole seconds. So its priority carries the whole order: our priority, and the sequence within it."""
+    return {
+        "queue_name": QUEUE,
+        "workflow_name": WORKFLOW,
+        "workflow_id": id,
+        "app_version": APPLICATION,
+        "priority": priority * SEQUENCES + sequence % SEQUENCES,
+    }
+
+
+def _not_repeated() -> Callable[[logging.LogRecord], bool]:
+    """DBOS logs each poll that fails: many a second while the database is down."""
+    last: dict[str, float] = {}
+
+    def passes(record: logging.LogRecord) -> bool:
+        now, said = time.monotonic(), record.getMessage()[:80]
+        fresh = now - last.get(said, -REPEAT_SECONDS) >= REPEAT_SECONDS
+        if fresh:
+            last.clear() if len(last) > 100 else None
+            last[said] = now
+        return fresh
+
+    return passes

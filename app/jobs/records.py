@@ -99,11 +99,13 @@ class Job:
 class Engine:
     """An engine process as it last reported. Times: seconds since 1970.
 
+    id: of this process, random. name: of its host and device, which its successor has too.
     why: what is wrong, or what it waits for; empty otherwise. progress, eta (seconds): of loading, None while unknown.
     memory_used, memory_total: bytes of GPU memory, None without a GPU.
     """
 
     id: str
+    name: str
     host: str
     pid: int
     device: str

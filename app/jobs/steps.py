@@ -60,7 +60,7 @@ class Steps:
     def draw(self, progress: Progress, attempt: int) -> DrawResult:
         """The picture of an attempt."""
         job, seed = progress.claim.job, progress.claim.job.seed + attempt - 1
-        if given := self._job_store.given(job.id, GIVEN_PICTURES):
+        if given := self._job_store.find_file(job.id, GIVEN_PICTURES):
             return DrawResult(given, GIVEN, None)
         told, step = progress.on_stage(attempt), progress.on_step(attempt)
         try:
@@ -183,7 +183,7 @@ class Steps:
         job = progress.claim.job
         source = job.source or ""
         progress.begin(1, Stage.TURNTABLE)
-        shown = self._job_store.given(source, (formats.main_asset(),))
+        shown = self._job_store.find_file(source, (formats.main_asset(),))
         if not shown:
             raise BadFile(f"job {source} has no splat any more: its time is over (assets.keep_days, assets.max_gb)")
         splat = decode_splat(self._assets.read(shown.path), self.config.limits.max_gaussians, shown.name)
@@ -194,11 +194,11 @@ class Steps:
             told = progress.on_fraction(Stage.TURNTABLE)
             write_turntable(folder / "turntable.mp4", splat, self.config, size=job.size, on_progress=told)
             files = stored(folder, path, ("turntable.mp4",))
-        self._job_store.show(source, files)
+        self._job_store.attach(source, files)
         return JobResult("DONE", attempt=1, gaussians=len(splat))
 
     def _given_splat(self, job: Job) -> Splat:
-        file = self._job_store.given(job.id, formats.input_names())
+        file = self._job_store.find_file(job.id, formats.input_names())
         if not file:
             raise BadFile(f"job {job.id} came without a splat")
         return self._decoder.splat(self._assets.read(file.path), "the given splat")

@@ -30,9 +30,6 @@ APPLICATION = "splatgate"
 LOCK, PREPARING = 0x53504C54, 0x53504C55
 """PostgreSQL advisory locks: one process at a time counts the queue and adds to it, or prepares the tables."""
 
-CHANNEL = "splatgate"
-"""PostgreSQL's: each commit here is told on it."""
-
 PATIENCE = {
     "connect_timeout": 5,
     "keepalives_idle": 30,
@@ -78,7 +75,9 @@ jobs = sa.Table(
     sa.Column("scores", sa.JSON, nullable=False, default=list),
     sa.Column("gaussians", sa.BigInteger),
     sa.Column("error", sa.Text, nullable=False, default=""),
-    sa.Column("engine", sa.String(64)),
+    sa.Column("engine", sa.String(64)),  # the name of the one that claimed it last, and the id of that process:
+    sa.Column("instance", sa.String(32)),
+    sa.Column("crash_report", sa.Text),  # what that process died of, where it did
     sa.Column("version", sa.BigInteger, nullable=False, default=1),
     sa.Column("cancelled", sa.Boolean, nullable=False, default=False),  # asked for; takes effect between stages
     sa.Column("starts", sa.Integer, nullable=False, default=0),  # engines that began it and did not live to end it
@@ -100,7 +99,8 @@ assets = sa.Table(
 engines = sa.Table(
     "engines",
     metadata,
-    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("id", sa.String(64), primary_key=True),  # of one process
+    sa.Column("name", sa.String(64)),  # of the device, which its next process has too; empty in an older release's rows
     sa.Column("host", sa.String(255), nullable=False),
     sa.Column("pid", sa.Integer, nullable=False),
     sa.Column("device", sa.String(128), nullable=False),
@@ -206,19 +206,16 @@ class Store:
                 return
             if alone:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
-            connection.exec_driver_sql(f"NOTIFY {CHANNEL}")  # sent with the commit
             yield connection
 
     @contextmanager
     def noting(self) -> Iterator[sa.Connection]:
-        """A transaction for what may be lost in a power cut, though not when a process dies: progress, heartbeats."""
+        """A transaction for what a crash of the database may lose, but no death of a process: progress, heartbeats."""
         with explained(self.url), self.light.begin() as connection:
             if self.sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             else:
-                connection.exec_driver_sql(
-                    f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', '')"
-                )
+                connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
             yield connection
 
     def probe(self) -> None:
@@ -386,7 +383,7 @@ def _insert(sqlite: bool) -> Any:
 
 
 def to_job(row: sa.RowMapping | dict[str, Any], names: tuple[str, ...]) -> Job:
-    hidden = {"key", "digest", "cancelled", "starts", "format"}
+    hidden = {"key", "digest", "cancelled", "starts", "format", "instance", "crash_report"}
     values = {name: value for name, value in row.items() if name not in hidden}
     stage = row["stage"] if row["stage"] in {*Stage} else ""  # an older release's rows hold its log line
     reasons = [Reason.from_stored(reason) for reason in row["reasons"]]
@@ -396,4 +393,5 @@ def to_job(row: sa.RowMapping | dict[str, Any], names: tuple[str, ...]) -> Job:
 
 
 def to_engine(row: sa.RowMapping) -> Engine:
-    return Engine(**{name: value for name, value in row.items() if name != "beats"})
+    values = {name: value for name, value in row.items() if name != "beats"}
+    return Engine(**values | {"name": row["name"] or row["id"]})

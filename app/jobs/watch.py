@@ -1,4 +1,4 @@
-"""Waiting for changes: one thread asks the database for everybody who waits, however many they are."""
+"""Waiting for changes: one thread asks the database for all who wait, however many they are."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+
+from loguru import logger
 
 from app.errors import DatabaseDown
-from app.jobs.bell import Wait
 
-EVERY = 0.25
-"""Seconds between two looks, while somebody waits and no commit was heard of; the hearing may fail."""
+POLL_SECONDS = 0.015
+"""Between two looks, while somebody waits. A look is one query, whatever the number of those who wait."""
+
+RETRY_SECONDS = 0.25
+"""After a look that failed."""
 
 LINGER_SECONDS = 5.0
-"""Who waits for one change after the other is not there for a moment after each; a new connection would cost more."""
+"""Who waits for one change after the other is not there for a moment after each; a new thread would cost more."""
 
 CLOSE_SECONDS = 10.0
 """A database that does not answer holds up the end of the process for no longer."""
@@ -23,15 +26,12 @@ CLOSE_SECONDS = 10.0
 Versions = Callable[[Iterable[str]], dict[str, int]]
 """The versions of the jobs of these ids, as they are now."""
 
-Hearing = Callable[[], AbstractContextManager[Wait]]
-
 
 class Watch:
-    """Tells waiting threads when the version of their job rises."""
+    """Wakes waiting threads when the version of their job rises."""
 
-    def __init__(self, versions: Versions, hearing: Hearing) -> None:
+    def __init__(self, versions: Versions) -> None:
         self._versions = versions
-        self._hearing = hearing
         self._changed = threading.Condition()
         self._waiting: Counter[str] = Counter()
         self._known: dict[str, int] = {}
@@ -45,7 +45,7 @@ class Watch:
             self._waiting[id] += 1
             self._start()
         try:
-            self._tell(self._versions([id]))  # the thread may have seen the change before anybody waited for it
+            self._update(self._versions([id]))  # the thread may have seen the change before anybody waited for it
             with self._changed:
                 while self._known.get(id, 0) <= after and not self._closed and (left := end - time.monotonic()) > 0:
                     self._changed.wait(left)
@@ -68,21 +68,21 @@ class Watch:
 
     def _start(self) -> None:
         if not self._thread:
-            self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
+            self._thread = threading.Thread(target=self._poll, name="watch", daemon=True)
             self._thread.start()
         self._changed.notify_all()
 
-    def _look(self) -> None:
-        """The thread."""
-        while self._asked():
+    def _poll(self) -> None:
+        """The thread. It outlives whatever a look throws: without it every wait would end at its timeout."""
+        while ids := self._asked():
             try:
-                with self._hearing() as wait:
-                    while ids := self._asked():
-                        self._tell(self._versions(ids))
-                        wait(EVERY)
-                    return
+                self._update(self._versions(ids))
+                time.sleep(POLL_SECONDS)
             except DatabaseDown:
-                time.sleep(EVERY)  # the waiting go on until their timeout; their next question says what is wrong
+                time.sleep(RETRY_SECONDS)  # those who wait go on; their next question says what is wrong
+            except Exception as error:  # noqa: BLE001  the edge of the thread
+                logger.opt(exception=error).error("waiting for changes: a look at the database failed")
+                time.sleep(RETRY_SECONDS)
 
     def _asked(self) -> list[str]:
         """The ids that somebody waits for; without any for a while the thread ends."""
@@ -93,9 +93,9 @@ class Watch:
                 self._thread = None
             return ids
 
-    def _tell(self, now: dict[str, int]) -> None:
+    def _update(self, now: dict[str, int]) -> None:
         with self._changed:
             for id, version in now.items():
                 if id in self._waiting:
-                    self._known[id] = max(version, self._known.get(id, 0))  # of two looks the later may tell first
+                    self._known[id] = max(version, self._known.get(id, 0))  # of two looks the later may come first
             self._changed.notify_all()

@@ -6,9 +6,10 @@ This file does not know processes, GPUs or heartbeats, nor what a step does.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
 from dbos import DBOS, PortableWorkflowError
@@ -18,8 +19,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.attempts import best_attempt
 from app.errors import DatabaseDown, SplatgateError, StorageDown, Unavailable
 from app.jobs.assets import Assets, Stored
-from app.jobs.job_store import Claim, ClaimLost, JobResult, JobStore
+from app.jobs.job_store import Claim, ClaimLost, JobResult, JobStore, Stop
 from app.jobs.progress import Progress, Stopped
+from app.jobs.queue import JobQueue
 from app.jobs.steps import DrawResult, Steps
 from app.reason import Reason
 from app.stage import Stage
@@ -27,78 +29,127 @@ from app.stage import Stage
 Values = dict[str, Any]
 """A step's result as JSON has it."""
 
+STORAGE_SECONDS = 1.0
+"""Between two looks whether files can be stored."""
 
-class Worker:
-    """Runs the jobs that it is given, one at a time.
 
-    guard: runs a heavy call; what the engine does about memory and broken GPUs. arm: told each stage as it begins, and
-    None when none runs. busy: told the id of the job that runs, or None. fatal: ends the process.
+@dataclass(frozen=True)
+class Host:
+    """What the engine does for its worker.
+
+    guard: runs a heavy call, and deals with memory and broken GPUs. arm: gets each stage as it begins, and None when
+    none runs. busy: gets the id of the job that runs, or None. can_store: whether a job could put its files away.
+    fatal: ends the process.
     """
 
-    def __init__(
-        self,
-        steps: Steps,
-        job_store: JobStore,
-        assets: Assets,
-        guard: Callable[[Callable[[], Values]], Values],
-        arm: Callable[[Stage | None], None],
-        busy: Callable[[str | None], None],
-        fatal: Callable[[Exception], NoReturn],
-    ) -> None:
+    guard: Callable[[Callable[[], Values]], Values]
+    arm: Callable[[Stage | None], None]
+    busy: Callable[[str | None], None]
+    can_store: Callable[[], bool]
+    fatal: Callable[[Exception], NoReturn]
+
+
+class Worker:
+    """Runs the jobs that it is given, one at a time, in the order in which they came."""
+
+    def __init__(self, steps: Steps, job_store: JobStore, queue: JobQueue, assets: Assets, host: Host) -> None:
         self._steps = steps
         self._job_store = job_store
+        self._queue = queue
         self._assets = assets
-        self._guard = guard
-        self._arm = arm
-        self._busy = busy
-        self._fatal = fatal
-        self._quiet = threading.Condition()
+        self._host = host
+        self._changed = threading.Condition()
+        self._turns: dict[object, str] = {}  # the jobs that are here, by the order of their arrival
         self._claim: Claim | None = None
-        self._running = False  # from before a job is begun until after it has ended
+        self._running = False  # from before a job is claimed until after it has ended
         self._parked = self._draining = False
 
+    @property
+    def jobs(self) -> set[str]:
+        """The ids of the jobs that are here, running or about to."""
+        with self._changed:
+            return set(self._turns.values())
+
     def drain(self, timeout: float) -> bool:
-        """Takes no further job, and waits for the running stage to end.
+        """Begins no further job, and waits for the running stage to end.
 
         Returns whether it ended within `timeout` seconds. The process must end now: a thread of it waits for ever.
         """
-        with self._quiet:
+        with self._changed:
             self._draining = True
-            return self._quiet.wait_for(lambda: self._parked or not self._running, timeout)
+            return self._changed.wait_for(lambda: self._parked or not self._running, timeout)
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """The job that was drained waits again. Raises DatabaseDown."""
         if claim := self._claim:
             self._job_store.release(claim)
 
     def run(self, id: str) -> None:
-        """The workflow: one job from begin to end."""
-        self._checkpoint()
+        """The workflow: one job from its claim to its end.
+
+        Returns when the job has ended. Where the claim was lost, the job is put back before: DBOS then records nothing
+        of what happens here, and so never takes a job for done whose row has not ended.
+        """
+        with self._turn(id):
+            self._checkpoint()
+            self._wait_for_storage()
+            try:
+                if claim := self._job_store.claim(id):
+                    self._hold(claim)
+                    with logger.contextualize(job=id):
+                        self._work(claim)
+            except ClaimLost:
+                self._give_up(id)
+            except DatabaseDown as error:
+                self._end_process(error)
+            finally:
+                self._hold(None)
+
+    @contextmanager
+    def _turn(self, id: str) -> Iterator[None]:
+        """The GPU, for one job at a time. DBOS counts a job as running when its thread begins, so that a busy machine
+        can get a second one before the first has begun."""
+        ticket = object()
+        with self._changed:
+            self._turns[ticket] = id
+            self._changed.wait_for(lambda: next(iter(self._turns)) is ticket)
         try:
-            if claim := self._job_store.begin(id):
-                self._hold(claim)
-                with logger.contextualize(job=id), suppress(ClaimLost):
-                    self._work(claim)
-        except DatabaseDown as error:
-            self._lose_hold(error)
+            yield
         finally:
-            self._hold(None)
+            with self._changed:
+                del self._turns[ticket]
+                self._changed.notify_all()
+
+    def _wait_for_storage(self) -> None:
+        """Until the files of a job can be put away. Until then it waits, and does not fail half-way."""
+        while not self._host.can_store():
+            time.sleep(STORAGE_SECONDS)
+            self._checkpoint()
 
     def _work(self, claim: Claim) -> None:
-        progress = Progress(self._job_store, claim, self._arm, self._checkpoint)
-        ending = self._ending(progress)
-        self._job_store.end(claim, ending, tuple(progress.times))
-        self._tidy(claim, ending)
-        logger.info(f"job {claim.job.id}: {ending.state} {ending.outcome or ending.error}")
+        progress = Progress(self._job_store, claim, self._host.arm, self._checkpoint)
+        result = self._result(progress)
+        self._job_store.end(claim, result, tuple(progress.times))
+        self._tidy(claim, result)
+        logger.info(f"job {claim.job.id}: {result.state} {result.outcome or result.error}")
 
-    def _lose_hold(self, error: DatabaseDown) -> NoReturn:
-        """Without the database nothing can be said of a job, so nothing is: the next engine finds it as it was."""
+    def _give_up(self, id: str) -> None:
+        """The claim is lost. Where DBOS still says that the job is ours, it is put back: nothing of this run counts."""
+        try:
+            if self._queue.held().get(id) == self._job_store.instance:
+                self._queue.put_back(id)
+        except DatabaseDown as error:
+            self._host.fatal(error)
+        logger.warning(f"job {id}: this engine lost its claim; what it did is dropped")
+
+    def _end_process(self, error: DatabaseDown) -> NoReturn:
+        """Without the database nothing can be said about a job, so nothing is: the next engine finds it as it was."""
         if self._claim:
             with suppress(DatabaseDown):
                 self._job_store.release(self._claim)
-        self._fatal(error)
+        self._host.fatal(error)
 
-    def _ending(self, progress: Progress) -> JobResult:
+    def _result(self, progress: Progress) -> JobResult:
         """What became of the job. A failure of its own ends it; one of the database is for the engine to deal with."""
         job = progress.claim.job
         try:
@@ -108,10 +159,7 @@ class Worker:
             return _to_job_result(self._durable(job.kind, progress, lambda: asdict(step[job.kind](progress))))
         except Stopped as stopped:
             return JobResult(stopped.stop.state, stopped.stop.error)
-        except ClaimLost:
-            logger.warning(f"job {job.id}: another engine has it, or it is gone; what was done here is dropped")
-            raise
-        except DatabaseDown:
+        except (ClaimLost, DatabaseDown):
             raise
         except SQLAlchemyError as error:  # DBOS could not record a step
             reason = str(error).partition("\n")[0]
@@ -131,45 +179,56 @@ class Worker:
         )
 
     def _durable(self, name: str, progress: Progress, call: Callable[[], Values]) -> Values:
-        """A step: what it returned once it returns for ever. Being stopped is not a result."""
+        """A step: what it returned once, it returns ever after. Being stopped is a result too.
+
+        Raises Stopped and ClaimLost.
+        """
 
         def step() -> Values:
             try:
-                return self._guard(call)
+                return self._host.guard(call)
+            except Stopped as stopped:
+                return {"stopped": asdict(stopped.stop)}
+            except ClaimLost:
+                self._give_up(progress.claim.job.id)  # first: DBOS would record the error as the step's result
+                raise
             except DatabaseDown as error:
-                self._lose_hold(error)
+                self._end_process(error)
             except StorageDown as error:
-                self._fatal(error)  # not given back: should this one job's files be the trouble, it kills a few only
+                self._host.fatal(error)  # not released: should this one job's files be the trouble, it kills a few only
             finally:
                 progress.close()
 
-        return DBOS.run_step({"name": name}, step)
+        values = DBOS.run_step({"name": name}, step)
+        if stop := values.get("stopped"):
+            raise Stopped(Stop(**stop))
+        return values
 
-    def _tidy(self, claim: Claim, ending: JobResult) -> None:
+    def _tidy(self, claim: Claim, result: JobResult) -> None:
         """Removes the files that nobody can ask for: attempts that were not chosen, a failed job's everything."""
-        attempts = (f"{claim.job.id}/{each}" for each in range(1, claim.job.attempts + 1) if each != ending.attempt)
+        attempts = (f"{claim.job.id}/{each}" for each in range(1, claim.job.attempts + 1) if each != result.attempt)
         try:
-            for path in attempts if ending.state == "DONE" else (claim.job.id,):
+            for path in attempts if result.state == "DONE" else (claim.job.id,):
                 self._assets.remove(path)
         except Unavailable as error:
             logger.warning(f"{error}; it goes with the job, when that is forgotten")
 
     def _checkpoint(self) -> None:
         """Between two stages, and before the first: where the engine drains, this thread does not go on."""
-        with self._quiet:
+        with self._changed:
             self._running = True
             if not self._draining:
                 return
             self._parked = True
-            self._quiet.notify_all()
+            self._changed.notify_all()
         threading.Event().wait()
 
     def _hold(self, claim: Claim | None) -> None:
-        self._busy(claim.job.id if claim else None)
-        with self._quiet:
+        self._host.busy(claim.job.id if claim else None)
+        with self._changed:
             self._claim = claim
             self._running = claim is not None
-            self._quiet.notify_all()
+            self._changed.notify_all()
 
 
 def _to_job_result(values: Values) -> JobResult:

@@ -64,7 +64,7 @@ def _disk_space_problem() -> str:
 
 def _in_words(engine: Engine) -> str:
     left = "" if engine.eta is None else f", about {engine.eta:.0f} s left"
-    return f"{engine.id} is {engine.state}{': ' * bool(engine.why)}{engine.why}{left}"
+    return f"{engine.name} is {engine.state}{': ' * bool(engine.why)}{engine.why}{left}"
 
 
 def _lives(pid: str) -> bool:

@@ -162,10 +162,10 @@ def _engines(engines: list[Engine]) -> Iterator[Metric]:
     what = "Share of what a starting engine verifies or waits for that is done, 0 to 1."
     started = GaugeMetricFamily("splatgate_engine_start_progress", what, labels=["engine"])
     for engine in engines:
-        states.add_metric([engine.id, engine.state], 1)
+        states.add_metric([engine.name, engine.state], 1)
         if engine.progress is not None:
-            started.add_metric([engine.id], engine.progress)
+            started.add_metric([engine.name], engine.progress)
         if engine.memory_used is not None and engine.memory_total is not None:
-            used.add_metric([engine.id, engine.device], engine.memory_used)
-            total.add_metric([engine.id, engine.device], engine.memory_total)
+            used.add_metric([engine.name, engine.device], engine.memory_used)
+            total.add_metric([engine.name, engine.device], engine.memory_total)
     yield from (states, started, used, total)
