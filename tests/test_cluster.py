@@ -67,7 +67,7 @@ class EngineHost:
 
     @property
     def engine(self) -> str:
-        """The id of its engine; "-cpu" before it has been started."""
+        """The name of its engine; "-cpu" before it has been started."""
         return f"{known_node(self.folder)}-cpu"
 
     def health(self, *options: str) -> tuple[int, Any]:
@@ -198,7 +198,7 @@ def _job(url: str, id: str) -> dict[str, Any]:
 
 def _serving(url: str) -> set[str]:
     engines = requests.get(f"{url}/readyz", timeout=60).json()["engines"]
-    return {engine["id"] for engine in engines if engine["state"] in ("READY", "BUSY")}
+    return {engine["name"] for engine in engines if engine["state"] in ("READY", "BUSY")}
 
 
 # ---- assets in an object store ---------------------------------------------------------------------------------------
@@ -235,10 +235,10 @@ def test_an_object_store_is_probed_and_left_as_it_was(bucket: str, tmp_path: Pat
 def test_ended_jobs_are_forgotten_with_their_objects(bucket: str, tmp_path: Path) -> None:
     config = settings(tmp_path, assets={"url": bucket, "keep_days": 1})
     with client(config) as jobs:
-        job_store = JobStore(jobs.store, "one", 3, time.time, lambda _engine: "")
+        job_store = JobStore(jobs.store, "one", "one-1", 3, time.time)
         job = jobs.submit(JobRequest(prompt="a blue rocket"))
         jobs.assets.put(f"{job.id}/1/asset.ply", b"ply")
-        claim = job_store.begin(job.id)
+        claim = job_store.claim(job.id)
         assert claim
         job_store.end(claim, JobResult("DONE", attempt=1, outcome="passed", score=0.5, gaussians=7))
         clock, guard = (lambda: time.time() + 2 * DAY), ClockGuard(jobs.store, DAY, time.time)

@@ -241,7 +241,8 @@ def test_a_child_that_was_ready_is_started_again_at_once_and_for_ever(tmp_path: 
 def ready_engine(data: Path) -> Engine:
     """As it reports itself; its heartbeat stays young however long a test takes."""
     return Engine(
-        id=f"{node_id(data)}-cpu",
+        id="0123456789abcdef",
+        name=f"{node_id(data)}-cpu",
         host="here",
         pid=os.getpid(),
         device="CPU",

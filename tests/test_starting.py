@@ -119,7 +119,7 @@ def test_who_asks_whether_it_is_ready_is_told_how_far_it_is(tmp_path: Path) -> N
     config = settings(tmp_path, jobs={"lost_after_seconds": 3_600})
     with closing(Store(config)) as store, client(config) as jobs:
         report = Heartbeat(store, starting_engine(), time.time)
-        said = Starting(report.say, iter([0.0, 0.0, 5.0]).__next__)
+        said = Starting(report.beat, iter([0.0, 0.0, 5.0]).__next__)
         for _ in range(2):
             said("verifying FLUX.1-schnell", 6_150_000_000, 33_700_000_000)
         web = create_app(config, jobs).test_client()
@@ -135,7 +135,7 @@ def test_who_asks_whether_it_is_ready_is_told_how_far_it_is(tmp_path: Path) -> N
 
 def starting_engine() -> Engine:
     now = time.time()
-    places = {"id": "e", "host": "here", "pid": 1, "device": "CPU", "state": "STARTING", "why": "", "job": None}
+    places = {"id": "1", "name": "e", "host": "here", "pid": 1, "device": "CPU", "state": "STARTING", "why": "", "job": None}
     unknown = dict.fromkeys(("progress", "eta", "memory_used", "memory_total"))
     return Engine(**places, **unknown, heartbeat=now, started=now)
 

@@ -158,7 +158,7 @@ def test_a_stopping_service_keeps_nobody_waiting_for_a_job_whose_engine_has_died
         jobs.submit(JobRequest(prompt="a blue rocket"), key="mine")
         with jobs.store.writing() as connection:
             connection.exec_driver_sql("UPDATE jobs SET state = 'RUNNING', engine = 'e'")
-        gone = Engine("e", "h", 1, "CPU", "LOST", "", time.time(), None, None, None, 0.0, None, None)
+        gone = Engine("1", "e", "h", 1, "CPU", "LOST", "", time.time(), None, None, None, 0.0, None, None)
         Heartbeat(jobs.store, gone, time.time)
         headers = {"Idempotency-Key": "mine"}
         caller = pool.submit(requests.post, f"{stopping.url}/generate/", data=ROCKET, headers=headers, timeout=900)

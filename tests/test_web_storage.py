@@ -76,7 +76,7 @@ def test_a_full_disk_is_named_and_nothing_is_promised(tmp_path: Path) -> None:
 
 
 def test_with_less_room_than_a_job_needs_nothing_is_taken_and_it_is_not_ready(tmp_path: Path) -> None:
-    engine = Engine("a-cpu", "h", 1, "CPU", "READY", "", time.time() + 3_600, None, None, None, 0.0, None, None)
+    engine = Engine("1", "a-cpu", "h", 1, "CPU", "READY", "", time.time() + 3_600, None, None, None, 0.0, None, None)
     with client(tmp_path) as roomy:
         assert roomy.post("/v1/jobs", json=ROCKET, headers={"Idempotency-Key": "one"}).status_code == 202
         Heartbeat(roomy.application.extensions["splatgate"][1].store, engine, time.time)
