@@ -135,7 +135,16 @@ def test_who_asks_whether_it_is_ready_is_told_how_far_it_is(tmp_path: Path) -> N
 
 def starting_engine() -> Engine:
     now = time.time()
-    places = {"id": "1", "name": "e", "host": "here", "pid": 1, "device": "CPU", "state": "STARTING", "why": "", "job": None}
+    places = {
+        "id": "1",
+        "name": "e",
+        "host": "here",
+        "pid": 1,
+        "device": "CPU",
+        "state": "STARTING",
+        "why": "",
+        "job": None,
+    }
     unknown = dict.fromkeys(("progress", "eta", "memory_used", "memory_total"))
     return Engine(**places, **unknown, heartbeat=now, started=now)
 
