@@ -773,10 +773,11 @@ def test_a_full_disk_is_no_fault_of_the_job_whose_files_met_it(tmp_path: Path) -
 def test_assets_live_in_any_fsspec_url_as_in_a_folder(tmp_path: Path) -> None:
     assets = Assets(settings(tmp_path, assets={"url": f"memory://{tmp_path.name}"}))
     assert not assets.local
-    with assets.folder("job/1") as folder:
+    id = new_id(time.time())
+    with assets.folder(f"{id}/1") as folder:
         (folder / "a").write_bytes(b"one")
-    assets.put("job/input/b", b"two")
-    assert (assets.read("job/1/a"), assets.read("job/input/b"), assets.jobs()) == (b"one", b"two", ["job"])
-    assets.remove("job")
+    assets.put(f"{id}/input/b", b"two")
+    assert (assets.read(f"{id}/1/a"), assets.read(f"{id}/input/b"), assets.jobs()) == (b"one", b"two", [id])
+    assets.remove(id)
     with pytest.raises(NotFound):
-        assets.read("job/1/a")
+        assets.read(f"{id}/1/a")
