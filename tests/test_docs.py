@@ -20,6 +20,11 @@ GROUPS = "|".join(name for name, command in main.commands.items() if isinstance(
 CALL = re.compile(rf"\bsplatgate (?:({GROUPS}) )?([a-z]+(?: \| [a-z]+)*)((?: ?[^\s`;&#]+)*)")
 """A group or nothing, a command or several to choose from, and what follows as far as the next two spaces."""
 
+MADE = "app/web/static/vendor", "app/web/node_modules"
+"""Folders that scripts/page makes."""
+EXAMPLES = {"npy.py"}
+"""Files that a page tells the reader to write."""
+
 page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 
 
@@ -44,23 +49,25 @@ def test_links_lead_somewhere(page: Path) -> None:
 @page
 def test_settings_that_are_named_exist(page: Path) -> None:
     named = re.findall(r"`([a-z]+)\.([a-z_]+)(?: = [^`]+)?`", page.read_text())
-    named += [tuple(words.lower().split("__")) for words in re.findall(rf"{ENV_PREFIX}([A-Z_]+)", page.read_text())]
     named = [words for words in named if words[0] in TREE and words[1] not in ("py", "md", "js")]
-    assert [f"{section}.{key}" for section, key in named if key not in TREE[section]] == []
+    variables = set(re.findall(rf"{ENV_PREFIX}([A-Z_]+)", page.read_text())) - {"SECTION__KEY"}
+    named += [tuple(words.lower().split("__")) for words in variables]
+    assert [f"{section}.{key}" for section, key in named if key not in TREE.get(section, {})] == []
 
 
 @page
 def test_variables_that_are_named_are_read_somewhere(page: Path) -> None:
+    used = re.compile(
+        r"\$\{(SPLATGATE_[A-Z_]+)|^[A-Z]+ = \"(SPLATGATE_[A-Z_]+)\"|environ.*\"(SPLATGATE_[A-Z_]+)\"", re.MULTILINE
+    )
     files = [
         ROOT / "compose.yaml",
         *ROOT.glob("compose/*.yaml"),
         *ROOT.glob("app/**/*.py"),
         ROOT / "systemd/watch-health",
     ]
-    read = " ".join(path.read_text() for path in files)
-    assert {
-        name for name in re.findall(r"\bSPLATGATE_[A-Z]+(?:_[A-Z]+)*\b", page.read_text()) if name not in read
-    } == set()
+    read = {name for path in files for found in used.findall(path.read_text()) for name in found}
+    assert set(re.findall(r"\bSPLATGATE_[A-Z]+(?:_[A-Z]+)*\b", page.read_text())) - read == set()
 
 
 @page
@@ -78,10 +85,11 @@ def test_commands_and_their_options_exist(page: Path) -> None:
 
 @page
 def test_files_that_are_named_exist(page: Path) -> None:
-    named = re.findall(r"(?<![\w/.-])((?:scripts|app|tests|compose|systemd)/[\w./-]*\w)", page.read_text())
-    made = ("app/web/static/vendor", "app/web/node_modules")
-    there = [name for name in named if (ROOT / name).exists() or name.startswith(made) or any(ROOT.glob(f"{name}*"))]
-    assert set(named) - set(there) == set()
+    text = page.read_text()
+    named = set(re.findall(r"(?<![\w/.-])((?:scripts|app|tests|compose|systemd)/[\w./*-]*[\w*])", text))
+    lost = {name for name in named if not any(ROOT.glob(name)) and not name.startswith(MADE)}
+    short = set(re.findall(r"`([\w/]+\.(?:py|js|css|html))`", text)) - named - EXAMPLES
+    assert lost | {name for name in short if not any(ROOT.glob(f"[ast]*/**/{name}"))} == set()
 
 
 @page
