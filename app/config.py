@@ -1,6 +1,6 @@
-"""config.toml (tomli) and SPLATGATE__SECTION__KEY variables, as one frozen tree. An unknown key is an error at start.
+"""config.toml (tomli) and SPLATGATE__SECTION__KEY variables as one frozen tree. An unknown key is an error at start.
 
-Values a caller passes on the command line go over these; nothing else does.
+Options on the command line override these; nothing else does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ENV_PREFIX = "SPLATGATE__"
 
 
 MAX_PIXELS = 64 * 1024**2
-"""Of all views of one call: each costs about 20 bytes of memory."""
+"""In all views of one call; a pixel takes about 20 bytes of memory."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -96,7 +96,7 @@ class RenderConfig(Section):
     @model_validator(mode="after")
     def _fits_in_memory(self) -> RenderConfig:
         if self.size**2 * len(self.views) > MAX_PIXELS:
-            raise ValueError(f"{len(self.views)} views of {self.size}^2 pixels are over {MAX_PIXELS:,} pixels in all")
+            raise ValueError(f"{len(self.views)} views of {self.size}^2 pixels exceed {MAX_PIXELS:,} pixels in total")
         return self
 
 
@@ -123,9 +123,9 @@ class ImageConfig(Section):
 
     @field_validator("template")
     @classmethod
-    def _has_a_place_for_the_prompt(cls, template: str) -> str:
+    def _has_one_placeholder(cls, template: str) -> str:
         if template.count("{prompt}") != 1:
-            raise ValueError("it must hold {prompt} once, where the user's words go")
+            raise ValueError("must contain {prompt} exactly once")
         return template
 
 
@@ -196,7 +196,7 @@ class JobsConfig(Section):
     poll_seconds: Annotated[float, Field(ge=0.005, le=10)] = 0.025
 
     @model_validator(mode="after")
-    def _beats_before_it_is_lost(self) -> JobsConfig:
+    def _beats_often_enough(self) -> JobsConfig:
         if self.lost_after_seconds < 2 * self.heartbeat_seconds:
             raise ValueError("jobs.lost_after_seconds must be at least twice jobs.heartbeat_seconds")
         return self
@@ -240,7 +240,7 @@ class LogConfig(Section):
 
 
 class Config(Section):
-    """The whole tree; every default here stands in config.toml with its meaning and unit."""
+    """The whole tree. config.toml has every default with its meaning and unit."""
 
     profile: ProfileConfig = ProfileConfig()
     generate: GenerateConfig = GenerateConfig()
@@ -268,12 +268,12 @@ class Config(Section):
     log: LogConfig = LogConfig()
 
     def digest(self) -> str:
-        """sha256 (hex) of the tree as canonical JSON: equal digests mean equal settings."""
+        """sha256 (hex) of the tree as canonical JSON; equal settings have equal digests."""
         return hashlib.sha256(self.model_dump_json(by_alias=True).encode()).hexdigest()
 
 
 def load_config(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
-    """Reads the tree: built-in defaults, then the file, then SPLATGATE__SECTION__KEY variables (TOML values or words).
+    """Built-in defaults, overridden by the file, then by SPLATGATE__SECTION__KEY variables (TOML values or words).
 
     path: the file; None takes SPLATGATE_CONFIG, else config.toml in the working directory or beside the package.
     Raises ConfigError, naming the key, its value and what was expected.
@@ -309,7 +309,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _put(tree: dict[str, Any], key: str, text: str) -> None:
     parts = key.removeprefix(ENV_PREFIX).lower().split("__")
     if len(parts) != 2 or not all(parts):
-        raise ConfigError(f"{key}: a variable is named {ENV_PREFIX}SECTION__KEY, e.g. {ENV_PREFIX}VALIDATE__THRESHOLD")
+        raise ConfigError(f"{key}: variables are named {ENV_PREFIX}SECTION__KEY, e.g. {ENV_PREFIX}VALIDATE__THRESHOLD")
     section = tree.setdefault(parts[0], {})
     if isinstance(section, dict):
         section[parts[1]] = _value(text)
@@ -329,7 +329,7 @@ def _explain(error: ValidationError, path: Path | None, variables: Mapping[str, 
         variable = ENV_PREFIX + "__".join(str(part) for part in problem["loc"][:2]).upper()
         source = variable if variable in variables else str(path or "built-in defaults")
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{source}: {place}: no such key; --config or SPLATGATE_CONFIG names another file")
+            lines.append(f"{source}: {place}: no such key; docs/configuration.md lists all keys")
         else:
             lines.append(f"{source}: {place} = {problem['input']!r}: {problem['msg']}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The sha256 of a file, for weights and assets alike."""
+"""The sha256 of a file, for weights and assets."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from app.reading import reading
 
 
 def sha256_of(path: Path, on_bytes: Callable[[int], None] = lambda _count: None) -> str:
-    """Hex digest of the file's content, read in pieces; on_bytes is told the size of each.
+    """Hex digest of the file's content, read in chunks; on_bytes is called with the size of each.
 
-    Raises BadFile where it cannot be read.
+    Raises BadFile if it cannot be read.
     """
     digest = hashlib.sha256()
     with reading(path) as stream:

@@ -1,6 +1,6 @@
-"""Every failure a caller can meet, one line each: HTTP status, and whether trying again can help.
+"""The errors that a caller can get, with their HTTP status, and whether to retry.
 
-A message names the value at fault and the remedy. A refusal by the gate is a result (`app.gate.Verdict`), not an error.
+A message names the offending value and the remedy. A refusal is a result (`app.gate.Verdict`), not an error.
 """
 
 from errno import EDQUOT, ENOSPC
@@ -8,11 +8,11 @@ from errno import EDQUOT, ENOSPC
 from app.reason import Reason
 
 FULL = (ENOSPC, EDQUOT)
-"""What a write to a full disk ends with."""
+"""The error numbers of a write to a full disk."""
 
 
 class SplatgateError(Exception):
-    """Root of the errors that are shown to the user as one line, without a traceback."""
+    """Base class of the errors that are shown to the user as one line, without a traceback."""
 
     status = 500
     retryable = False
@@ -23,21 +23,21 @@ class ConfigError(SplatgateError):
 
 
 class BadInput(SplatgateError):
-    """What the caller gave cannot be used as it is."""
+    """The caller's input cannot be used."""
 
     status = 422
 
 
 class BadFile(BadInput):
-    """A splat, picture or certificate file is broken, of another kind, or over a limit."""
+    """A splat, picture or certificate file is broken, of the wrong kind, or over a limit."""
 
 
 class BadPrompt(BadInput):
-    """The prompt is empty, too long, or outside what the profile can make."""
+    """The prompt is empty, too long, or beyond what the profile can generate."""
 
 
 class Unavailable(SplatgateError):
-    """Something this host lacks: a profile's models, a GPU, a package of an extra."""
+    """This host lacks something: a profile's models, a GPU, a package of an extra."""
 
     status = 503
 
@@ -59,21 +59,21 @@ class BadWeights(Unavailable):
 
 
 class NotFetched(BadWeights):
-    """A model that is needed is not on this host."""
+    """A required model is not on this host."""
 
 
 class WrongWeights(BadWeights):
-    """A model on this host is not what models.lock.json says: cut short, changed, or of another commit."""
+    """A model on this host differs from models.lock.json: truncated, changed, or of another commit."""
 
 
 class FetchFailed(Unavailable):
-    """A model could not be fetched: no network, no permission, no such repository, no room on the disk."""
+    """A model could not be downloaded: no network, no permission, no such repository, disk full."""
 
     retryable = True
 
 
 class StageFailed(SplatgateError):
-    """A stage ran and produced nothing usable (non-finite values, nothing to decode). It ends an attempt, not a job."""
+    """A stage produced nothing usable (non-finite values, nothing to decode). It ends an attempt, not a job."""
 
     retryable = True
 
@@ -83,11 +83,11 @@ class StageFailed(SplatgateError):
 
 
 class NothingMade(StageFailed):
-    """Every attempt ended without a splat. It counts as refused, for the reason of the first attempt."""
+    """No attempt produced a splat. The job counts as refused, for the reason of the first attempt."""
 
 
 class SelfTestFailed(SplatgateError):
-    """The self-test scored something else than it did before."""
+    """The self-test got another score than before."""
 
 
 class JobFailed(SplatgateError):
@@ -103,17 +103,17 @@ class NotFound(BadInput):
 
 
 class Conflict(BadInput):
-    """What is asked for does not fit the state that a job is in."""
+    """The request does not fit the state of the job."""
 
     status = 409
 
 
 class KeyReused(BadInput):
-    """An Idempotency-Key came back with another body."""
+    """An Idempotency-Key was used again with another body."""
 
 
 class QueueFull(SplatgateError):
-    """jobs.max_queued jobs wait already. retry_after: whole seconds after which a place is likely to be free."""
+    """jobs.max_queued jobs are waiting. retry_after: whole seconds until a place is likely to be free."""
 
     status = 429
     retryable = True
@@ -141,7 +141,7 @@ class Unauthorized(BadInput):
 
 
 class Forbidden(BadInput):
-    """A request that only a page of another site, or another machine, would send."""
+    """A request from a page of another site, or from another machine."""
 
     status = 403
 
@@ -153,7 +153,7 @@ class TooLarge(BadInput):
 
 
 class TooBusy(SplatgateError):
-    """limits.max_requests requests are being answered already."""
+    """limits.max_requests requests are being handled already."""
 
     status = 503
     retryable = True
@@ -167,7 +167,7 @@ class TooSlow(SplatgateError):
 
 
 class NotYet(SplatgateError):
-    """The answer was not there within worker.wait_seconds; the job goes on."""
+    """The job has not ended within worker.wait_seconds; it continues."""
 
     status = 504
     retryable = True

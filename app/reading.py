@@ -1,4 +1,4 @@
-"""Files as they are read: a folder, a pipe or a device is refused, for it might be waited for without end."""
+"""Reading files. Folders, pipes and devices are refused, because reading them could block for ever."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.errors import BadFile
 
 @contextmanager
 def reading(path: Path) -> Iterator[BinaryIO]:
-    """The file as a binary stream. Raises BadFile where it cannot be read, when opened or in the block."""
+    """The file as a binary stream. Raises BadFile if it cannot be opened, or read in the block."""
     try:
         refuse_special(path)
         with path.open("rb") as stream:
@@ -24,15 +24,15 @@ def reading(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_bytes(path: Path, most: int, remedy: str) -> bytes:
-    """The whole file. Raises BadFile where it cannot be read, or has more than `most` bytes: then with the remedy."""
+    """The whole file. Raises BadFile if it cannot be read, or with the remedy if it has more than `most` bytes."""
     with reading(path) as stream:
         data = stream.read(most + 1)
     if len(data) > most:
-        raise BadFile(f"{path}: is over {most:,} bytes; {remedy}")
+        raise BadFile(f"{path}: larger than {most:,} bytes; {remedy}")
     return data
 
 
 def refuse_special(path: Path) -> None:
-    """Raises OSError for what is there and is no regular file."""
+    """Raises OSError for anything that exists and is not a regular file."""
     if path.exists() and not path.is_file():
         raise OSError(EINVAL, "it is a folder, a pipe or a device")

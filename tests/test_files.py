@@ -160,7 +160,7 @@ def test_a_file_over_the_limit_is_not_read_to_its_end(tmp_path):
     path = tmp_path / "long"
     path.write_bytes(b"12345")
     assert read_bytes(path, 5, "shorten it") == b"12345"
-    with pytest.raises(BadFile, match="long: is over 4 bytes; shorten it"):
+    with pytest.raises(BadFile, match="long: larger than 4 bytes; shorten it"):
         read_bytes(path, 4, "shorten it")
 
 

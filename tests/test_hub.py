@@ -159,7 +159,7 @@ def test_a_part_that_does_not_fit_is_thrown_away(config: Config, size: int) -> N
     part.parent.mkdir(parents=True)
     part.write_bytes(bytes(size))
     if size <= plan.files[1].bytes:
-        with pytest.raises(FetchFailed, match=r"model\.safetensors arrived broken and was thrown away"):
+        with pytest.raises(FetchFailed, match=r"model\.safetensors was received damaged and deleted"):
             fetch(config)
     fetch(config)
     store.locate(DINO.name, config)
@@ -177,7 +177,7 @@ def test_only_what_is_broken_is_fetched_again(config: Config, server: FakeHub) -
     fetch(config)
     path = store.folder_of(DINO, config) / "model.safetensors"
     os.truncate(path, 100)
-    with pytest.raises(WrongWeights, match=r"is cut short: 100 of 200,000 bytes; run `splatgate models fetch dinov2"):
+    with pytest.raises(WrongWeights, match=r"is truncated: 100 of 200,000 bytes; run `splatgate models fetch dinov2"):
         store.locate(DINO.name, config)
     before = len(downloads(server))
     fetch(config)
@@ -189,7 +189,7 @@ def test_a_tampered_file_is_found_and_repaired(config: Config) -> None:
     fetch(config)
     path = store.locate(DINO.name, config) / "model.safetensors"
     flip_a_byte(path)
-    with pytest.raises(WrongWeights, match=r"model\.safetensors: has been changed: sha256"):
+    with pytest.raises(WrongWeights, match=r"model\.safetensors has changed: its sha256"):
         store.locate(DINO.name, config)
     fetch(config)
     store.locate(DINO.name, config)
@@ -199,7 +199,7 @@ def test_content_other_than_listed_is_thrown_away(config: Config, server: FakeHu
     plan = fetching.plan(DINO, config)
     assert plan is not None
     flip_a_byte(server.root / DINO.repository / "model.safetensors")
-    with pytest.raises(FetchFailed, match=r"model\.safetensors arrived broken"):
+    with pytest.raises(FetchFailed, match=r"model\.safetensors was received damaged"):
         fetching.fetch(plan, config, lambda _count: None)
     assert "model.safetensors" not in store.files_in(store.folder_of(DINO, config))
 
@@ -209,7 +209,7 @@ def test_content_other_than_this_release_pins_is_never_fetched(config: Config, s
     (server.root / model.repository).mkdir(parents=True)
     (server.root / model.repository / "u2net.onnx").write_bytes(b"another network")
     with pytest.raises(
-        WrongWeights, match=r"offers another u2net\.onnx than this release pins \(sha256 8d10d2f3bb75\)"
+        WrongWeights, match=r"u2net\.onnx is not the one that this release pins \(sha256 8d10d2f3bb75\)"
     ):
         fetching.plan(model, config)
     assert downloads(server) == []
@@ -244,7 +244,7 @@ def test_a_gated_repository_opens_with_a_token_that_no_output_shows(
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"repository": "facebook/nothing-there"}, r"facebook/nothing-there: is not on the hub, or is private"),
+        ({"repository": "facebook/nothing-there"}, r"facebook/nothing-there is not on the hub, or it is private"),
         ({"revision": "gone"}, r"no longer has the commit"),
         ({"files": ("weights.safetensors",)}, r"has none of weights\.safetensors"),
     ],
@@ -260,24 +260,24 @@ def test_the_lock_outlives_a_hub_that_changes_its_mind(config: Config, server: F
     grow(server, 200_000)
     os.truncate(store.folder_of(DINO, config) / "model.safetensors", 0)
     with pytest.raises(
-        WrongWeights, match=r"model\.safetensors of commit e4c89a4e0558 is another than models\.lock\.json"
+        WrongWeights, match=r"model\.safetensors of commit e4c89a4e0558 differs from models\.lock\.json"
     ):
         fetch(config)
     assert read_lock(store.root(config)) == before
-    with pytest.raises(WrongWeights, match="has been changed"):
+    with pytest.raises(WrongWeights, match="has changed"):
         store.locate(DINO.name, config)
 
 
 def test_a_file_that_is_not_the_models_is_named(config: Config) -> None:
     (store.folder_of(DINO, config)).mkdir(parents=True)
     (store.folder_of(DINO, config) / "stray.safetensors").write_bytes(b"")
-    with pytest.raises(WrongWeights, match=r"stray\.safetensors: is not part of .*; move it elsewhere"):
+    with pytest.raises(WrongWeights, match=r"stray\.safetensors does not belong to .*; move it elsewhere"):
         fetch(config)
 
 
 def test_what_is_no_hub_is_said_to_be_none(config: Config, server: FakeHub) -> None:
     server.nonsense = b"<html>a login page</html>"
-    with pytest.raises(FetchFailed, match=r"does not answer as a hub does .*; check models\.endpoint"):
+    with pytest.raises(FetchFailed, match=r"does not answer like a Hugging Face hub .*; check models\.endpoint"):
         fetching.plan(DINO, config)
 
 
@@ -285,7 +285,7 @@ def test_no_network_names_the_endpoint_and_the_remedy(config: Config) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # bound and not listening: whoever connects is refused
         endpoint = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        with pytest.raises(FetchFailed, match=r"no way to http://127\.0\.0\.1:\d+.*Check the network"):
+        with pytest.raises(FetchFailed, match=r"cannot reach http://127\.0\.0\.1:\d+.*Check the network"):
             fetching.plan(DINO, with_models(config, endpoint=endpoint))
 
 
@@ -295,7 +295,7 @@ def test_offline_never_touches_the_network(config: Config, server: FakeHub) -> N
         fetching.plan(DINO, offline)
     with pytest.raises(NotFetched):
         store.locate(DINO.name, offline)
-    store.look(DINO, offline)
+    store.state_of(DINO, offline)
     assert server.requests == []
     fetch(config)
     before = len(server.requests)
@@ -358,7 +358,7 @@ def test_one_fetch_at_a_time(config: Config) -> None:
     store.root(config).mkdir(parents=True, exist_ok=True)
     with (store.root(config) / ".fetching").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        with pytest.raises(FetchFailed, match="another fetch is at work there"):
+        with pytest.raises(FetchFailed, match="another `splatgate models fetch` is running"):
             fetching.fetch(plan, config, lambda _count: None)
 
 

@@ -54,7 +54,7 @@ def test_every_model_is_pinned_to_a_commit_and_states_licence_and_size() -> None
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "a.pt", "a.pth", "a.ckpt", "a.pkl", "a.npz", "a.py", "a"])
 def test_what_could_hold_code_is_refused(name: str) -> None:
-    with pytest.raises(BadWeights, match=r"is refused: weights are \.safetensors"):
+    with pytest.raises(BadWeights, match=r"is refused: allowed are \.safetensors"):
         check_path(name, "m")
     with pytest.raises(BadWeights):
         Model("m", "scorer", "o/m", "main", (name,), "mit", 1, "test")
@@ -106,7 +106,7 @@ def test_the_configuration_decides_what_is_needed(sections: dict[str, dict], nam
 
 
 def test_an_unknown_model_is_answered_with_those_there_are() -> None:
-    with pytest.raises(BadInput, match=r"'flux' is no model known here; known are: FLUX\.1-schnell"):
+    with pytest.raises(BadInput, match=r"unknown model 'flux'; known models: FLUX\.1-schnell"):
         find("flux")
 
 
@@ -134,7 +134,7 @@ def test_the_digest_of_a_model_follows_its_files(config: Config) -> None:
         ),
         (
             lambda tree: tree["models"][DINO.name]["files"].update({"../a.json": {"sha256": "0" * 64, "bytes": 1}}),
-            "inside",
+            "leaves the model",
         ),
         (lambda tree: tree["models"][DINO.name].update(commit="main"), r"commit: .*delete it and fetch"),
         (lambda tree: tree.update(format="splatgate-models-lock/9"), "format"),
@@ -161,7 +161,7 @@ def test_a_lock_that_is_no_json_is_named(config: Config) -> None:
 
 def test_a_whole_model_is_located(config: Config, tmp_path: Path) -> None:
     assert store.locate(DINO.name, config) == tmp_path / "models" / DINO.name
-    assert store.look(DINO, config).condition == "verified"
+    assert store.state_of(DINO, config).condition == "verified"
 
 
 def test_a_model_of_one_file_is_located_by_the_file(config: Config) -> None:
@@ -197,21 +197,22 @@ def test_only_what_is_missing_is_asked_for(config: Config) -> None:
 
 def test_files_without_a_lock_are_not_trusted(config: Config) -> None:
     (store.root(config) / "models.lock.json").unlink()
-    with pytest.raises(
-        NotFetched, match=r"holds files, but models\.lock\.json does not know them; run `splatgate models"
-    ):
+    with pytest.raises(NotFetched, match=r"has files that are not in models\.lock\.json; run `splatgate models"):
         store.locate(DINO.name, config)
 
 
 @pytest.mark.parametrize(
     ("harm", "expected"),
     [
-        (lambda folder: (folder / "config.json").unlink(), r"config\.json: is missing"),
-        (lambda folder: os.truncate(folder / "model.safetensors", 9), "is cut short: 9 of 10,000 bytes"),
+        (lambda folder: (folder / "config.json").unlink(), r"config\.json is missing"),
+        (lambda folder: os.truncate(folder / "model.safetensors", 9), "is truncated: 9 of 10,000 bytes"),
         (lambda folder: (folder / "model.safetensors").write_bytes(bytes(10_001)), "is too long"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(bytes(10_000)), "has been changed"),
-        (lambda folder: (folder / "pytorch_model.bin").write_bytes(b""), "is not part of dinov2-with-registers-large"),
-        (lambda folder: (folder / "more.safetensors").symlink_to("model.safetensors"), "is not part of"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(bytes(10_000)), "has changed"),
+        (
+            lambda folder: (folder / "pytorch_model.bin").write_bytes(b""),
+            "does not belong to dinov2-with-registers-large",
+        ),
+        (lambda folder: (folder / "more.safetensors").symlink_to("model.safetensors"), "does not belong to"),
     ],
 )
 def test_what_is_not_as_locked_stops_the_load(config: Config, harm: object, expected: str) -> None:
@@ -269,15 +270,15 @@ def test_what_has_arrived_counts_the_parts_of_a_fetch(config: Config) -> None:
 def test_a_broken_memory_of_digests_only_costs_hashing_again(config: Config, content: str) -> None:
     store.locate(DINO.name, config)
     (store.root(config) / store.VERIFIED).write_text(content)
-    assert store.look(DINO, config).condition == "present"
+    assert store.state_of(DINO, config).condition == "present"
     store.locate(DINO.name, config)
-    assert store.look(DINO, config).condition == "verified"
+    assert store.state_of(DINO, config).condition == "verified"
 
 
 def test_a_quick_look_tells_missing_present_and_broken_apart(config: Config) -> None:
-    assert store.look(find("u2net"), config).condition == "missing"
-    assert store.look(DINO, config).condition == "present"
+    assert store.state_of(find("u2net"), config).condition == "missing"
+    assert store.state_of(DINO, config).condition == "present"
     os.truncate(store.folder_of(DINO, config) / "model.safetensors", 9)
-    state = store.look(DINO, config)
+    state = store.state_of(DINO, config)
     assert state.condition == "broken"
-    assert "is cut short" in state.problem
+    assert "is truncated" in state.problem

@@ -189,7 +189,7 @@ def _disk(config: Config) -> Iterator[Fact]:
     from app.weights import store
     from app.weights.manifest import gigabytes, needed
 
-    missing = [model for model in needed(config) if store.look(model, config).condition == "missing"]
+    missing = [model for model in needed(config) if store.state_of(model, config).condition == "missing"]
     to_come = sum(model.about_bytes for model in missing)
     for what, folder, room in (
         ("models folder", Path(config.models.folder), to_come),
@@ -250,7 +250,7 @@ def _models(config: Config) -> Iterator[Fact]:
         lost = "" if there else "there is nothing at this path: correct it in the configuration"
         yield Fact("models", path, "your own" if there else "missing", lost, not there)
     for model in needed(config):
-        state = store.look(model, config)
+        state = store.state_of(model, config)
         size = gigabytes(state.locked.bytes if state.locked else model.about_bytes)
         problem = state.problem if state.condition == "broken" else ""
         if state.condition == "missing":

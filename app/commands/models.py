@@ -46,7 +46,7 @@ def list_models(config: Config, as_json: bool) -> None:
     from app.weights.manifest import MODELS
 
     wanted = _needed(config)
-    states = [store.look(model, config) for model in MODELS]
+    states = [store.state_of(model, config) for model in MODELS]
     if as_json:
         print_json({"folder": config.models.folder, "models": [_row(state, wanted) for state in states]})
         return

@@ -1,1 +1,1 @@
-"""What judges downstream say of the results: their log lines read, kept, joined to our jobs, and turned into advice."""
+"""The judges' answers: read from logs, stored, joined to our jobs, and turned into advice on the gate."""

@@ -1,4 +1,4 @@
-"""Which job a judge's answer speaks of. The line carries no id: its prompt tells, or else its time. Pure functions."""
+"""The job that a judge's answer refers to. Lines carry no id; the prompt decides, or else the time. Pure functions."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Literal
 from app.feedback.lines import Line
 
 DAY_SECONDS = 86_400.0
-"""How far back an answer that names its prompt is looked for; the same prompt may come again later."""
+"""How far back the job of an answer with a prompt may lie; the same prompt can be used again later."""
 
 SLACK_SECONDS = 1.0
-"""A log that writes whole seconds shows an answer up to this much before the end of its job."""
+"""A log with whole seconds can show an answer this much before the end of its job."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A job whose splat was delivered. score: None where there were no words to score it by. finished: since 1970."""
+    """A delivered job. score: None without a prompt. finished: seconds since 1970."""
 
     id: str
     prompt: str
@@ -30,7 +30,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Join:
-    """certain: no other delivered result, or only equal ones, could be meant as well."""
+    """certain: no other delivered result with different values matches as well."""
 
     job: Candidate
     by: Literal["prompt", "time"]
@@ -38,10 +38,10 @@ class Join:
 
 
 def join(lines: Sequence[Line], jobs: Iterable[Candidate], claimed: Iterable[str], seconds: float) -> list[Join | None]:
-    """The job of each line, None where there is none, in the order of the lines.
+    """The job of each line, in the order of the lines; None if there is none.
 
-    claimed: ids that other lines have been joined to. An answer comes within `seconds` of the end of its job; by time
-    alone it takes the latest such job that no other line has taken.
+    claimed: ids of jobs that other lines were joined to. An answer arrives within `seconds` after the end of its job;
+    by time alone it is joined to the latest such job that is not claimed.
     """
     ordered = sorted(jobs, key=lambda job: (job.finished, job.id))
     of_prompt: dict[str, list[Candidate]] = {}
@@ -74,7 +74,7 @@ def _by_time(line: Line, jobs: list[Candidate], taken: set[str], seconds: float)
 
 
 def _within(jobs: list[Candidate], time: float, seconds: float) -> list[Candidate]:
-    """Of jobs in order of their ends, those that ended at most `seconds` before `time`."""
+    """Of jobs sorted by their end, those that ended at most `seconds` before `time`."""
     first = bisect_right(jobs, time - seconds, key=lambda job: job.finished)
     last = bisect_right(jobs, time + SLACK_SECONDS, key=lambda job: job.finished)
     return jobs[first:last]

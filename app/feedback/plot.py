@@ -29,7 +29,7 @@ class Palette:
     mark: str
 
 
-# blue, orange, grey: told apart by the colour-blind too; each panel also differs in its lines
+# blue, orange and grey, distinguishable by the colour-blind; the line styles differ too
 PALETTES: dict[Theme, Palette] = {
     "light": Palette("#ffffff", "#1b1f24", "#d5d9de", "#1f6fb4", "#c2571a", "#6b7280", "#7a3fa0"),
     "dark": Palette("#14171a", "#e6e8ea", "#3a4046", "#63b0f0", "#f0995a", "#a0a7b0", "#cf9af0"),
@@ -37,7 +37,7 @@ PALETTES: dict[Theme, Palette] = {
 
 
 def plot(report: Report, theme: Theme = "light", title: str = "") -> bytes:
-    """The PNG. title: stands over the whole."""
+    """The PNG. title: above the panels."""
     from matplotlib.figure import Figure
 
     palette = PALETTES[theme]

@@ -1,4 +1,4 @@
-"""What the judges' answers say, as numbers: who accepts how much, at which scores, and what follows for the gate."""
+"""The report on the judges' answers: acceptance by judge and by score, and what other thresholds would mean."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUCKET = 0.02
 """Width of a bucket of scores, in cosines."""
 
 SILENT_AFTER = 5
-"""Answers with Observations=0 and none with more: that judge processes nothing."""
+"""Answers, all with Observations=0, after which a judge is said to process nothing."""
 
 MOST_JUDGES = 256
 MOST_POINTS = 120
@@ -27,7 +27,7 @@ SCORE_STEP, COUNT_STEP = 0.001, 1_000
 
 @dataclass(frozen=True)
 class Judge:
-    """One judge. failed: its own errors, no verdicts. observations: the most it named, None where it names none."""
+    """One judge. failed: its own errors, no verdicts. observations: the largest reported, None if it reports none."""
 
     uid: str
     answers: int
@@ -40,7 +40,7 @@ class Judge:
 
 @dataclass(frozen=True)
 class Joins:
-    """How many answers were joined to a job, and how; doubtful: another result could be meant as well."""
+    """How many answers were joined to a job, and how; doubtful: another result matches as well."""
 
     by_prompt: int
     by_time: int
@@ -59,8 +59,8 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Point:
-    """What a threshold would have meant. acceptance: of what it delivers; lost: share of the accepted that it refuses;
-    refusal: share of all our jobs that it refuses, those with too few Gaussians included."""
+    """What a threshold would have meant. acceptance: of the delivered results; lost: share of the accepted results that
+    it refuses; refusal: share of all our jobs that it refuses, including those with too few Gaussians."""
 
     threshold: float
     acceptance: Share
@@ -70,7 +70,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Split:
-    """Before a time and from it on: what the judges accepted, in all and each of them, and what our gate refused."""
+    """Before a time and from it on: what the judges accepted, in total and each, and what our gate refused."""
 
     at: float
     acceptance: Difference
@@ -80,11 +80,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Report:
-    """The whole of it. Times: seconds since 1970. cut: the lowest score but 0.0; a judge's cut is at most that.
+    """The whole report. Times: seconds since 1970. cut: the lowest score above 0.0, an upper bound of the cut-offs.
 
-    usable: verdicts that count for the scores: surely joined, to a job of the configured profile that had words.
-    now_and_then: what the present threshold means, and the advised one where there is one.
-    left_out: answers that are older than the newest MOST_ANSWERS and were not read.
+    usable: verdicts that count for the scores: joined for certain, to a job of the configured profile with a prompt.
+    now_and_then: what the current threshold means, and the advised one if there is one.
+    left_out: answers older than the newest MOST_ANSWERS, which were not read.
     """
 
     profile: str
@@ -117,7 +117,7 @@ def report(
     since: float | None = None,
     split: float | None = None,
 ) -> Report:
-    """Reads the answers since a time, in seconds since 1970, and weighs them; rng: for the advice's intervals."""
+    """The report on the answers since a time (seconds since 1970); rng: for the intervals of the advice."""
     answers, ended = store.answers(since), store.ended(since)
     verdicts = [answer for answer in answers if answer.score is not None]
     times = [answer.time for answer in answers if answer.time is not None]
@@ -174,7 +174,7 @@ def _judges(answers: Sequence[Answer]) -> tuple[Judge, ...]:
 
 
 def _by_uid(answers: Sequence[Answer]) -> list[tuple[str, list[Answer]]]:
-    """Those with the most answers first."""
+    """The judges with the most answers first."""
     found: dict[str, list[Answer]] = defaultdict(list)
     for answer in answers:
         found[answer.uid].append(answer)
@@ -196,7 +196,7 @@ def _joins(answers: Sequence[Answer]) -> Joins:
 
 
 def _evidence(verdicts: Sequence[Answer], field: str) -> Evidence:
-    """One entry a job, with all its verdicts."""
+    """One entry per job, with all its verdicts."""
     values: dict[str, float] = {}
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for answer in verdicts:
@@ -237,7 +237,7 @@ def _points(
 
 
 def _thresholds(verdicts: Sequence[Answer]) -> list[float]:
-    """Round ones over the scores that were judged: outside of them nothing is known."""
+    """Round numbers over the range of the judged scores; outside it nothing is known."""
     scores = [answer.job_score or 0.0 for answer in verdicts]
     if not scores:
         return []
@@ -247,7 +247,7 @@ def _thresholds(verdicts: Sequence[Answer]) -> list[float]:
 
 
 def _split(verdicts: Sequence[Answer], ended: Sequence[Ended], at: float) -> Split:
-    """Answers without a time belong to neither side."""
+    """Undated answers belong to neither side."""
     dated = [answer for answer in verdicts if answer.time is not None]
     judges = {uid: _change(answers, at) for uid, answers in _by_uid(dated)[:MOST_JUDGES]}
     before = [job for job in ended if job.finished < at]

@@ -1,4 +1,4 @@
-"""Shares with their uncertainty, and scores of which the low ones are not known. Pure functions of numbers."""
+"""Shares with confidence intervals, and quartiles of scores whose low values are unknown. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 EXACT_BELOW = 20
-"""Trials under which the interval is the exact one (Clopper-Pearson): never too narrow, but wide."""
+"""Below this many trials the interval is the exact one (Clopper-Pearson), which is conservative."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """count of total, and the 95 % interval of the share behind it; everything None where total is 0."""
+    """count of total, and the 95 % interval of the share; None if total is 0."""
 
     count: int
     total: int
@@ -25,7 +25,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Difference:
-    """after - before of two shares, with its 95 % interval; everything None where either is empty."""
+    """after - before of two shares, with the 95 % interval; None if either is empty."""
 
     before: Share
     after: Share
@@ -36,7 +36,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Quartiles:
-    """Of judges' scores. None: that quartile lies among the rejected, whose scores are not known."""
+    """Of judges' scores. None: the quartile lies among the rejected, whose scores are unknown."""
 
     low: float | None
     median: float | None
@@ -44,18 +44,18 @@ class Quartiles:
 
 
 def share(count: int, total: int) -> Share:
-    """The Wilson interval; under EXACT_BELOW trials the exact one."""
+    """With the Wilson interval, or the exact one below EXACT_BELOW trials."""
     if not total:
         return Share(0, 0, None, None, None)
     method = "exact" if total < EXACT_BELOW else "wilson"
-    from scipy.stats import binomtest  # takes long to import, and who serves jobs needs none of it
+    from scipy.stats import binomtest  # slow to import, and not needed to serve jobs
 
     interval = binomtest(count, total).proportion_ci(0.95, method)
     return Share(count, total, count / total, float(interval.low), float(interval.high))
 
 
 def difference(before: Share, after: Share) -> Difference:
-    """Newcombe's interval: the two shares' own intervals, combined by squares."""
+    """With Newcombe's interval, the root of the squares of the two shares' intervals."""
     if before.share is None or after.share is None:
         return Difference(before, after, None, None, None)
     assert before.low is not None
@@ -69,7 +69,7 @@ def difference(before: Share, after: Share) -> Difference:
 
 
 def quartiles(scores: NDArray[np.float64]) -> Quartiles | None:
-    """Of verdicts of which 0.0 means "under the cut": a quartile needs to know of those only that they are low."""
+    """Quartiles of verdicts where 0.0 means "below the cut-off": for those it is enough to know that they are low."""
     if not len(scores):
         return None
     found = np.quantile(scores, (0.25, 0.5, 0.75), method="inverted_cdf")

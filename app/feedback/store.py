@@ -1,6 +1,6 @@
-"""The judges' answers in the database: taken in once each, joined to the jobs they speak of, and read for the report.
+"""The judges' answers in the database: added once each, joined to the jobs they refer to, and read for the report.
 
-What the report needs of a job is copied beside its answer: jobs are forgotten after assets.keep_days, answers are not.
+What the report needs of a job is stored with its answer, because jobs are deleted after assets.keep_days.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from app.jobs.store import ROW, Store, jobs, metadata
 T = TypeVar("T")
 
 BATCH = 500
-"""Answers a transaction: others write in between."""
+"""Answers per transaction, so that others can write in between."""
 
 MOST_ANSWERS = 200_000
-"""The newest that a report reads; it says so where there are more."""
+"""A report reads the newest ones, and says if there are more."""
 
 MOST_EXAMPLES = 10
 
@@ -55,7 +55,7 @@ answers = sa.Table(
 
 @dataclass(frozen=True)
 class Receipt:
-    """What became of a log. lines: all of it; new and known: answers; unparsed: lines that only begin like one."""
+    """The result of an import. lines: read; new, known: answers; unparsed: broken answers."""
 
     lines: int
     new: int
@@ -65,7 +65,7 @@ class Receipt:
 
 
 class Answer(NamedTuple):
-    """An answer as the report reads it; see `Line` and `Candidate`. by, certain: None where no job was found."""
+    """An answer as the report reads it; see `Line` and `Candidate`. by, certain: None if no job was found."""
 
     uid: str
     time: float | None
@@ -80,7 +80,7 @@ class Answer(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A job that ended with a verdict of our own gate; delivered: not refused. score: cosine, of a job with words."""
+    """A job on which our gate gave a verdict; delivered: not refused. score: cosine, of a job with a prompt."""
 
     finished: float
     score: float | None
@@ -89,7 +89,7 @@ class Ended(NamedTuple):
 
 
 class FeedbackStore:
-    """The answers of one database. Thread-safe. Raises Unavailable where the database cannot be used."""
+    """The answers in one database. Thread-safe. Raises Unavailable if the database cannot be used."""
 
     def __init__(self, store: Store, config: Config) -> None:
         self.store = store
@@ -126,7 +126,7 @@ class FeedbackStore:
         return receipt
 
     def answers(self, since: float | None = None) -> list[Answer]:
-        """The newest MOST_ANSWERS, those without a time last; from `since` on, where given."""
+        """The newest MOST_ANSWERS, undated ones last; from `since` on if given."""
         t = answers.c
         what = (t.uid, t.time, t.score, t.observations, t.job, t.joined_by, t.certain, t.job_profile)
         query = sa.select(*what, t.job_score, t.job_gaussians).limit(MOST_ANSWERS)
@@ -142,7 +142,7 @@ class FeedbackStore:
             return connection.scalar(query if since is None else query.where(answers.c.time >= since)) or 0
 
     def ended(self, since: float | None = None) -> list[Ended]:
-        """The jobs of the configured profile that our own gate judged, the newest MOST_ANSWERS that are still kept."""
+        """The jobs of the configured profile that our gate judged, the newest MOST_ANSWERS still stored."""
         t = jobs.c
         judged = (t.kind == "generate") & (t.state == "DONE") & t.outcome.in_(("passed", "refused"))
         query = sa.select(t.finished, t.score, t.gaussians, t.outcome == "passed", t.prompt == "")
@@ -181,7 +181,7 @@ def _batches(values: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _delivered(lines: Sequence[Line], seconds: float) -> tuple[sa.Select[Any], sa.ColumnElement[bool]]:
-    """Jobs whose splat a caller got, and of these the ones that the lines could speak of."""
+    """The query for delivered jobs, and the condition for those that the lines could refer to."""
     t = jobs.c
     prompts = {line.prompt for line in lines if line.prompt is not None}
     times = [line.time for line in lines if line.prompt is None and line.time is not None]
@@ -193,7 +193,7 @@ def _delivered(lines: Sequence[Line], seconds: float) -> tuple[sa.Select[Any], s
 
 
 def _candidate(row: sa.RowMapping) -> Candidate:
-    """Without words the score compares pictures with a picture: another scale, under a threshold of its own."""
+    """Without a prompt the score compares pictures, on another scale and with its own threshold."""
     return Candidate(**{**row, "score": row["score"] if row["prompt"] else None})
 
 

@@ -1,3 +1,2 @@
-"""The weights: which models there are (`manifest`), what was fetched (`lock`), what lies on the disk (`store`), the
-Hugging Face Hub (`hub`), and the way from there to here (`fetching`). Nothing here loads a model, and nothing but `hub`
-touches the network."""
+"""The weights: the known models (`manifest`), what was fetched (`lock`), what is on the disk (`store`), the Hugging
+Face Hub (`hub`), and downloads (`fetching`). Nothing here loads a model, and only `hub` uses the network."""

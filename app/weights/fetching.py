@@ -1,7 +1,7 @@
-"""Fetching a model: what is to be done, doing it, and the entry in the lock.
+"""Fetching a model: the plan, the download, and the entry in the lock.
 
-What has arrived of a file is kept under the name of the file and its content, until the whole file has taken its
-place: a fetch that was cut goes on where it stopped, in this process or in the next.
+A partial file is stored under a name made from its path and content until it is complete, so that an interrupted
+download resumes where it stopped, in this process or the next.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PARTS = ".parts"
 
 @dataclass(frozen=True)
 class Plan:
-    """What fetching a model means. todo: the files that are not on this disk, or not as they should be."""
+    """The download of a model. todo: the files that are missing or wrong on this disk; arrived: their bytes so far."""
 
     model: Model
     commit: str
@@ -38,19 +38,19 @@ class Plan:
 
     @property
     def bytes(self) -> int:
-        """Of the files to do; `arrived` of these lie in the folder of parts already."""
+        """The size of the files to download; `arrived` of these are in the folder of partial files already."""
         return sum(file.bytes for file in self.todo)
 
 
 def plan(model: Model, config: Config, on_bytes: OnBytes = lambda _count: None) -> Plan | None:
-    """Looks at the disk, then at the hub; None where every file is there and whole, and the hub was not asked.
+    """Compares the disk with the hub. None if every file is here and correct; the hub is then not asked.
 
-    on_bytes: told what has been hashed. Raises FetchFailed, saying what stands in the way, and WrongWeights where the
-    hub offers another content than this release pins.
+    on_bytes: called with the bytes hashed. Raises FetchFailed with the cause, and WrongWeights if the hub offers
+    content other than this release pins.
     """
     try:
         store.verify(model, config, anew=True, on_bytes=on_bytes)
-    except BadWeights:  # not there, or not whole: that is what fetching is for
+    except BadWeights:  # missing or wrong: fetch it
         pass
     else:
         return None
@@ -62,7 +62,7 @@ def plan(model: Model, config: Config, on_bytes: OnBytes = lambda _count: None) 
 
 
 def check_disk_space(plans: list[Plan], config: Config) -> None:
-    """Raises FetchFailed where the disk has less room than what is still to come."""
+    """Raises FetchFailed if the disk has too little free space for what is still to be downloaded."""
     wanted = sum(plan.bytes - plan.arrived for plan in plans)
     folder = store.root(config)
     with explained("the models", config):
@@ -76,21 +76,21 @@ def check_disk_space(plans: list[Plan], config: Config) -> None:
 
 
 def fetch(plan: Plan, config: Config, on_bytes: OnBytes) -> LockedModel:
-    """Fetches what the plan has to do, several files at once, and writes the lock. Raises FetchFailed.
+    """Downloads the plan's files, several at once, and writes the lock. Raises FetchFailed.
 
-    on_bytes: told, by any thread, how many more bytes have arrived. What has arrived before an error is kept.
+    on_bytes: called by any thread with the bytes received. What was received before an error is kept.
     """
     folder, stop = store.folder_of(plan.model, config), Event()
 
     def count(count: int) -> None:
         if stop.is_set():
-            raise FetchFailed("stopped, because another file could not be fetched")
+            raise FetchFailed("stopped, because another file could not be downloaded")
         on_bytes(count)
 
     def one(file: RemoteFile) -> None:
         _fetch_file(plan, file, folder, config, count)
 
-    with explained(plan.model.repository, config), _alone(config):
+    with explained(plan.model.repository, config), _exclusive(config):
         _clear_parts(folder / PARTS, {file.part for file in plan.todo})
         with ThreadPoolExecutor(config.models.connections) as pool:
             jobs = [pool.submit(one, file) for file in plan.todo]
@@ -109,13 +109,13 @@ def _fetch_file(plan: Plan, file: RemoteFile, folder: Path, config: Config, on_b
     append(part, file, plan.model.repository, plan.commit, config, on_bytes)
     if not file.is_at(part):
         part.unlink()
-        raise FetchFailed(f"{plan.model.repository}: {file.path} arrived broken and was thrown away; try again")
+        raise FetchFailed(f"{plan.model.repository}: {file.path} was received damaged and deleted; try again")
     target.parent.mkdir(parents=True, exist_ok=True)
     part.replace(target)
 
 
 def _clear_parts(parts: Path, wanted: set[str]) -> None:
-    """Keeps what this fetch can go on with; what an earlier one wanted only takes up room."""
+    """Deletes the partial files of earlier downloads that this one cannot resume."""
     parts.mkdir(parents=True, exist_ok=True)
     for part in parts.iterdir():
         if part.name not in wanted:
@@ -123,7 +123,7 @@ def _clear_parts(parts: Path, wanted: set[str]) -> None:
 
 
 def _lock(plan: Plan, config: Config) -> LockedModel:
-    """Writes down what is there now, and removes what an earlier commit left behind."""
+    """Records what is there now in the lock, and deletes files of an earlier commit."""
     folder, lock = store.folder_of(plan.model, config), read_lock(store.root(config))
     before = lock.models.get(plan.model.name)
     for path in set(before.files if before else ()) - {file.path for file in plan.files}:
@@ -140,24 +140,24 @@ def _lock(plan: Plan, config: Config) -> LockedModel:
 
 
 def _check_same(model: Model, before: LockedModel, now: LockedModel) -> None:
-    """Raises WrongWeights where one commit has two contents: the lock outlives a hub that changes its mind."""
+    """Raises WrongWeights if the content of a commit differs from the one that was fetched before."""
     for path, file in now.files.items():
         if before.files.get(path) not in (None, file):
             raise WrongWeights(
-                f"{model.repository}: {path} of commit {now.commit[:12]} is another than models.lock.json has; check "
+                f"{model.repository}: {path} of commit {now.commit[:12]} differs from models.lock.json; check "
                 "models.endpoint"
             )
 
 
 @contextmanager
-def _alone(config: Config) -> Iterator[None]:
-    """One fetch in a models folder at a time, whatever process it runs in."""
+def _exclusive(config: Config) -> Iterator[None]:
+    """One download per models folder at a time, across processes."""
     store.root(config).mkdir(parents=True, exist_ok=True)
     with (store.root(config) / ".fetching").open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FetchFailed(
-                f"{store.root(config)}: another fetch is at work there; wait until it has ended"
+                f"{store.root(config)}: another `splatgate models fetch` is running; wait until it has finished"
             ) from None
         yield

@@ -1,7 +1,7 @@
-"""The Hugging Face Hub: which files a commit has, the bytes of one of them, and what can go wrong on the way.
+"""The Hugging Face Hub: the files of a commit, the download of one file, and the errors on the way.
 
-The requests are huggingface_hub's own. Its whole-file download keeps nothing of a file that was not finished (2.4
-gives each attempt a new temporary file), which after 9 of 10 GB is too dear; so `append` goes on where a file ends.
+The requests are huggingface_hub's. Its whole-file download discards an unfinished file (2.4 gives each attempt a new
+temporary file), which is expensive after 9 of 10 GB, so `append` resumes at the end of the partial file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 NO_ROOM = (*FULL, errno.EFBIG)
 TIMEOUT = 30.0
-"""Seconds the hub may take to answer what files there are."""
+"""Seconds for the hub to list the files of a commit."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class RemoteFile:
 
     @property
     def part(self) -> str:
-        """Under which name it arrives. Two files may have one content, and one file may have another tomorrow."""
+        """The name of its partial file, from path and content: two files may have the same content."""
         return f"{self.path.replace('/', '--')}.{self.oid[:16]}"
 
     def is_at(self, path: Path) -> bool:
@@ -56,7 +56,7 @@ class RemoteFile:
 
 
 def listing(model: Model, config: Config) -> tuple[str, tuple[RemoteFile, ...]]:
-    """The commit, and those of its files that the model consists of."""
+    """The commit, and the files of it that belong to the model."""
     locked = read_lock(store.root(config)).models.get(model.name)
     revision = locked.commit if locked and locked.is_of(model) else model.revision
     with explained(model.repository, config):
@@ -65,18 +65,18 @@ def listing(model: Model, config: Config) -> tuple[str, tuple[RemoteFile, ...]]:
         except (ValueError, TypeError, LookupError) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise FetchFailed(
-                f"{_where(config)}: does not answer as a hub does ({reason}); check models.endpoint"
+                f"{_where(config)}: does not answer like a Hugging Face hub ({reason}); check models.endpoint"
             ) from None
     files = tuple(_remote(each, model) for each in found.siblings or () if model.wants(each.rfilename))
     if not files or not found.sha:
         raise FetchFailed(
-            f"{model.repository} at {revision}: has none of {', '.join(model.files)}; is it the right one?"
+            f"{model.repository} at {revision}: has none of {', '.join(model.files)}; is this the right repository?"
         )
     for path, sha256 in model.pinned:
         if all((file.path, file.oid) != (path, sha256) for file in files):
             raise WrongWeights(
-                f"{model.repository}: offers another {path} than this release pins (sha256 {sha256[:12]}); it has not "
-                "been fetched"
+                f"{model.repository}: {path} is not the one that this release pins (sha256 {sha256[:12]}); nothing "
+                "was downloaded"
             )
     return found.sha, files
 
@@ -91,9 +91,9 @@ def _remote(sibling: Any, model: Model) -> RemoteFile:
 
 
 def append(path: Path, file: RemoteFile, repository: str, commit: str, config: Config, on_bytes: OnBytes) -> None:
-    """Downloads what the file at `path` still lacks, and puts it on the disk. Its content is for the caller to check.
+    """Downloads the rest of the partial file at `path`, and syncs it to the disk. The caller checks the content.
 
-    on_bytes may raise, and so end the download. Raises what `explained` explains.
+    on_bytes may raise to stop the download. Raises what `explained` translates.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
@@ -113,7 +113,7 @@ def append(path: Path, file: RemoteFile, repository: str, commit: str, config: C
 
 @dataclass(frozen=True)
 class _Bar:
-    """What `http_get` takes for its progress bar; it only counts."""
+    """Stands in for the progress bar of `http_get`; it only counts."""
 
     on_bytes: OnBytes
 
@@ -131,10 +131,10 @@ class _Bar:
 
 
 def _api(config: Config) -> HfApi:
-    """The hub's client. It finds the token itself, in HF_TOKEN or where `hf auth login` has put it; we never see it."""
+    """The hub's client. It reads the token itself, from HF_TOKEN or the store of `hf auth login`; we never see it."""
     if config.models.offline:
         raise FetchFailed("models.offline = true: nothing is fetched; set it to false, or copy the models folder here")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # the hub is told what is fetched, not by what machine
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # the hub learns what is fetched, not from what machine
     from huggingface_hub import HfApi
 
     return HfApi(endpoint=_endpoint(config), library_name="splatgate", library_version=__version__)
@@ -150,7 +150,7 @@ def _where(config: Config) -> str:
 
 @contextmanager
 def explained(repository: str, config: Config) -> Iterator[None]:
-    """Turns what can go wrong between the hub and the disk into one line that says what to do."""
+    """Translates errors of the hub, the network and the disk to FetchFailed with one line that says what to do."""
     import httpx2
     from huggingface_hub import errors
 
@@ -158,14 +158,14 @@ def explained(repository: str, config: Config) -> Iterator[None]:
         yield
     except errors.GatedRepoError:
         raise FetchFailed(
-            f"{repository}: is gated. Sign in at https://huggingface.co/{repository}, accept its conditions, then run "
+            f"{repository} is gated. Sign in at https://huggingface.co/{repository}, accept its conditions, then run "
             "`hf auth login` here or set HF_TOKEN to a token with read access, and try again"
         ) from None
     except errors.RepositoryNotFoundError:
-        raise FetchFailed(f"{repository}: is not on the hub, or is private and HF_TOKEN may not read it") from None
+        raise FetchFailed(f"{repository} is not on the hub, or it is private and HF_TOKEN cannot read it") from None
     except errors.RevisionNotFoundError:
         raise FetchFailed(
-            f"{repository}: no longer has the commit this release uses; a newer release may help"
+            f"{repository} no longer has the commit that this release uses; try a newer release"
         ) from None
     except errors.OfflineModeIsEnabled:
         raise FetchFailed(
@@ -178,8 +178,8 @@ def explained(repository: str, config: Config) -> Iterator[None]:
         ) from None
     except httpx2.HTTPError as error:
         raise FetchFailed(
-            f"{repository}: no way to {_where(config)}: {error or type(error).__name__}. Check the network, a proxy "
-            "(HTTPS_PROXY) or models.endpoint; the same command goes on where this one has stopped"
+            f"{repository}: cannot reach {_where(config)}: {error or type(error).__name__}. Check the network, the "
+            "proxy (HTTPS_PROXY) or models.endpoint; run the same command again to resume"
         ) from None
     except OSError as error:
         raise _disk(error, repository, config) from None
@@ -189,8 +189,8 @@ def _disk(error: OSError, repository: str, config: Config) -> FetchFailed:
     if error.errno in NO_ROOM:
         reason = os.strerror(error.errno or 0)
         return FetchFailed(
-            f"{store.root(config)}: the disk is full ({reason}); make room, or set models.folder to a larger disk; the "
-            "same command goes on where this one has stopped"
+            f"{store.root(config)}: the disk is full ({reason}); make room, or set models.folder to a larger disk; "
+            "run the same command again to resume"
         )
     reason = error.strerror or str(error).splitlines()[0]
     return FetchFailed(f"{repository}: {error.filename or store.root(config)}: {reason}; check it and try again")

@@ -1,4 +1,4 @@
-"""models.lock.json: the commit that was fetched of each model, and the sha256 and size of every file of it."""
+"""models.lock.json: for each fetched model its commit, and the sha256 and size of every file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class LockedModel(Record):
         return hashlib.sha256(lines.encode()).hexdigest()
 
     def is_of(self, model: Model) -> bool:
-        """Whether this is what the manifest asks for: its repository, and its commit where it names one."""
+        """Whether this is the manifest's repository, and its commit if it names one."""
         same = self.commit == model.revision or not is_commit(model.revision)
         return same and self.repository == model.repository
 
@@ -60,14 +60,14 @@ class Lock(Record):
 
 
 def is_commit(revision: str) -> bool:
-    """A commit of 40 hex digits, and not a branch or a tag."""
+    """Whether it is a commit of 40 hex digits rather than a branch or tag."""
     return len(revision) == 40 and all(digit in "0123456789abcdef" for digit in revision)
 
 
 def read_lock(folder: Path) -> Lock:
-    """The lock of a models folder; an empty one where none was written yet.
+    """The lock of a models folder; empty if there is none yet.
 
-    Raises BadWeights where it cannot be read, or names a file that no model may have.
+    Raises BadWeights if it cannot be read, or names a file that no model may have.
     """
     path = folder / NAME
     try:
@@ -89,6 +89,6 @@ def read_lock(folder: Path) -> Lock:
 
 
 def write_lock(folder: Path, lock: Lock) -> None:
-    """Replaces the lock in one step. Raises BadFile where it cannot be written."""
+    """Replaces the lock atomically. Raises BadFile if it cannot be written."""
     with replacing(folder / NAME) as stream:
         stream.write((lock.model_dump_json(indent=2) + "\n").encode())

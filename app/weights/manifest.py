@@ -1,4 +1,4 @@
-"""Which models there are, with repository, commit, files, licence and size; and which ones a configuration needs."""
+"""The known models, with repository, commit, files, licence and size; and which of them a configuration needs."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from app.config import Config
 from app.errors import BadInput, BadWeights
 
 SUFFIXES = (".safetensors", ".onnx", ".json", ".txt", ".model", ".jinja")
-"""All that a model may consist of: weights that hold numbers and nothing else, and text. Never a pickle.
+"""The files that a model may have: weights that hold only numbers, and text. Never a pickle.
 
-A .jinja file is a tokenizer's chat template, which transformers fills in inside a sandbox.
+A .jinja file is a tokenizer's chat template, which transformers renders in a sandbox.
 """
 
 Role = Literal["text_to_image", "cutout", "image_to_splat", "image_features", "scorer"]
 
 DIFFUSERS = ("model_index.json", *(f"*/*{suffix}" for suffix in SUFFIXES if suffix != ".onnx"))
-"""A pipeline in folders; a copy of its weights for other programs, one file at the top, is left where it is."""
+"""A diffusers pipeline in folders, without the single-file copy of its weights at the top."""
 
 
 @dataclass(frozen=True)
 class Model:
     """A model that can be fetched.
 
-    revision: a commit, or a branch whose commit is looked up at the first fetch and kept in the lock.
-    files: names or patterns within the repository. about_bytes: their sum, as far as it is published.
-    gated: the hub hands it out only to accounts that have accepted the publisher's conditions.
-    pinned: (file, sha256) pairs that hold whatever the repository says.
+    revision: a commit, or a branch whose commit is resolved at the first fetch and kept in the lock.
+    files: names or patterns within the repository. about_bytes: their total size as published.
+    gated: only accounts that have accepted the publisher's conditions can download it.
+    pinned: (file, sha256) pairs that must match whatever the repository says.
     """
 
     name: str
@@ -52,19 +52,19 @@ class Model:
 
 
 def check_path(path: str, model: str) -> None:
-    """Raises BadWeights for a file that could hold code, or that would lie outside the model's folder."""
+    """Raises BadWeights for a file that could hold code, or whose path leaves the model's folder."""
     parts = PurePosixPath(path)
     if parts.suffix not in SUFFIXES:
-        raise BadWeights(f"{model}: {path!r} is refused: weights are {', '.join(SUFFIXES)} files, never a pickle")
+        raise BadWeights(f"{model}: {path!r} is refused: allowed are {', '.join(SUFFIXES)}")
     if parts.is_absolute() or ".." in parts.parts or path.startswith(".") or "\\" in path or "\0" in path:
-        raise BadWeights(f"{model}: {path!r} is refused: it does not stay inside the model's folder")
+        raise BadWeights(f"{model}: {path!r} is refused: the path leaves the model's folder")
 
 
 CKPTS = (
     *("ss_flow_img_dit_L_16l8_fp16", "ss_dec_conv3d_16l8_fp16"),
     *("slat_flow_img_dit_L_64l8p2_fp16", "slat_dec_gs_swin8_B_64l8gs32_fp16"),
 )
-"""What leads to Gaussians; the repository's other decoders and its encoders are not needed."""
+"""The models that lead to Gaussians; the other decoders and the encoders are not used."""
 
 SCORER = "ViT-L-14-openai"
 
@@ -140,7 +140,7 @@ MODELS = (
         files=("config.json", "model.safetensors"),
         licence="apache-2.0",
         about_bytes=1_220_000_000,
-        purpose="what TRELLIS sees of the picture",
+        purpose="the image features for TRELLIS",
     ),
     Model(
         name=SCORER,
@@ -157,11 +157,11 @@ MODELS = (
 
 
 def find(name: str) -> Model:
-    """The model of a name. Raises BadInput, naming those there are."""
+    """The model of this name. Raises BadInput, listing the known ones."""
     for model in MODELS:
         if model.name == name:
             return model
-    raise BadInput(f"{name!r} is no model known here; known are: {', '.join(model.name for model in MODELS)}")
+    raise BadInput(f"unknown model {name!r}; known models: {', '.join(model.name for model in MODELS)}")
 
 
 def needed(config: Config) -> tuple[Model, ...]:
@@ -176,7 +176,7 @@ def needed(config: Config) -> tuple[Model, ...]:
 
 
 def own_paths(config: Config) -> tuple[str, ...]:
-    """Folders and files that the configuration names in place of models, and that no lock knows."""
+    """Folders and files that the configuration gives in place of models; they are not locked."""
     return tuple(name for name in _named(config) if "/" in name)
 
 
@@ -187,12 +187,12 @@ def _named(config: Config) -> tuple[str, ...]:
 
 
 def scorer_is_ours(config: Config) -> bool:
-    """Whether the configured scorer is the one in the manifest, and not a file or another tag that the user brings."""
+    """Whether the configured scorer is the manifest's, not another tag or a file of the user's."""
     score = config.score
     return (score.model, score.pretrained, score.weights) == ("ViT-L-14", "openai", "")
 
 
 def gigabytes(count: int) -> str:
-    """A count of bytes as people read it: GB of 10^9 bytes, or a smaller unit."""
+    """A count of bytes for people: GB (10^9 bytes), MB or kB."""
     unit, size = next(((unit, size) for unit, size in (("GB", 1e9), ("MB", 1e6)) if count >= size), ("kB", 1e3))
     return f"{count / size:.{1 if unit == 'GB' else 0}f} {unit}"

@@ -1,13 +1,12 @@
-"""The models on this host's disk, held against models.lock.json.
+"""The models on this host's disk, checked against models.lock.json.
 
-Every load goes through `locate`: the files are there, no others are, and each has the size and the sha256 of the lock.
-A sha256 of 40 GB at every start costs half a minute of a core, so a digest once computed is remembered in
-models.verified.json together with the file's size, inode and times of last change: as long as none of these has moved
-the file is what it was. The kernel sets the time of change (ctime) and no program can set it back, so a file that was
-written, replaced or copied is hashed again. What only a full look finds, a disk that has lost bits, is found by
-`splatgate models verify`, which hashes everything anew.
+Every load goes through `locate`: all files are present, there are no others, and each has the size and sha256 of the
+lock. Hashing 40 GB at every start would take half a minute of a core, so digests are cached in models.verified.json
+with the file's size, inode and times of last write and change. A file is hashed again if any of these differs; the
+kernel sets the time of change (ctime), which no program can set back. `splatgate models verify` hashes everything
+again and so finds silent disk corruption.
 
-This file does not know the network.
+This file does not use the network.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ from app.weights.manifest import Model, find, gigabytes, needed
 
 VERIFIED = "models.verified.json"
 HASHERS = 4
-"""Files hashed at once: one core was measured at 1.4 GB/s, and few disks give more than four of them could take."""
+"""Files hashed in parallel: one core was measured at 1.4 GB/s, and few disks read faster than four cores hash."""
 
 OnBytes = Callable[[int], None]
-"""Told how many more bytes have been dealt with."""
+"""Called with the number of bytes processed since the last call."""
 
 OnLoad = Callable[[str, int, int], None]
-"""Told, by any thread, what is being done ("verifying u2net"), how many more bytes of it have been, and how many there
-are in all."""
+"""Called with the activity ("verifying u2net"), the bytes processed since the last call, and the total;
+by any thread."""
 
 Condition = Literal["missing", "present", "verified", "broken"]
 Stamp = tuple[int, int, int, int]
@@ -47,9 +46,9 @@ Stamp = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class State:
-    """How a model stands on this disk, without hashing anything.
+    """The state of a model on this disk, found without hashing.
 
-    present: all files have their sizes, but not every digest is known. problem: what is wrong, and the remedy.
+    present: all files have the right size, but not every digest is known. problem: what is wrong, and the remedy.
     """
 
     model: Model
@@ -59,14 +58,14 @@ class State:
 
 
 def no_progress(_what: str, _more: int, _of: int) -> None:
-    """For whom nobody waits."""
+    """Reports nothing."""
 
 
 def locate(name: str, config: Config, on_load: OnLoad = no_progress) -> Path:
-    """The folder of a model whose every file is the one in the lock.
+    """The folder of a model, after every file has been checked against the lock.
 
-    Raises NotFetched where the model is not on this host, WrongWeights where a file is missing, cut short, changed, or
-    not in the lock; both say what to do.
+    Raises NotFetched if the model is not on this host, WrongWeights if a file is missing, truncated, changed, or not in
+    the lock; both messages say what to do.
     """
     model = find(name)
     total = lock_of(model, config).bytes
@@ -75,7 +74,7 @@ def locate(name: str, config: Config, on_load: OnLoad = no_progress) -> Path:
 
 
 def locate_file(name: str, config: Config, on_load: OnLoad = no_progress) -> Path:
-    """The one file of a model that has only one. Raises as `locate`, and BadWeights where it has several."""
+    """The file of a single-file model. Raises as `locate`, and BadWeights if it has several."""
     folder = locate(name, config, on_load)
     files = lock_of(find(name), config).files
     if len(files) != 1:
@@ -84,50 +83,50 @@ def locate_file(name: str, config: Config, on_load: OnLoad = no_progress) -> Pat
 
 
 def require(config: Config) -> None:
-    """Raises NotFetched, naming every model that the configuration needs and this host lacks, and the command for it.
+    """Raises NotFetched, listing every model that the configuration needs and this host lacks, and the command to run.
 
-    A quick look: what is there is held against the lock by `locate` when it is loaded.
+    Checks names and sizes only; `locate` checks the content when a model is loaded.
     """
-    if lacking := missing(config):
-        raise NotFetched(missing_message(lacking, config))
-    states = [look(model, config) for model in needed(config)]
+    if absent := missing(config):
+        raise NotFetched(missing_message(absent, config))
+    states = [state_of(model, config) for model in needed(config)]
     if broken := [state for state in states if state.condition == "broken"]:
         raise WrongWeights("\n".join(state.problem for state in broken))
 
 
 def missing(config: Config) -> tuple[Model, ...]:
-    """The models that the configuration needs and this host lacks, by a quick look."""
-    return tuple(model for model in needed(config) if look(model, config).condition == "missing")
+    """The models that the configuration needs and this host lacks."""
+    return tuple(model for model in needed(config) if state_of(model, config).condition == "missing")
 
 
 def arrived(models: Iterable[Model], config: Config) -> int:
-    """How many bytes lie in the folders of these models, those of a fetch that is still at work among them."""
+    """The bytes in the folders of these models, including those of a download that is still running."""
     return sum(_size(path) for model in models for path in folder_of(model, config).rglob("*"))
 
 
 def _size(path: Path) -> int:
     try:
         found = path.stat()
-    except OSError:  # it was a part, and is the file now
+    except OSError:  # a partial file that has just been renamed
         return 0
     return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
 def missing_message(missing: Iterable[Model], config: Config) -> str:
-    """What is missing, how large, under which licence, and the one command that fetches it."""
+    """What is missing, its size and licence, and the command that fetches it."""
     missing = tuple(missing)
     total = gigabytes(sum(model.about_bytes for model in missing))
-    lines = [f"needed, and not in the folder {str(root(config))!r} yet (about {total} in all):"]
+    lines = [f"these models are needed and not yet in {str(root(config))!r} (about {total}):"]
     for model in missing:
-        gate = "; gated: needs an account that has accepted its conditions" if model.gated else ""
+        gate = "; gated: needs an account that has accepted the conditions" if model.gated else ""
         size, licence = gigabytes(model.about_bytes), model.licence
         lines.append(f"  {model.name}: {model.purpose}, {size}, licence {licence}, from {model.repository}{gate}")
-    lines.append(f"fetch them with: {fetch_command(missing)}")
+    lines.append(f"to fetch them, run: {fetch_command(missing)}")
     return "\n".join(lines)
 
 
 def fetch_command(missing: Iterable[Model]) -> str:
-    """What brings these models here, on a command line."""
+    """The command that fetches these models."""
     return f"splatgate models fetch {' '.join(model.name for model in missing)}"
 
 
@@ -141,12 +140,12 @@ def folder_of(model: Model, config: Config) -> Path:
 
 
 def lock_of(model: Model, config: Config) -> LockedModel:
-    """What the lock holds of a model. Raises NotFetched where it holds nothing, WrongWeights where it holds another."""
+    """A model's entry in the lock. Raises NotFetched if there is none, WrongWeights if it is of another commit."""
     locked = read_lock(root(config)).models.get(model.name)
     if locked is None and folder_of(model, config).is_dir():
         raise NotFetched(
-            f"{model.name}: {folder_of(model, config)} holds files, but models.lock.json does not know them; run "
-            f"`splatgate models fetch {model.name}`, which keeps what is whole"
+            f"{model.name}: {folder_of(model, config)} has files that are not in models.lock.json; run "
+            f"`splatgate models fetch {model.name}`, which keeps those that are correct"
         )
     if locked is None:
         raise NotFetched(missing_message([model], config))
@@ -158,8 +157,8 @@ def lock_of(model: Model, config: Config) -> LockedModel:
     return locked
 
 
-def look(model: Model, config: Config) -> State:
-    """How a model stands, by names and sizes and what was hashed before; hashes nothing, and raises nothing for it."""
+def state_of(model: Model, config: Config) -> State:
+    """A model's state by names, sizes and cached digests. Hashes nothing, and does not raise for a bad model."""
     try:
         locked = lock_of(model, config)
         _check_sizes(model, locked, config)
@@ -176,9 +175,9 @@ def look(model: Model, config: Config) -> State:
 
 
 def verify(model: Model, config: Config, *, anew: bool = False, on_bytes: OnBytes = lambda _count: None) -> LockedModel:
-    """Holds every file against the lock, hashing those that have changed since they were last hashed.
+    """Checks every file against the lock, and hashes those that have changed since they were last hashed.
 
-    anew: hash all of them. on_bytes: told by several threads. Raises NotFetched or WrongWeights.
+    anew: hash all of them. on_bytes: called by several threads. Raises NotFetched or WrongWeights.
     """
     locked = lock_of(model, config)
     _check_sizes(model, locked, config)
@@ -195,7 +194,7 @@ def digests(
     anew: bool = False,
     on_bytes: OnBytes = lambda _count: None,
 ) -> dict[str, str]:
-    """The sha256 (hex) of files of a model's folder, several hashed at once, and remembered. Raises WrongWeights."""
+    """The sha256 (hex) of files in a model's folder, hashed in parallel and cached. Raises WrongWeights."""
     folder, known = folder_of(model, config), {} if anew else _known(config)
     with ThreadPoolExecutor(HASHERS) as pool:
         each = pool.map(lambda path: _digest(known, folder / path, config, on_bytes), paths)
@@ -208,35 +207,35 @@ def _check_sizes(model: Model, locked: LockedModel, config: Config) -> None:
     folder = folder_of(model, config)
     for path, file in locked.files.items():
         if not (folder / path).is_file():
-            raise WrongWeights(f"{folder / path}: is missing; {_again(model)}")
+            raise WrongWeights(f"{folder / path} is missing; {_again(model)}")
         if (size := (folder / path).stat().st_size) != file.bytes:
-            how = "is cut short" if size < file.bytes else "is too long"
-            raise WrongWeights(f"{folder / path}: {how}: {size:,} of {file.bytes:,} bytes; {_again(model)}")
-    if strangers := [path for path in files_in(folder) if path not in locked.files]:
+            how = "is truncated" if size < file.bytes else "is too long"
+            raise WrongWeights(f"{folder / path} {how}: {size:,} of {file.bytes:,} bytes; {_again(model)}")
+    if extra := [path for path in files_in(folder) if path not in locked.files]:
         raise WrongWeights(
-            f"{folder / strangers[0]}: is not part of {model.name} as models.lock.json has it; move it elsewhere"
+            f"{folder / extra[0]} does not belong to {model.name} according to models.lock.json; move it elsewhere"
         )
 
 
 def _check_digest(model: Model, path: str, file: LockedFile, sha256: str) -> None:
     if sha256 != file.sha256:
         raise WrongWeights(
-            f"{model.name}/{path}: has been changed: sha256 {sha256[:12]}, models.lock.json has {file.sha256[:12]}; "
+            f"{model.name}/{path} has changed: its sha256 is {sha256[:12]}, in models.lock.json {file.sha256[:12]}; "
             f"{_again(model)}"
         )
 
 
 def _again(model: Model) -> str:
-    return f"run `splatgate models fetch {model.name}`, which fetches again only what is broken"
+    return f"run `splatgate models fetch {model.name}`, which downloads only what is wrong"
 
 
 def files_in(folder: Path) -> list[str]:
-    """Names of all files below a folder, "/" between folders; nothing that begins with a dot."""
+    """Paths of all files below a folder, with "/"; without those that begin with a dot."""
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file() or path.is_symlink())
     return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
 
 
-# ---- digests that are known already ----------------------------------------------------------------------------------
+# ---- cached digests ------------------------------------------------------------------------------------------------
 
 Known = dict[str, tuple[Stamp, str]]
 
@@ -253,7 +252,7 @@ def _remembered(known: Known, path: Path, config: Config) -> str | None:
 
 
 def _digest(known: Known, path: Path, config: Config, on_bytes: OnBytes) -> tuple[Stamp, str]:
-    stamp = _stamp(path)  # before reading: what is written meanwhile makes the stamp stale, not the digest wrong
+    stamp = _stamp(path)  # before reading: a write in between makes the stamp stale, not the digest wrong
     if digest := _remembered(known, path, config):
         on_bytes(stamp[0])
         return stamp, digest
@@ -264,7 +263,7 @@ def _digest(known: Known, path: Path, config: Config, on_bytes: OnBytes) -> tupl
 
 
 def _known(config: Config) -> Known:
-    """What was hashed before. A file that cannot be understood only costs hashing again."""
+    """The cached digests. If the cache is unreadable, files are hashed again."""
     try:
         table = json.loads((root(config) / VERIFIED).read_text(encoding="utf-8"))
         return {path: ((row[0], row[1], row[2], row[3]), str(row[4])) for path, row in table.items()}
@@ -282,8 +281,8 @@ def _remember(found: Known, config: Config) -> None:
         with replacing(root(config) / VERIFIED) as stream:
             stream.write(text.encode())
     except StorageDown as error:
-        logger.warning(f"{error}: the models are hashed again at each start")
+        logger.warning(f"{error}: the models will be hashed again at each start")
     except BadFile as error:
         if os.access(root(config), os.W_OK):
             raise
-        logger.warning(f"{error}: the models are hashed again at each start")
+        logger.warning(f"{error}: the models will be hashed again at each start")
