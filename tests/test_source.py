@@ -17,7 +17,6 @@ PRIVATE_USES: dict[str, set[str]] = {
     "jobs/queue.py": {"_core", "_error", "_sys_db"},
     "stages/memory.py": {"_buffers", "_parameters"},
     "stages/quantize.py": {"_nf4tensor_api"},
-    "web/server.py": {"_DEFER"},
 }
 """What is still to be replaced. Remove entries; never add one."""
 

@@ -24,7 +24,7 @@ from app.jobs.client import Jobs
 from app.splat.ply import encode_ply
 from app.splat.spz import encode_spz
 from app.web import create_app
-from app.web.limits import PLACES
+from app.web.limits import SLOTS
 
 ROCKET = {"prompt": "a blue rocket"}
 
@@ -46,7 +46,7 @@ def crowded(tmp_path: Path) -> Iterator[FlaskClient]:
     """Of a service that makes pictures into splats, and whose one place for uploads is taken."""
     limits = {"max_uploads": 1, "body_seconds": 0.1}
     for client in client_of(tmp_path, limits=limits, profile={"name": "full"}):
-        assert client.application.extensions[PLACES].acquire(blocking=False)
+        assert client.application.extensions[SLOTS].acquire(blocking=False)
         yield client
 
 
@@ -107,7 +107,7 @@ def test_pictures_take_turns_too(crowded: FlaskClient) -> None:
 
 
 def test_a_place_is_free_again_whatever_the_upload_was(client: FlaskClient) -> None:
-    places = client.application.extensions[PLACES]
+    places = client.application.extensions[SLOTS]
     for data in (b"no splat", b"ply\nformat"):
         answer = client.post("/v1/repair", data={"splat": (io.BytesIO(data), "a.ply")})
         assert answer.status_code == 422

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import signal
@@ -12,20 +11,19 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
 import requests
-from gunicorn.workers import gthread
 from service import Service, wait_until, web
 
 from app.config import Config
 from app.jobs.client import Jobs
 from app.jobs.heartbeats import Heartbeat
 from app.jobs.records import Engine, JobRequest
-from app.web.server import Worker
+from app.web.server import HEADER_SECONDS
 
 pytestmark = pytest.mark.e2e
 
@@ -82,15 +80,72 @@ def test_a_client_that_sends_half_a_body_and_goes_leaves_nothing(service: Servic
     assert _count(service) == before
 
 
-def test_silent_clients_keep_nobody_waiting(service: Service) -> None:
-    silent = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(50)]
-    for client in silent[:25]:
-        client.send(b"GET /v1/jobs HTTP/1.1\r\nHost: loc")
-    try:
-        assert requests.get(f"{service.url}/livez", timeout=20).ok
-    finally:
-        for client in silent:
-            client.close()
+@pytest.mark.parametrize("start", [b"", b"GET /v1/jobs HTTP/1.1\r\nHost: loc"])
+def test_clients_that_send_no_request_keep_nobody_waiting(service: Service, start: bytes) -> None:
+    with ExitStack() as clients:
+        for _ in range(300):
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+            client.sendall(start)
+        assert _seconds(service, "/livez") < 1
+        assert _seconds(service, "/v1/jobs") < 5
+
+
+def test_a_client_that_drips_its_headers_is_dropped(service: Service) -> None:
+    with socket.create_connection(("127.0.0.1", service.port)) as client:
+        client.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+        began = time.monotonic()
+        with suppress(OSError):
+            while time.monotonic() - began < 30:
+                client.sendall(b"x")
+                time.sleep(0.1)
+    assert HEADER_SECONDS - 1 < time.monotonic() - began < 30
+
+
+def test_half_bodies_hold_no_thread(service: Service) -> None:
+    """There are eight places for requests, and 24 threads."""
+    with ExitStack() as clients:
+        for _ in range(8):
+            clients.enter_context(_half_request(service))
+        assert _seconds(service, "/livez") < 1
+        assert _seconds(service, "/readyz") < 1
+
+
+def test_many_event_streams_leave_the_service_to_others(service: Service) -> None:
+    id = requests.post(f"{service.url}/v1/jobs", json=ROCKET, timeout=20).json()["id"]
+    with ExitStack() as opened:
+        streams = []
+        for _ in range(100):
+            stream = opened.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=20))
+            stream.sendall(f"GET /v1/jobs/{id}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            assert stream.recv(65536).startswith(b"HTTP/1.1 200 ")
+            streams.append(stream)
+        assert _seconds(service, "/livez") < 1
+        assert requests.post(f"{service.url}/v1/jobs", json=ROCKET, timeout=20).status_code == 202
+        requests.delete(f"{service.url}/v1/jobs/{id}", timeout=20)
+
+
+@pytest.mark.parametrize("body", [b"zz\r\n", b"5\r\nhello\r\nnope\r\n", b"-1\r\n"])
+def test_a_body_of_broken_chunks_is_a_bad_request(service: Service, body: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as client:
+        head = "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        client.sendall(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + body)
+        answer = HTTPResponse(client)
+        answer.begin()
+        assert answer.status == 400
+
+
+def test_a_locked_database_leaves_health_answering(tmp_path: Path) -> None:
+    with (
+        web(tmp_path) as service,
+        closing(Jobs(Config.model_validate({"serve": {"data": str(tmp_path)}}))) as jobs,
+        ThreadPoolExecutor(12) as pool,
+    ):
+        requests.get(f"{service.url}/v1/jobs", timeout=20)
+        with jobs.store.writing():
+            for _ in range(12):
+                pool.submit(requests.post, f"{service.url}/v1/jobs", json=ROCKET, timeout=60)
+            wait_until(lambda: _seconds(service, "/readyz") < 3, "readiness answers")
+            assert _seconds(service, "/livez") < 1
 
 
 def test_a_chunked_body_over_the_limit_is_refused(service: Service) -> None:
@@ -168,12 +223,6 @@ def test_a_stopping_service_keeps_nobody_waiting_for_a_job_whose_engine_has_died
         assert (caller.result().status_code, "being restarted" in caller.result().text) == (504, True)
 
 
-def test_a_stopping_worker_still_asks_how_long_idle_connections_may_stay() -> None:
-    """It is a constant of gunicorn's that app.web.server changes."""
-    assert gthread.STOP_KEEPALIVE_LINGER < 1
-    assert "STOP_KEEPALIVE_LINGER" in inspect.getsource(Worker.run)
-
-
 def test_callers_without_a_key_share_the_job_that_waits_for_the_same(service: Service) -> None:
     before = _count(service)
     form = {"prompt": "a green tree", "seed": "77"}
@@ -217,6 +266,13 @@ def test_threads_do_not_pile_up(service: Service) -> None:
         list(pool.map(lambda _: requests.get(f"{service.url}/v1/jobs", timeout=20).ok, range(200)))
     workers = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
     assert len(list(Path(f"/proc/{workers[0]}/task").iterdir())) < 8 + 16 + 8
+
+
+def _seconds(service: Service, path: str) -> float:
+    """How long an answer took; 503 is one."""
+    began = time.monotonic()
+    requests.get(f"{service.url}{path}", timeout=60)
+    return time.monotonic() - began
 
 
 def _half_request(service: Service, body: bytes = b'{"prompt": ', length: int = 1_000) -> socket.socket:

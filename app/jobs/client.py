@@ -27,7 +27,7 @@ from app.jobs.job_request import check, new_id, picture_name
 from app.jobs.queue import JobQueue
 from app.jobs.records import SERVING, Engine, Job, JobRequest, Kind, Result, StageTime, State, Stats, Tally
 from app.jobs.store import Store, to_job
-from app.jobs.watch import Watch
+from app.jobs.watch import Following, Watch
 from app.splat import formats
 
 MEDIAN_OF = 50
@@ -168,6 +168,10 @@ class Jobs:
         if self._watch.wait(id, after_version, timeout):
             return self.get(id)
         return None
+
+    def follow(self, id: str) -> Following:
+        """Watches a job: its version is known from then on without asking. To be closed."""
+        return self._watch.follow(id)
 
     def position(self, id: str) -> int | None:
         """1: the next to be taken. None: it does not wait."""

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import closing
 
 from loguru import logger
 
@@ -40,22 +41,35 @@ class Watch:
 
     def wait(self, id: str, after: int, timeout: float) -> bool:
         """Returns whether the job's version has risen above `after`; False at the timeout or the end of the watch."""
-        end = time.monotonic() + timeout
+        with closing(self.follow(id)) as following:
+            self._update(self._versions([id]))  # the thread may have seen the change before anybody waited for it
+            return following.wait(after, timeout)
+
+    def follow(self, id: str) -> Following:
+        """Asks for the versions of this job from now on, until the result is closed."""
         with self._changed:
             self._waiting[id] += 1
             self._start()
-        try:
-            self._update(self._versions([id]))  # the thread may have seen the change before anybody waited for it
-            with self._changed:
-                while self._known.get(id, 0) <= after and not self._closed and (left := end - time.monotonic()) > 0:
-                    self._changed.wait(left)
-                return self._known.get(id, 0) > after
-        finally:
-            with self._changed:
-                self._waiting[id] -= 1
-                if not self._waiting[id]:
-                    del self._waiting[id]
-                    self._known.pop(id, None)
+        return Following(self, id)
+
+    def known(self, id: str) -> int:
+        """The newest version that was seen of a job that is followed; 0 before the first look."""
+        return self._known.get(id, 0)
+
+    def wait_for(self, id: str, after: int, timeout: float) -> bool:
+        """As `wait`, for a job that is followed."""
+        end = time.monotonic() + timeout
+        with self._changed:
+            while self.known(id) <= after and not self._closed and (left := end - time.monotonic()) > 0:
+                self._changed.wait(left)
+            return self.known(id) > after
+
+    def unfollow(self, id: str) -> None:
+        with self._changed:
+            self._waiting[id] -= 1
+            if not self._waiting[id]:
+                del self._waiting[id]
+                self._known.pop(id, None)
 
     def close(self) -> None:
         """Ends all waits. The database may be closed afterwards: nothing here asks it any more."""
@@ -99,3 +113,26 @@ class Watch:
                 if id in self._waiting:
                     self._known[id] = max(version, self._known.get(id, 0))  # of two looks the later may come first
             self._changed.notify_all()
+
+
+class Following:
+    """One job that is watched."""
+
+    def __init__(self, watch: Watch, id: str) -> None:
+        self._watch = watch
+        self._id = id
+        self._closed = False
+
+    @property
+    def version(self) -> int:
+        """The newest version that was seen, without asking the database; 0 before the first look."""
+        return self._watch.known(self._id)
+
+    def wait(self, after: int, timeout: float) -> bool:
+        """Returns whether the version has risen above `after`; False at the timeout or the end of the watch."""
+        return self._watch.wait_for(self._id, after, timeout)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._watch.unfollow(self._id)

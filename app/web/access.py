@@ -7,6 +7,8 @@ import time
 from flask import Flask, Response, g, request
 from loguru import logger
 
+from app.web.limits import BEGAN
+
 QUIET = ("/livez", "/readyz", "/metrics")
 """Polled every few seconds by machines: logged at DEBUG."""
 
@@ -17,7 +19,7 @@ def log_requests(app: Flask) -> None:
 
 
 def _start_clock() -> None:
-    g.began = time.monotonic()
+    g.began = request.environ.get(BEGAN) or time.monotonic()
 
 
 def _log(answer: Response) -> Response:

@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flask import Flask, request
+from flask import Flask, current_app, request
 
 from app.address import is_loopback
 from app.config import AuthConfig, Config
@@ -30,6 +30,7 @@ WORKER = ("/generate/", "/generate", "/generate_video/", "/generate_video")
 ANY_HOST = (*OPEN, "/metrics")
 """Served under any host name: a scraper uses the name of the container."""
 
+CHECK, DENIED = "splatgate.check", "splatgate.denied"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
@@ -79,8 +80,17 @@ def guard(app: Flask, config: Config) -> None:
     """Checks every request before its view runs. Raises ConfigError if the tokens cannot be read."""
     hashes = read_hashes(config.auth)
     client = ClientAddress(config.serve.trusted_proxies)
-    app.before_request(_check_site)
-    app.before_request(_token_checker(hashes, config.auth, client) if hashes else _local_checker(config, client))
+    app.extensions[CHECK] = _token_checker(hashes, config.auth, client) if hashes else _local_checker(config, client)
+    app.before_request(check)
+
+
+def check() -> None:
+    """Raises Forbidden or Unauthorized if the current request must not be answered. Who was denied once in a request
+    stays denied."""
+    if denied := request.environ.get(DENIED):
+        raise denied
+    _check_site()
+    current_app.extensions[CHECK]()
 
 
 def _check_site() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from flask import Flask, current_app
 
@@ -21,18 +22,23 @@ class Drain:
 
     def __init__(self, grace_seconds: float) -> None:
         self._wait_seconds = max(0.0, grace_seconds - 2 * POLL_SECONDS)
+        self._stopping: Callable[[], bool] = bool
         self._begun: float | None = None
 
-    def begin(self) -> None:
-        self._begun = time.monotonic()
+    def begin_when(self, stopping: Callable[[], bool]) -> None:
+        """stopping: whether the server was asked to end; looked at by whoever waits, so that no signal handler has
+        anything to do."""
+        self._stopping = stopping
 
     @property
     def begun(self) -> bool:
+        if self._begun is None and self._stopping():
+            self._begun = time.monotonic()
         return self._begun is not None
 
     @property
     def over(self) -> bool:
-        return self._begun is not None and time.monotonic() - self._begun > self._wait_seconds
+        return self.begun and time.monotonic() - (self._begun or 0.0) > self._wait_seconds
 
 
 def attach(app: Flask, config: Config, jobs: Jobs) -> Drain:
@@ -62,5 +68,9 @@ def current_decoder() -> Decoder:
 
 def current_drain() -> Drain:
     """The drain of the application that handles the current request."""
-    drain: Drain = current_app.extensions[KEY][2]
+    return drain_of(current_app)
+
+
+def drain_of(app: Flask) -> Drain:
+    drain: Drain = app.extensions[KEY][2]
     return drain

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from typing import Self
 
 from flask import Response
 from loguru import logger
@@ -21,31 +21,55 @@ def event_stream(jobs: Jobs, drain: Drain, job: Job, seen: int) -> Response:
     """seen: the version the caller has. After the last version: 204, which stops a browser from reconnecting."""
     if job.ended and job.version <= seen:
         return Response(status=204)
-    stream = Response(_events(jobs, drain, job, seen), mimetype="text/event-stream")
+    stream = Response(EventStream(jobs, drain, job, seen), mimetype="text/event-stream", direct_passthrough=True)
     stream.headers["X-Accel-Buffering"] = "no"  # a proxy would buffer the events
     return stream
 
 
-def _events(jobs: Jobs, drain: Drain, job: Job, seen: int) -> Iterator[str]:
-    """Ends with the job, or when the process stops; a browser then reconnects by itself."""
-    try:
-        if job.version > seen:
-            yield _event(jobs, job)
-        last_sent = time.monotonic()
-        while not job.ended and not drain.begun:
-            changed = jobs.changes(job.id, job.version, POLL_SECONDS)
-            if changed:
-                job = changed
-                yield _event(jobs, job)
-            elif time.monotonic() - last_sent > HEARTBEAT_SECONDS:
-                yield _event(jobs, job) if job.state == "QUEUED" else ": heartbeat\n\n"  # its position may have changed
-            else:
-                continue
-            last_sent = time.monotonic()
-    except SplatgateError as error:
-        logger.warning(f"event stream of job {job.id} closed: {error}")
+class EventStream:
+    """Iterates over the events of one job. Ends with the job, or when the process stops; a browser then reconnects."""
 
+    def __init__(self, jobs: Jobs, drain: Drain, job: Job, seen: int) -> None:
+        self._jobs = jobs
+        self._drain = drain
+        self._job = job
+        self._seen = seen
+        self._last_sent = time.monotonic()
+        self._following = jobs.follow(job.id)
 
-def _event(jobs: Jobs, job: Job) -> str:
-    view = JobView.of(job, jobs.position(job.id), jobs.eta(job.id))
-    return f"id: {job.version}\nevent: job\ndata: {view.model_dump_json()}\n\n"
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        """The next event; waits for it, in a thread. Do not call it in a greenlet while the stream is idle."""
+        while self.idle:
+            self._following.wait(self._job.version, POLL_SECONDS)
+        if self._drain.begun or (self._job.ended and self._job.version <= self._seen):
+            raise StopIteration
+        try:
+            return self._event().encode()
+        except SplatgateError as error:
+            logger.warning(f"event stream of job {self._job.id} closed: {error}")
+            raise StopIteration from None
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to send yet. Known without asking the database."""
+        changed = self._job.version > self._seen or self._following.version > self._seen
+        return not (changed or self._job.ended or self._drain.begun or self._heartbeat_due())
+
+    def close(self) -> None:
+        self._following.close()
+
+    def _event(self) -> str:
+        if self._job.version <= self._seen:
+            self._job = self._jobs.get(self._job.id)
+        self._last_sent = time.monotonic()
+        if self._job.version <= self._seen and self._job.state != "QUEUED":
+            return ": heartbeat\n\n"
+        self._seen = self._job.version  # the position of a waiting job may have changed
+        view = JobView.of(self._job, self._jobs.position(self._job.id), self._jobs.eta(self._job.id))
+        return f"id: {self._job.version}\nevent: job\ndata: {view.model_dump_json()}\n\n"
+
+    def _heartbeat_due(self) -> bool:
+        return time.monotonic() - self._last_sent > HEARTBEAT_SECONDS

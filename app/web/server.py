@@ -1,4 +1,4 @@
-"""The web process: gunicorn with one worker of many threads, `python -m app.web.server`. It never imports torch.
+"""The web process: gunicorn with one gevent worker, `python -m app.web.server`. It never imports torch.
 
 The configuration comes from SPLATGATE_CONFIG and SPLATGATE__SECTION__KEY, as everywhere.
 """
@@ -6,17 +6,16 @@ The configuration comes from SPLATGATE_CONFIG and SPLATGATE__SECTION__KEY, as ev
 from __future__ import annotations
 
 import os
+import resource
 import socket
-import struct
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+import gevent.socket
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
-from gunicorn.workers import gthread
-from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker
+from gunicorn.workers.ggevent import GeventWorker
 from loguru import logger
 
 from app.address import host_and_port, is_loopback, listening_host
@@ -28,24 +27,18 @@ from app.jobs.client import Jobs
 from app.log import ToLoguru, start_logging
 from app.web import create_app
 from app.web.auth import read_hashes
-from app.web.context import KEY
-from app.web.limits import SPARE, Hurry
+from app.web.context import drain_of
+from app.web.dispatch import STALL_SECONDS, Dispatcher
 
-HEADER_SECONDS = 5.0
-"""A client has this long to send the headers of a request."""
+HEADER_SECONDS = 5
+"""A client has this long to send the headers of a request, and may be silent for this long between two. The worker has
+one setting for both, and waits for idle connections when it stops."""
 
-STALL_SECONDS = 60
-"""A client that takes no byte of its answer for this long is dropped."""
-
-KEEPALIVE_SECONDS = 5
+MAX_CONNECTIONS, SPARE_FILES = 4_000, 400
 STUCK_SECONDS = 60
-"""A worker whose main thread says nothing for this long is replaced."""
+"""A worker whose event loop stands still for this long is replaced."""
 
 MEMORY_FOLDER = Path("/dev/shm")  # the worker's heartbeat file must not wait for a disk
-
-gthread.STOP_KEEPALIVE_LINGER = 0.5
-"""Seconds that idle connections outlive SIGTERM by, for a request that may be on its way. gunicorn has no setting for
-it, and its two seconds were half of what such an end took."""
 
 
 def main() -> None:
@@ -81,33 +74,22 @@ class Log(Logger):
         self.access_log.handlers = []
 
     def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
-        if isinstance(sys.exception(), BlockingIOError):  # SO_SNDTIMEO
-            self.error_log.info("a client took nothing of its answer for %s s and was dropped", STALL_SECONDS)
+        if isinstance(sys.exception(), TimeoutError):  # of the socket
+            self.error_log.info("a client took nothing of its answer for %g s and was dropped", STALL_SECONDS)
         else:
             super().exception(msg, *args, **kwargs)
 
 
-class Worker(ThreadWorker):
-    """Threads that a slow client cannot hold, and an end that the waiting views hear of."""
+class Worker(GeventWorker):
+    """gunicorn's gevent worker without monkey patching: greenlets hold the connections, threads run the views
+    (app.web.dispatch). With it, s3fs finds no event loop of its own, and a locked SQLite file stops everything."""
 
-    def enqueue_req(self, conn: TConn) -> None:
-        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", STALL_SECONDS, 0))
-        super().enqueue_req(conn)
+    sockets: list[Any]
 
-    def handle(self, conn: TConn) -> Any:
-        if not (conn.initialized or conn.data_ready or conn.wait_for_data(0)):
-            return _DEFER  # the main thread's poller waits for the first byte, and takes no thread for it
-        with Hurry(conn.sock, HEADER_SECONDS) as conn.hurry:
-            return super().handle(conn)
-
-    def handle_request(self, req: Any, conn: TConn) -> Any:
-        conn.hurry.end()
-        return super().handle_request(req, conn)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if application := getattr(self, "wsgi", None):  # not yet there while the worker starts
-            application.extensions[KEY][2].begin()
-        super().handle_exit(sig, frame)
+    def patch(self) -> None:
+        self.sockets = [
+            gevent.socket.socket(each.FAMILY, socket.SOCK_STREAM, fileno=each.sock.detach()) for each in self.sockets
+        ]
 
 
 class Server(BaseApplication):
@@ -122,28 +104,38 @@ class Server(BaseApplication):
             self.cfg.set(name, value)
 
     def load(self) -> Any:
-        """In the worker: a database connection must not be shared across the fork."""
-        return create_app(self.config, Jobs(self.config))
+        """In the worker: neither a database connection nor a thread outlives the fork."""
+        return Dispatcher(create_app(self.config, Jobs(self.config)), self.config.limits)
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    threads = config.limits.max_requests + SPARE
     return {
         "bind": listen_address(config),
         "workers": 1,
         "worker_class": Worker,
-        "threads": threads,
-        "worker_connections": 2 * threads,
-        "keepalive": KEEPALIVE_SECONDS,
+        "worker_connections": _max_connections(),
+        "keepalive": HEADER_SECONDS,
         "timeout": STUCK_SECONDS,
         "graceful_timeout": round(config.serve.grace_seconds),
         "worker_tmp_dir": str(MEMORY_FOLDER) if os.access(MEMORY_FOLDER, os.W_OK) else None,
         "control_socket_disable": True,
         "post_fork": lambda _server, _worker: die_with_parent(),  # it would keep the port from the next one
-        "post_worker_init": lambda _worker: say_ready(),
+        "post_worker_init": _serving,
         "logger_class": Log,
         "proc_name": "splatgate-web",
     }
+
+
+def _serving(worker: Worker) -> None:
+    drain_of(worker.wsgi.app).begin_when(lambda: not worker.alive)
+    say_ready()
+
+
+def _max_connections() -> int:
+    """MAX_CONNECTIONS, or what the limit of open files allows, which is raised as far as it may be."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return max(100, min(MAX_CONNECTIONS, most - SPARE_FILES))
 
 
 if __name__ == "__main__":

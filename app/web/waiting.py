@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import select
 import time
 
 from flask import g, request
@@ -48,13 +48,12 @@ def _abandoned(job: Job) -> bool:
 
 
 def _caller_disconnected() -> bool:
-    """Whether the other end closed the connection. Peeks only: the next request may already be in the buffer."""
-    connection: socket.socket | None = request.environ.get("gunicorn.socket")
+    """Whether the other end closed the connection."""
+    connection = request.environ.get("gunicorn.socket")
     if connection is None:
         return False
-    try:
-        return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
+    if connection.fileno() < 0:
         return True
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    return bool(poll.poll(0))
