@@ -68,16 +68,17 @@ class Dispatcher:
             return self.app(environ, start_response)  # here, so that it needs no thread; it uses no database
         if environ["PATH_INFO"] in HEALTH:
             return self._answer_health(environ, start_response)
+        if _has_body(environ) and wants_body(self.app, environ):
+            self._bodies.receive(environ)
         if not self._places.acquire(blocking=False):
             most = self._config.max_requests
             environ[REFUSAL] = TooBusy(f"{most} requests are being answered (limits.max_requests): try again soon")
             return self.app(environ, start_response)
         try:
-            if _has_body(environ) and wants_body(self.app, environ):
-                self._bodies.receive(environ)
-            return self._started(self._threads.apply(_call, (self.app, environ)), start_response)
+            answer = self._threads.apply(_call, (self.app, environ))
         finally:
             self._places.release()
+        return self._started(answer, start_response)
 
     def _answer_health(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         late = Unavailable(f"the database has not answered within {HEALTH_SECONDS:g} s; check that it runs")
