@@ -6,6 +6,7 @@ Options on the command line override these; nothing else does.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,16 @@ from app.bounds import Attempts, Extent, FilmFps, FilmSeconds, FilmSize, Fov, Po
 from app.errors import ConfigError
 
 ENV_PREFIX = "SPLATGATE__"
+
+LOCATIONS = (
+    ("models", "folder"),
+    ("serve", "data"),
+    ("auth", "tokens_file"),
+    ("gpu", "cache"),
+    ("score", "weights"),
+)
+"""Keys that hold a path. A relative one is taken from the folder of the configuration file; from a variable or an
+option, from the working directory."""
 
 
 MAX_PIXELS = 64 * 1024**2
@@ -268,14 +279,18 @@ class Config(Section):
     log: LogConfig = LogConfig()
 
     def digest(self) -> str:
-        """sha256 (hex) of the tree as canonical JSON; equal settings have equal digests."""
-        return hashlib.sha256(self.model_dump_json(by_alias=True).encode()).hexdigest()
+        """sha256 (hex) of the tree without LOCATIONS, as canonical JSON; equal settings have equal digests."""
+        tree = self.model_dump(mode="json", by_alias=True)
+        for section, key in LOCATIONS:
+            del tree[section][key]
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
 def load_config(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
     """Built-in defaults, overridden by the file, then by SPLATGATE__SECTION__KEY variables (TOML values or words).
 
     path: the file; None takes SPLATGATE_CONFIG, else config.toml in the working directory or beside the package.
+    LOCATIONS become absolute; without a file they are in $XDG_DATA_HOME/splatgate.
     Raises ConfigError, naming the key, its value and what was expected.
     """
     environ = os.environ if environ is None else environ
@@ -285,9 +300,10 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] | None = No
     for key, text in variables.items():
         _put(tree, key, text)
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error, path, variables)) from None
+    return _located(config, path.absolute().parent if path else _user_folder(environ), variables)
 
 
 def _find(environ: Mapping[str, str]) -> Path | None:
@@ -295,6 +311,21 @@ def _find(environ: Mapping[str, str]) -> Path | None:
         return Path(named)
     beside = Path("config.toml"), Path(__file__).parent.parent / "config.toml"
     return next((candidate for candidate in beside if candidate.is_file()), None)
+
+
+def _user_folder(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get("XDG_DATA_HOME") or Path("~/.local/share").expanduser()) / "splatgate"
+
+
+def _located(config: Config, folder: Path, variables: Mapping[str, str]) -> Config:
+    """The tree with absolute LOCATIONS; relative ones are in `folder`, or in the working directory if a variable."""
+    for section, key in LOCATIONS:
+        part = getattr(config, section)
+        if text := getattr(part, key):
+            base = Path.cwd() if f"{ENV_PREFIX}{section}__{key}".upper() in variables else folder
+            located = part.model_copy(update={key: str(base / Path(text).expanduser())})
+            config = config.model_copy(update={section: located})
+    return config
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -329,7 +360,9 @@ def _explain(error: ValidationError, path: Path | None, variables: Mapping[str, 
         variable = ENV_PREFIX + "__".join(str(part) for part in problem["loc"][:2]).upper()
         source = variable if variable in variables else str(path or "built-in defaults")
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{source}: {place}: no such key; docs/configuration.md lists all keys")
+            lines.append(
+                f"{source}: {place}: no such key; docs/configuration.md lists all keys, --config uses another file"
+            )
         else:
             lines.append(f"{source}: {place} = {problem['input']!r}: {problem['msg']}")
     return "\n".join(lines)

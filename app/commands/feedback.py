@@ -17,7 +17,7 @@ from rich.table import Table
 
 from app.cli import FILE, JSON, configured, print_json, progress
 from app.config import Config
-from app.errors import BadFile, BadInput
+from app.errors import BadFile, BadInput, Unavailable
 
 if TYPE_CHECKING:
     from app.feedback.advice import Advice
@@ -86,6 +86,7 @@ def show_report(
     times = [None if text is None else _checked(option, moment, text) for option, text in given.items()]
     if picture and picture.suffix.lower() != ".png":
         raise click.UsageError(f"{picture}: a picture is written as .png")
+    _check_database(config)
     with _opened_store(config) as answers, progress("Weighing the verdicts"):
         found = report(answers, config, np.random.default_rng(0), *times)
         if picture:
@@ -93,9 +94,27 @@ def show_report(
     if as_json:
         print_json(asdict(found))
     else:
-        _print_report(found)
+        _print_report(found, _shown_database(config))
         if picture:
             click.echo(f"wrote {picture}")
+
+
+def _check_database(config: Config) -> None:
+    """Raises Unavailable if there is no database yet: a report must not create one."""
+    from app.jobs.store import database_url
+
+    url = database_url(config)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+        raise Unavailable(
+            f"{url.database}: no database; is serve.data ({config.serve.data}) the service's data folder?"
+        )
+
+
+def _shown_database(config: Config) -> str:
+    from app.jobs.store import database_url
+
+    url = database_url(config)
+    return url.database if url.get_backend_name() == "sqlite" and url.database else url.render_as_string()
 
 
 @contextmanager
@@ -159,9 +178,9 @@ def _print_receipt(log: Path, receipt: Receipt) -> None:
         click.secho(f"  line {broken.number:,}: {broken.reason}", fg="yellow")
 
 
-def _print_report(found: Report) -> None:
+def _print_report(found: Report, database: str) -> None:
     if not found.answers:
-        click.echo("no answers yet: splatgate feedback import LOG...")
+        click.echo(f"no answers yet in {database}: run splatgate feedback import LOG...")
         return
     click.echo(
         f"{found.answers:,} answers, {_day(found.first)} to {_day(found.last)}; {found.failed:,} failed (no verdict)"
