@@ -158,7 +158,7 @@ class Server:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._made = 0
+        self._made = self._empty = 0
 
     def database(self) -> str:
         """The URL of a new, prepared database: a copy of one that was prepared once."""
@@ -168,6 +168,12 @@ class Server:
         self._made += 1
         self._run(f"CREATE DATABASE copy{self._made} TEMPLATE prepared")
         return self._named(f"copy{self._made}")
+
+    def empty_database(self) -> str:
+        """The URL of a new database without any table."""
+        self._empty += 1
+        self._run(f"CREATE DATABASE empty{self._empty}")
+        return self._named(f"empty{self._empty}")
 
     def database_without_encoding(self) -> str:
         """The URL of a new, empty one, as a server makes it that was set up without a locale."""

@@ -9,13 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+import sqlalchemy as sa
 from hosts import Server, client, postgres_server, settings
 from object_store import BUCKET, SECRET, bucket, give_credentials, object_store, s3_server
 from service import FAST, PATIENCE, engine, free_port, wait_until, web
@@ -23,13 +25,15 @@ from service import FAST, PATIENCE, engine, free_port, wait_until, web
 from app.child import CODES
 from app.commands.doctor import Fact, shared
 from app.config import Config
-from app.errors import ConfigError, NotFound, StorageDown
+from app.errors import ConfigError, DatabaseDown, NotFound, StorageDown
 from app.identity import known_node
+from app.jobs import store as tables
 from app.jobs.assets import Assets, shown
 from app.jobs.clock_guard import DAY, ClockGuard
 from app.jobs.job_store import JobResult, JobStore
 from app.jobs.records import JobRequest
 from app.jobs.retention import Retention
+from app.jobs.store import Store
 from app.serve import plan
 
 __all__ = ["bucket", "postgres_server", "s3_server"]  # fixtures
@@ -199,6 +203,34 @@ def _job(url: str, id: str) -> dict[str, Any]:
 def _serving(url: str) -> set[str]:
     engines = requests.get(f"{url}/readyz", timeout=60).json()["engines"]
     return {engine["name"] for engine in engines if engine["state"] in ("READY", "BUSY")}
+
+
+@pytest.mark.e2e
+def test_processes_that_meet_an_empty_database_prepare_it_one_after_the_other(
+    postgres_server: Server, tmp_path: Path
+) -> None:
+    """A process that waited for the others in a statement would hold up an index that is created concurrently."""
+    config = settings(tmp_path, postgres_server.empty_database())
+    with ThreadPoolExecutor(6) as pool:
+        for store in pool.map(lambda _: Store(config), range(6)):
+            with closing(store), store.reading() as connection:
+                assert connection.scalar(sa.select(sa.func.count()).select_from(tables.jobs)) == 0
+                invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
+                assert connection.exec_driver_sql(invalid).scalar() == 0
+
+
+def test_a_process_that_waits_too_long_for_a_migration_says_so(
+    postgres_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.jobs.store.MIGRATION_SECONDS", 0.0)
+    config = settings(tmp_path, postgres_server.database())
+    with (
+        closing(Store(config, prepare=False)) as store,
+        store.migrating(),
+        pytest.raises(DatabaseDown, match="another process is migrating it"),
+    ):
+        Store(config)
+    Store(config).close()
 
 
 # ---- assets in an object store ---------------------------------------------------------------------------------------

@@ -140,7 +140,8 @@ def take_jobs(store: Store, engine: str, run: Callable[[str], None], poll_second
     # how often a job may be begun is for the job store to say, which tells a death from an orderly end
     DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)(_workflow(run))
     DBOS.listen_queues([QUEUE])
-    DBOS.launch()
+    with store.migrating():
+        DBOS.launch()
     DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=poll_seconds, on_conflict="always_update")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,9 @@ APPLICATION = "splatgate"
 
 LOCK, PREPARING = 0x53504C54, 0x53504C55
 """PostgreSQL advisory locks: one process at a time counts the queue and adds to it, or prepares the tables."""
+
+MIGRATION_SECONDS = 60.0
+"""A process waits for so long while another one migrates the database, and then tries again from the start."""
 
 PATIENCE = {
     "connect_timeout": 5,
@@ -254,21 +258,29 @@ class Store:
     def _prepare(self) -> None:
         if self.sqlite:
             _make_folder(self.url)
-        with self._preparing():
+        with self.migrating():
             with self.writing() as connection:
                 metadata.create_all(connection)
                 _add_missing_columns(connection)
             self._prepare_dbos()
 
     @contextmanager
-    def _preparing(self) -> Iterator[None]:
-        """One process at a time. No transaction: DBOS's migrations wait for all that are open (SQLite's do not)."""
+    def migrating(self) -> Iterator[None]:
+        """While the block runs, no other process migrates the database. Raises DatabaseDown after MIGRATION_SECONDS.
+
+        DBOS's migrations create indexes CONCURRENTLY, which waits for every open transaction and running statement of
+        the database. So the lock is neither held in a transaction nor waited for in a statement: that would deadlock.
+        """
         if self.sqlite:
-            yield  # each of the two takes the write lock for itself
+            yield  # the migrations take its write lock themselves
             return
         with explained(self.url), self.engine.connect() as connection:
             connection.execution_options(isolation_level="AUTOCOMMIT")
-            connection.execute(sa.select(sa.func.pg_advisory_lock(PREPARING)))
+            until = time.monotonic() + MIGRATION_SECONDS
+            while not connection.scalar(sa.select(sa.func.pg_try_advisory_lock(PREPARING))):
+                if time.monotonic() > until:
+                    raise DatabaseDown(f"database {self.url.render_as_string()}: another process is migrating it")
+                time.sleep(0.1)
             try:
                 yield
             finally:
