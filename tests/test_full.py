@@ -17,7 +17,7 @@ from app.commands.main import main
 from app.config import Config, load_config
 from app.stages import full
 from app.stages.score import SHAPES_CLIP
-from app.trellis.graphs import Recorder
+from app.trellis.graphs import GraphCache
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's, of models being written and read
 
@@ -162,8 +162,8 @@ def test_the_scorer_is_recorded_only_where_its_weights_stay_on_the_gpu(mode, dev
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(full.memory, "place_weights", lambda given, *_: parts.extend(given) or mode)
-    scorer = SimpleNamespace(device=torch.device(device), model=torch.nn.Linear(2, 2), recorder="of the last mode")
+    scorer = SimpleNamespace(device=torch.device(device), model=torch.nn.Linear(2, 2), graphs="of the last mode")
     full.place_weights(SimpleNamespace(image=SimpleNamespace(models={})), scorer, Config())
     assert [part.name for part in parts] == ["scorer"] * moved
-    assert isinstance(scorer.recorder, Recorder) is recorded
-    assert recorded or scorer.recorder is None
+    assert isinstance(scorer.graphs, GraphCache) is recorded
+    assert recorded or scorer.graphs is None

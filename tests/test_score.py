@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from app.errors import BadWeights, StageFailed, Unavailable
 from app.stages import score
 from app.stages.score import SHAPES_CLIP, Scorer, ScorerParams, shapes_scorer_params
-from app.trellis.graphs import Recorder
+from app.trellis.graphs import GraphCache
 
 
 @pytest.fixture(scope="module")
@@ -159,5 +159,5 @@ def test_recorded_towers_score_as_eager_ones(views: np.ndarray) -> None:
     asked = [(views, "a red ball"), (views[:1], "a green cone"), (1 - views, "a red ball")]
     expected = [scorer.run(*each) for each in asked]
     scorer._texts.clear()
-    scorer.recorder = Recorder()
+    scorer.graphs = GraphCache()
     assert [scorer.run(*each) for each in asked * 2] == expected * 2

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from app.errors import BadWeights
 from app.trellis import loading
 from app.trellis.attention import CrossAttention, Windows, attend
-from app.trellis.graphs import Recorder
+from app.trellis.graphs import GraphCache
 from app.trellis.latent import LatentFlow
 from app.trellis.layers import position_embedding
-from app.trellis.samplers import SamplerParams, plan, read_sampler, times, trajectory
+from app.trellis.samplers import SamplerParams, read_sampler, schedule, times, trajectory
 from app.trellis.sparse import Levels, SubmanifoldConv
-from app.trellis.sparse import padded as repeat_last
+from app.trellis.sparse import pad_rows as repeat_last
 from app.trellis.structure import patchify, unpatchify
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,7 +67,7 @@ def test_submanifold_convolution_is_the_dense_one_at_the_voxels(seed, side, dens
     volume = torch.zeros(2, channels, side, side, side)
     volume[:, :, x, y, z] = feats.transpose(1, 2)
     dense = F.conv3d(volume, conv.conv.weight.permute(0, 4, 1, 2, 3), conv.conv.bias, padding=1)
-    levels, _ = Levels.of(coords)
+    levels, _ = Levels.build(coords)
     torch.testing.assert_close(
         conv(feats, levels.neighbours), dense[:, :, x, y, z].transpose(1, 2), atol=1e-5, rtol=1e-4
     )
@@ -77,7 +77,7 @@ def test_submanifold_convolution_is_the_dense_one_at_the_voxels(seed, side, dens
 @given(seeds, st.integers(1, 9), st.floats(0.05, 1.0))
 def test_halving_and_doubling(seed, side, density):
     coords = voxels(seed, side, density)
-    levels, cells = Levels.of(coords)
+    levels, cells = Levels.build(coords)
     assert cells.tolist() == [list(p) for p in sorted({tuple(p) for p in (coords // 2).tolist()})]
     assert torch.equal(cells[levels.parents], coords // 2)
     feats = torch.randn(1, len(coords), 3, generator=generator(seed))
@@ -92,7 +92,7 @@ def test_halving_and_doubling(seed, side, density):
 @given(seeds, st.integers(3, 8), st.floats(0.05, 0.8))
 def test_convolution_of_doubled_features_without_doubling_them(seed, side, density):
     coords = voxels(seed, side, density)
-    levels, cells = Levels.of(coords)
+    levels, cells = Levels.build(coords)
     conv = randomised(SubmanifoldConv(6, 2), seed)
     coarse = torch.randn(1, len(cells), 6, generator=generator(seed))
     torch.testing.assert_close(
@@ -120,13 +120,13 @@ def test_padding_changes_nothing(flow, seed, density):
     )
     wanted = flow.bind(coords, [condition, torch.zeros(5, 10)], [700.0])(state, 0, (0, 1))
     sites = flow.sites(coords)
-    levels, cells = Levels.of(coords, 64, 16)
+    levels, cells = Levels.build(coords, 64, 16)
     n, t = len(levels.neighbours), len(levels.children)
-    place = repeat_last(sites.place, t)
-    padded = sites._replace(levels=levels, place=place, length=torch.tensor([len(cells)], dtype=torch.int32))
-    vectors = flow.time_vectors([700.0])
+    positions = repeat_last(sites.positions, t)
+    padded = sites._replace(levels=levels, positions=positions, length=torch.tensor([len(cells)], dtype=torch.int32))
+    vectors = flow.time_embeddings([700.0])
     residual = tuple(block.modulation(vectors)[0] for block in (*flow.input_blocks, *flow.out_blocks))
-    branches = flow.context([condition, torch.zeros(5, 10)]).choose((0, 1))
+    branches = flow.context([condition, torch.zeros(5, 10)]).select((0, 1))
     state = repeat_last(state, n)
     found = flow.velocity(state, flow.modulation(vectors)[0], residual, branches, padded)
     torch.testing.assert_close(found[:, : len(coords)], wanted, atol=2e-5, rtol=1e-4)
@@ -152,7 +152,7 @@ def test_the_answer_to_a_context_of_zeros_is_one_vector(qk_norm):
     layer = randomised(CrossAttention(12, 10, 2, qk_norm), 3)
     x = torch.randn(1, 20, 12, generator=generator(4))
     seen = layer(x, layer.keys_values(torch.zeros(1, 7, 10)))
-    torch.testing.assert_close(seen[0], layer.of_zeros().expand(20, -1), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(seen[0], layer.zero_context_output().expand(20, -1), atol=1e-6, rtol=1e-5)
 
 
 def test_without_input_and_output_blocks_the_voxels_are_the_tokens():
@@ -205,50 +205,42 @@ def test_attention_runs_within_each_window_and_only_there(seed, window):
 
 @pytest.mark.parametrize(("steps", "guided"), [(12, 10), (25, 19), (50, 38)])
 def test_guided_steps_of_the_published_interval(steps, guided):
-    planned = plan(SamplerParams(steps=steps))
-    assert sum(len(step.weights) == 2 for step in planned) == guided
-    assert planned[0].time == 1.0
-    assert planned[-1].until == 0.0
+    steps = schedule(SamplerParams(steps=steps))
+    assert sum(len(step.weights) == 2 for step in steps) == guided
+    assert steps[0].time == 1.0
+    assert steps[-1].next_time == 0.0
 
 
 def test_the_step_at_one_half_exactly_is_inside():
-    planned = plan(SamplerParams(steps=12))
-    assert planned[9].time == 0.5
-    assert len(planned[9].weights) == 2
+    steps = schedule(SamplerParams(steps=12))
+    assert steps[9].time == 0.5
+    assert len(steps[9].weights) == 2
 
 
-@given(
-    st.integers(1, 60),
-    st.floats(0, 20),
-    st.floats(0.5, 8),
-    st.integers(1, 5),
-    st.sampled_from(["stochastic", "multidiffusion"]),
-)
-def test_weights_of_a_step_sum_to_one_and_time_runs_down(steps, strength, rescale, images, mode):
-    params = SamplerParams(steps=steps, cfg_strength=strength, rescale_t=rescale)
-    planned = plan(params, images, mode)
-    assert [step.time for step in planned] == times(steps, rescale)[:-1]
-    for step in planned:
-        assert step.time > step.until
+@given(st.integers(1, 60), st.floats(0, 20), st.floats(0.5, 8))
+def test_weights_of_a_step_sum_to_one_and_time_runs_down(count, strength, rescale):
+    steps = schedule(SamplerParams(steps=count, cfg_strength=strength, rescale_t=rescale))
+    assert [step.time for step in steps] == times(count, rescale)[:-1]
+    for step in steps:
+        assert step.time > step.next_time
         assert sum(weight for _, weight in step.weights) == pytest.approx(1)
-        assert all(0 <= index < images for index, weight in step.weights if weight > 0)
 
 
 def test_a_straight_flow_is_integrated_exactly():
     data, noise = torch.tensor([2.0, -1.0]), torch.tensor([0.5, 4.0])
-    planned = plan(SamplerParams(steps=7, cfg_strength=3.0))
+    steps = schedule(SamplerParams(steps=7, cfg_strength=3.0))
 
     def velocity(_state, _step, chosen):
         return torch.stack([noise - data] * len(chosen))
 
-    torch.testing.assert_close([x for x, _ in trajectory(velocity, noise, planned)][-1], data)
+    torch.testing.assert_close([x for x, _ in trajectory(velocity, noise, steps)][-1], data)
 
 
 def test_samplers_by_name():
     plain = read_sampler({"name": "FlowEulerSampler", "params": {"steps": 4}})
-    assert all(len(step.weights) == 1 for step in plan(plain))
+    assert all(len(step.weights) == 1 for step in schedule(plain))
     guided = read_sampler({"name": "FlowEulerCfgSampler", "params": {"steps": 4, "cfg_strength": 2.0}})
-    assert all(step.weights == ((0, 3.0), (1, -2.0)) for step in plan(guided))
+    assert all(step.weights == ((0, 3.0), (1, -2.0)) for step in schedule(guided))
     with pytest.raises(BadWeights, match="'Heun' is not known"):
         read_sampler({"name": "Heun"})
     with pytest.raises(BadWeights, match="cfg_scale"):
@@ -318,23 +310,23 @@ def test_gpu_kernels_agree_with_the_operations_that_define_them():
 
 @torch.inference_mode()
 def test_held_inputs_share_one_memory_and_keep_their_values():
-    recorder, place = Recorder(), (0,)
+    graphs, place = GraphCache(), (0,)
     first = torch.arange(6.0)
-    held, buffers = recorder._hold((first,))  # the buffers live as long as a recording has them
+    held, buffers = graphs._buffered((first,))  # the buffers live as long as a recording has them
     assert held[0].data_ptr() == first.data_ptr(), "the first tensor is not copied"
-    assert recorder.room(place, (6,), first).data_ptr() != first.data_ptr(), "while it lives, its memory is not given"
+    assert graphs.allocate(place, (6,), first).data_ptr() != first.data_ptr(), "while it lives, its memory is not given"
     second = torch.arange(6.0) + 10
-    recorder._hold((second,))
+    graphs._buffered((second,))
     assert torch.equal(held[0], second)
     assert torch.equal(first, torch.arange(6.0)), "it has moved out"
-    recorder._hold((first,))
+    graphs._buffered((first,))
     assert torch.equal(held[0], first)
     assert torch.equal(second, torch.arange(6.0) + 10)
     del first
-    room = recorder.room(place, (6,), second)
+    room = graphs.allocate(place, (6,), second)
     room.copy_(torch.arange(6.0) + 20)
-    assert recorder._hold((room,))[0][0].data_ptr() == room.data_ptr() == buffers[0].tensor.data_ptr()
-    recorder._hold((second,))
+    assert graphs._buffered((room,))[0][0].data_ptr() == room.data_ptr() == buffers[0].tensor.data_ptr()
+    graphs._buffered((second,))
     assert torch.equal(held[0], second)
     assert torch.equal(room, torch.arange(6.0) + 20)
 

@@ -25,7 +25,7 @@ from app.stages.memory import Part
 from app.stages.picture import ModelInfo, OnStep, Picture
 from app.stages.score import Scorer
 from app.stages.text_to_image import ImageParams, TextToImage
-from app.trellis.graphs import Recorder
+from app.trellis.graphs import GraphCache
 from app.trellis.pipeline import Trellis
 from app.weights.manifest import find
 from app.weights.store import OnLoad, files_in, locate, locate_file, lock_of, no_progress
@@ -55,7 +55,7 @@ class Full:
         """The splat of a picture; the words have done their work. Raises StageFailed where nothing usable came out."""
         if picture is None:
             raise BadInput("profile 'full' builds from a picture: draw one first, or give one")
-        return self.trellis.run([self.cutout.run(picture.image)], seed)
+        return self.trellis.run(self.cutout.run(picture.image), seed)
 
 
 def load(config: Config, on_load: OnLoad = no_progress) -> Full:
@@ -99,7 +99,7 @@ def place_weights(full: Full, scorer: Scorer | None, config: Config) -> None:
         parts.append(Part("scorer", scorer.model))
     mode = memory.place_weights(parts, config.gpu, device)
     if scorer:  # a recording knows its weights by their address
-        scorer.recorder = Recorder() if mode == "resident" and scorer.device.type == "cuda" else None
+        scorer.graphs = GraphCache() if mode == "resident" and scorer.device.type == "cuda" else None
     if config.gpu.compile:
         for name in DENOISERS & full.image.models.keys():
             compile_blocks(full.image.models[name])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import torch
 from loguru import logger
 
 from app.errors import BadWeights
@@ -42,9 +41,3 @@ def encoder_params(folder: Path) -> DinoParams:
     if missing := [name for name in NAMES.values() if not isinstance(config.get(name), int | float)]:
         raise BadWeights(f"{folder / 'config.json'}: has no number {missing[0]!r}: it must be a DINOv2 with registers")
     return DinoParams(**{ours: config[theirs] for ours, theirs in NAMES.items()})
-
-
-def weight_bytes(trellis: Trellis) -> int:
-    """What its models hold, in bytes."""
-    models = (value for value in vars(trellis).values() if isinstance(value, torch.nn.Module))
-    return sum(tensor.nbytes for model in models for tensor in model.state_dict().values())

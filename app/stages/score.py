@@ -25,7 +25,7 @@ from app.digest import sha256_of
 from app.errors import BadWeights, StageFailed, Unavailable
 from app.reason import Reason
 from app.splat.model import Float32
-from app.trellis.graphs import Recorder
+from app.trellis.graphs import GraphCache
 
 SHAPES_CLIP = Path(__file__).parent / "shapes_clip"
 """The embedded scorer: config, vocabulary and weights (scripts/train_shapes_clip makes them)."""
@@ -66,7 +66,7 @@ class Score:
 class Scorer:
     """A loaded scorer, in half precision on a GPU. Not thread-safe: one engine process owns it.
 
-    recorder: replays the towers as CUDA graphs, for whoever knows that their weights stay on the GPU; eager, they wait
+    graphs: replays the towers as CUDA graphs, for whoever knows that their weights stay on the GPU; eager, they wait
     for the host most of their time.
     """
 
@@ -76,7 +76,7 @@ class Scorer:
         self.device = _device(params.device)
         self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         self.model = model.to(self.device, self.dtype)
-        self.recorder: Recorder | None = None
+        self.graphs: GraphCache | None = None
         self._tokenizer = tokenizer
         self._texts: OrderedDict[str, tuple[torch.Tensor, bool]] = OrderedDict()
 
@@ -123,7 +123,7 @@ class Scorer:
 
     def _embedded(self, tower: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
         """(n, D) float32, unit length."""
-        features = self.recorder(tower, (inputs,), ()) if self.recorder else tower(inputs)
+        features = self.graphs(tower, (inputs,), ()) if self.graphs else tower(inputs)
         return functional.normalize(features.float(), dim=-1)
 
     @property

@@ -1,4 +1,4 @@
 """TRELLIS image-to-splat inference in plain PyTorch: `pipeline.load(...)`, then `Trellis.run(...)`.
 
-Knows no HTTP, no queue and no files but its weights. Inside, +Z is up; a `Splat` leaves with +Y up.
+It knows no HTTP, no queue, and no files except its weights. Inside, +Z is up; the `Splat` it returns has +Y up.
 """

@@ -1,4 +1,4 @@
-"""Attention over whole sequences, to a context computed once, and within windows. Scale 1/sqrt(d), no mask."""
+"""Self-attention, cross-attention to keys and values computed once, windowed attention. Scale 1/sqrt(d), no mask."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ BACKENDS = [
 def attend(q: Tensor, k: Tensor, v: Tensor, length: Tensor | None = None) -> Tensor:
     """(n, T, H, d) queries, (n, L, H, d) keys and values -> (n, T, H*d).
 
-    length: (1,) int32, so many keys count; None: all.
+    length: (1,) int32, the number of keys that are not padding; None: all.
     """
-    if fused.on_gpu(q) and q.shape[-1] in fused.HEAD_WIDTHS:
+    if fused.uses_kernels(q) and q.shape[-1] in fused.HEAD_WIDTHS:
         return fused.attention(q, k, v, length)
     if length is not None:
         k, v = k[:, : int(length)], v[:, : int(length)]
@@ -34,7 +34,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, length: Tensor | None = None) -> Ten
 
 
 class RMSNorm(nn.Module):
-    """Holds `gamma` (H, d) of the norm over each head of queries or keys."""
+    """Holds `gamma` (H, d), the scale of the norm over each head of queries or keys."""
 
     def __init__(self, heads: int, width: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class RMSNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Every token with every token of its row."""
+    """Attention among the tokens of a row."""
 
     def __init__(self, channels: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()
@@ -53,20 +53,20 @@ class SelfAttention(nn.Module):
         self.k_rms_norm = RMSNorm(heads, channels // heads) if qk_norm else None
 
     def qkv(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., 3, H, d), queries and keys normalised if the model says so."""
+        """(..., C) -> (..., 3, H, d), queries and keys normalised if the model has such norms."""
         qkv: Tensor = self.to_qkv(x).unflatten(-1, (3, self.heads, -1))
         if self.q_rms_norm and self.k_rms_norm:
             fused.rms_norm_(qkv.flatten(0, -4)[:, :2], (self.q_rms_norm.gamma, self.k_rms_norm.gamma))
         return qkv
 
     def forward(self, x: Tensor, length: Tensor | None = None) -> Tensor:
-        """(n, T, C) -> (n, T, C). length: (1,) int32, tokens from there on are padding."""
+        """(n, T, C) -> (n, T, C). length: (1,) int32; tokens from there on are padding."""
         q, k, v = self.qkv(x).unbind(2)
         return self.to_out(attend(q, k, v, length))
 
 
 class CrossAttention(nn.Module):
-    """Every token with every token of a context, whose keys and values are computed once a run."""
+    """Attention to the tokens of a context, whose keys and values are computed once a run."""
 
     def __init__(self, channels: int, context_channels: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()
@@ -84,9 +84,9 @@ class CrossAttention(nn.Module):
             fused.rms_norm_(kv.flatten(0, 1)[:, :1], (self.k_rms_norm.gamma,))
         return kv
 
-    def of_zeros(self) -> Tensor:
-        """(C,) float32: the output for a context of zeros, whatever the query. All its keys are equal, so the softmax
-        averages equal values: the bias of `to_kv`."""
+    def zero_context_output(self) -> Tensor:
+        """(C,) float32: the output for an all-zero context, which does not depend on the query: all keys are equal, and
+        so are all values, namely the bias of `to_kv`."""
         value = self.to_kv.bias[self.to_q.out_features :]
         return self.to_out(value).float()
 
@@ -99,10 +99,9 @@ class CrossAttention(nn.Module):
 
 
 class Windows:
-    """A partition of voxels into cubes of `width` voxels, the grid of cubes moved by `shift`.
+    """A partition of voxels into cubes of width^3, the grid of cubes shifted by `shift`. Attention runs within a cube.
 
-    coords: (N, 3) integers. Attention runs among the voxels of one cube, of which there are 1 to width^3.
-    order: (N,) the voxels cube by cube.
+    coords: (N, 3) integers. order: (N,), the voxels sorted by cube.
     """
 
     def __init__(self, coords: Tensor, width: int, shift: int) -> None:
@@ -110,20 +109,20 @@ class Windows:
         side = int(coords.max()) // width + 2
         ids = (cubes[0] * side + cubes[1]) * side + cubes[2]
         ordered, self.order = torch.sort(ids, stable=True)
-        self.counts = torch.unique_consecutive(ordered, return_counts=True)[1].tolist()
-        ends = torch.tensor([0, *self.counts], device=coords.device).cumsum(0)
-        self.bounds = ends.to(torch.int32)
+        self.sizes = torch.unique_consecutive(ordered, return_counts=True)[1].tolist()
+        ends = torch.tensor([0, *self.sizes], device=coords.device).cumsum(0)
+        self.cu_seqlens = ends.to(torch.int32)
 
     def attend(self, qkv: Tensor) -> Tensor:
-        """(N, 3, H, d), rows in `order` -> (N, H*d), rows in the voxels' own order."""
+        """(N, 3, H, d), rows in `order` -> (N, H*d), rows in the order of `coords`."""
         q, k, v = qkv.unbind(1)
         if qkv.is_cuda and qkv.dtype != torch.float32:
-            most = max(self.counts)
-            inside = varlen_attn(q, k, v, self.bounds, self.bounds, most, most)
-            assert isinstance(inside, Tensor)
+            longest = max(self.sizes)
+            attended = varlen_attn(q, k, v, self.cu_seqlens, self.cu_seqlens, longest, longest)
+            assert isinstance(attended, Tensor)
         else:
-            groups = zip(*(torch.split(x, self.counts) for x in (q, k, v)), strict=True)
-            inside = torch.cat([attend(*(x[None] for x in group))[0] for group in groups])
-        out = torch.empty_like(inside)
-        out[self.order] = inside
+            groups = zip(*(torch.split(x, self.sizes) for x in (q, k, v)), strict=True)
+            attended = torch.cat([attend(*(x[None] for x in group))[0] for group in groups])
+        out = torch.empty_like(attended)
+        out[self.order] = attended
         return out.flatten(1)

@@ -1,6 +1,6 @@
-"""The image encoder: DINOv2 ViT with registers, float32, up to the tokens that condition the flows.
+"""The image encoder: the DINOv2 ViT with registers, in float32. Its tokens condition the flows.
 
-Reads weights under the names of the original release and under those of the HF `Dinov2WithRegistersModel`.
+Reads weights with the key names of the original release or of Hugging Face's `Dinov2WithRegistersModel`.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class PatchEmbed(nn.Module):
 
 
 class Dino(nn.Module):
-    """`mask_token` and `norm` are in the weights and have no part in the result."""
+    """`mask_token` and `norm` are in the weights but are not used."""
 
     def __init__(self, params: DinoParams | None = None) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class Dino(nn.Module):
         return x
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) in [0, 1] -> (B, 1374, 1024): the tokens, normed without weights."""
+        """(B, 3, S, S) in [0, 1] -> (B, 1374, 1024): the tokens after a layer norm without weights."""
         tokens = self.tokens(images)
         return F.layer_norm(tokens, tokens.shape[-1:], eps=FINAL_EPS)
 
@@ -132,7 +132,7 @@ class Dino(nn.Module):
 
 
 def hf_keys(key: str) -> list[str]:
-    """The key or keys (queries, keys, values: the rows in this order) of an original key in the HF model."""
+    """The keys in the HF model for an original key: one, or those of queries, keys and values, in the order of rows."""
     for pattern, name in HF_NAMES:
         key = re.sub(pattern, name, key)
     if ".attn.qkv." in key:
@@ -141,7 +141,7 @@ def hf_keys(key: str) -> list[str]:
 
 
 def load_dino(path: Path, device: torch.device, params: DinoParams | None = None) -> Dino:
-    """From a safetensors file under either naming. Raises BadWeights, naming the file and the key."""
+    """Loads a safetensors file with either naming. Raises BadWeights, naming the file and the key."""
     with torch.device("meta"):
         model = Dino(params)
     try:

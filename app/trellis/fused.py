@@ -1,7 +1,7 @@
-"""The memory-bound arithmetic between the matrix products: norms, modulation, residual sums, activation.
+"""The memory-bound operations between matrix products: norms, modulation, residual sums, activation.
 
-Each function is written once in torch operations, which define it and serve the CPU, and once as a Triton kernel
-(`kernels.py`) that makes one pass over memory on a CUDA device. Inside, float32 whatever the tensor's type.
+Each function has two implementations: torch operations, which define it and serve the CPU, and a Triton kernel
+(`kernels.py`) that passes over memory once on a CUDA device. Both compute in float32, whatever the tensor's dtype.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ except ImportError:  # a platform whose torch comes without Triton
 
 
 HEAD_WIDTHS = 32, 64, 128
-"""Of the attention kernel."""
+"""Widths of a head that the attention kernel supports."""
 
 
-def on_gpu(x: Tensor) -> bool:
-    """Whether half-precision kernels and CUDA graphs serve this tensor."""
+def uses_kernels(x: Tensor) -> bool:
+    """Whether the half-precision kernels and CUDA graphs are used for this tensor."""
     return x.is_cuda and x.dtype != torch.float32 and kernels is not None
 
 
 def norm(x: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float, *, silu: bool = False) -> Tensor:
-    """LN(x) * scale + shift over the last axis, biased variance, then SiLU if asked for; in x's type.
+    """LN(x) * scale + shift over the last axis, biased variance, then SiLU if asked for. Returns x's dtype.
 
     x: (..., C). scale, shift: (C,) or None for 1 and 0.
     """
@@ -55,7 +55,7 @@ def add_norm_(
 ) -> None:
     """In place: x += gate * y + constant; then out = LN(x) * scale + shift. All (..., C) contiguous; the vectors (C,).
 
-    y, gate, constant None: without that term or factor.
+    y, gate or constant None: without that term or factor.
     """
     if x.is_cuda and kernels is not None:
         kernels.add_norm(x, y, gate, constant, scale, shift, eps, out, silu)
@@ -81,7 +81,7 @@ def add_(x: Tensor, y: Tensor, gate: Tensor | None) -> None:
 def rms_norm_(x: Tensor, gammas: Sequence[Tensor]) -> None:
     """In place over the last axis: x / max(|x|, 1e-12) * gamma * sqrt(d).
 
-    x: (rows, P, H, d), P one or two (queries, keys), contiguous but for the first axis. gammas: P of (H, d), float32.
+    x: (rows, P, H, d), P is 1 or 2 (queries, keys), contiguous except for the first axis. gammas: P of (H, d), float32.
     """
     if x.is_cuda and kernels is not None:
         kernels.rms_norm(x, gammas)
@@ -91,27 +91,27 @@ def rms_norm_(x: Tensor, gammas: Sequence[Tensor]) -> None:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, length: Tensor | None) -> Tensor:
-    """See `attention.attend`, which asks for it only `on_gpu`."""
+    """See `attention.attend`, which calls it only if `uses_kernels`."""
     assert kernels is not None
     out: Tensor = kernels.attention(q, k, v, length)
     return out
 
 
 def convolution(x: Tensor, table: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """For i of 27 neighbours: bias + the sum of weight_i x[table[:, i]], zeros where the table says N.
+    """bias + the sum over the 27 neighbours i of weight_i x[table[:, i]]; zeros where the table holds N.
 
     x: (n, N, in), table: (M, 27), weight: (out, 27 in), bias: (out,) -> (n, M, out).
     """
-    if on_gpu(x) and kernels is not None and x.shape[-1] % 64 == 0 and len(bias) % 128 == 0:
+    if uses_kernels(x) and kernels is not None and x.shape[-1] % 64 == 0 and len(bias) % 128 == 0:
         out: Tensor = kernels.convolution(x, table, weight, bias)
         return out
     return F.linear(gather(x, table).flatten(2), weight, bias)
 
 
 def gather_sum(x: Tensor, table: Tensor, bias: Tensor) -> Tensor:
-    """bias + the sum over i of x[table[:, i], i], zeros where the table says N: (n, N, 27, C), (M, 27) -> (n, M, C)."""
+    """bias + the sum over i of x[table[:, i], i]; N in the table reads zeros. (n, N, 27, C), (M, 27) -> (n, M, C)."""
     width = x.shape[-1]
-    if on_gpu(x) and kernels is not None and width & (width - 1) == 0:
+    if uses_kernels(x) and kernels is not None and width & (width - 1) == 0:
         out: Tensor = kernels.gather_sum(x, table, bias)
         return out
     rows = table * 27 + torch.arange(27, device=table.device)
@@ -120,7 +120,7 @@ def gather_sum(x: Tensor, table: Tensor, bias: Tensor) -> Tensor:
 
 
 def gather(x: Tensor, table: Tensor) -> Tensor:
-    """(n, N, C) at (M, K) -> (n, M, K, C), zeros where the table says N."""
+    """(n, N, C) at (M, K) -> (n, M, K, C), zeros where the table holds N."""
     return F.pad(x, (0, 0, 0, 1))[:, table]
 
 

@@ -1,4 +1,4 @@
-"""Stage three: the Gaussians of each voxel, by windowed attention over the latents; and what they are as a `Splat`."""
+"""Stage three: Gaussians for each voxel, by windowed attention over the latents, and their conversion to a `Splat`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.trellis.layers import EPS, FINAL_EPS, FeedForward, position_embedding
 from app.trellis.params import GaussianDecoderParams, Representation
 
 UP = math.sqrt(0.5)
-"""(UP, -UP, 0, 0) is the quaternion of the turn from TRELLIS's +Z up to a splat's +Y up: (x, y, z) -> (x, z, -y)."""
+"""(UP, -UP, 0, 0) is the quaternion that rotates TRELLIS's +Z up to the splat's +Y up: (x, y, z) -> (x, z, -y)."""
 
 
 class WindowBlock(nn.Module):
@@ -28,20 +28,20 @@ class WindowBlock(nn.Module):
         self.mlp = FeedForward(params.model_channels, params.mlp_ratio)
 
     def forward(self, x: Tensor, windows: Windows) -> Tensor:
-        """(N, C) -> (N, C); x is used up."""
+        """(N, C) -> (N, C). Overwrites x."""
         h = fused.norm(x, None, None, EPS)
-        seen = self.attn.to_out(windows.attend(self.attn.qkv(h[windows.order])))
-        fused.add_norm_(x, seen, None, None, None, None, EPS, h)
+        attended = self.attn.to_out(windows.attend(self.attn.qkv(h[windows.order])))
+        fused.add_norm_(x, attended, None, None, None, None, EPS, h)
         fused.add_(x, self.mlp(h), None)
         return x
 
 
 @dataclass(frozen=True)
 class Gaussians:
-    """Attributes before activation, float32, M = voxels * G rows, voxel by voxel. TRELLIS's frame, +Z up.
+    """Attributes before activation, float32, in TRELLIS's frame (+Z up). M = voxels * G rows, voxel by voxel.
 
-    xyz: (M, 3) in [0, 1] units of the volume. features_dc: (M, 1, 3). Without their biases yet: scaling: (M, 3),
-    rotation: (M, 4) (w, x, y, z), opacity: (M, 1), a logit.
+    xyz: (M, 3), in [0, 1] of the volume. features_dc: (M, 1, 3). The others lack their biases: scaling: (M, 3),
+    rotation: (M, 4), wxyz; opacity: (M, 1), a logit.
     """
 
     xyz: Tensor
@@ -52,7 +52,7 @@ class Gaussians:
 
 
 class GaussianDecoder(nn.Module):
-    """Latents on voxels to `num_gaussians` Gaussians a voxel."""
+    """Turns the latent of each voxel into `num_gaussians` Gaussians."""
 
     offset_perturbation: Tensor
 
@@ -78,43 +78,45 @@ class GaussianDecoder(nn.Module):
         return self.out_layer(x)
 
     def gaussians(self, coords: Tensor, raw: Tensor) -> Gaussians:
-        """The output layer's numbers (N, 14 G) as attributes; a centre stays within 0.75 voxel of its voxel's."""
-        form, resolution = self.params.representation_config, self.params.resolution
-        g = form.num_gaussians
+        """The output (N, 14 G) of the last layer as attributes. A mean is within 0.75 voxels of its voxel's centre."""
+        representation, resolution = self.params.representation_config, self.params.resolution
+        g = representation.num_gaussians
         xyz, colour, scaling, rotation, opacity = torch.split(raw, [3 * g, 3 * g, 3 * g, 4 * g, g], dim=1)
-        offset = xyz.reshape(-1, g, 3) * form.lr["_xyz"]
-        if form.perturb_offset:
+        offset = xyz.reshape(-1, g, 3) * representation.lr["_xyz"]
+        if representation.perturb_offset:
             offset = offset + self.offset_perturbation
-        offset = offset.tanh() * 0.5 * form.voxel_size / resolution
+        offset = offset.tanh() * 0.5 * representation.voxel_size / resolution
         centre = (coords.float() + 0.5) / resolution
         return Gaussians(
             (centre[:, None] + offset).reshape(-1, 3),
-            colour.reshape(-1, 1, 3) * form.lr["_features_dc"],
-            scaling.reshape(-1, 3) * form.lr["_scaling"],
-            rotation.reshape(-1, 4) * form.lr["_rotation"],
-            opacity.reshape(-1, 1) * form.lr["_opacity"],
+            colour.reshape(-1, 1, 3) * representation.lr["_features_dc"],
+            scaling.reshape(-1, 3) * representation.lr["_scaling"],
+            rotation.reshape(-1, 4) * representation.lr["_rotation"],
+            opacity.reshape(-1, 1) * representation.lr["_opacity"],
         )
 
 
-def to_splat(gaussians: Gaussians, form: Representation) -> Splat:
-    """Activated and turned to +Y up. The opacity stays the logit that it is; the scale includes the 3D filter."""
+def to_splat(gaussians: Gaussians, representation: Representation) -> Splat:
+    """Activates the attributes and rotates them to +Y up. Opacity stays a logit; the scale includes the 3D filter."""
     w, x, y, z = F.normalize(gaussians.rotation + gaussians.rotation.new_tensor([1, 0, 0, 0]), dim=-1).unbind(-1)
     px, py, pz = (gaussians.xyz - 0.5).unbind(-1)
-    bias = math.log(form.opacity_bias / (1 - form.opacity_bias))
+    bias = math.log(representation.opacity_bias / (1 - representation.opacity_bias))
     arrays = (
         torch.stack([px, pz, -py], dim=-1),
         torch.stack([w + x, x - w, y + z, z - y], dim=-1) * UP,
-        _log_scale(gaussians.scaling, form),
+        _log_scale(gaussians.scaling, representation),
         gaussians.opacity[:, 0] + bias,
         gaussians.features_dc,
     )
     return Splat(*(array.cpu().numpy() for array in arrays))
 
 
-def _log_scale(scaling: Tensor, form: Representation) -> Tensor:
-    """ln sqrt(activation(raw + bias)^2 + kernel^2), the bias such that a raw 0 gives `scaling_bias`; world units."""
-    if form.scaling_activation == "exp":
-        log_active = scaling + math.log(form.scaling_bias)
+def _log_scale(scaling: Tensor, representation: Representation) -> Tensor:
+    """ln sqrt(activation(raw + bias)^2 + kernel^2), in world units. The bias makes a raw 0 `scaling_bias`."""
+    if representation.scaling_activation == "exp":
+        log_active = scaling + math.log(representation.scaling_bias)
     else:
-        log_active = F.softplus(scaling + form.scaling_bias + math.log(-math.expm1(-form.scaling_bias))).log()
-    return 0.5 * torch.logaddexp(2 * log_active, torch.full_like(scaling, 2 * math.log(form.kernel_3d)))
+        log_active = F.softplus(
+            scaling + representation.scaling_bias + math.log(-math.expm1(-representation.scaling_bias))
+        ).log()
+    return 0.5 * torch.logaddexp(2 * log_active, torch.full_like(scaling, 2 * math.log(representation.kernel_3d)))

@@ -1,7 +1,7 @@
-"""CUDA graphs: a function of tensors is recorded once for each set of shapes, then replayed without the host's help.
+"""CUDA graphs: a function of tensors is captured once for each set of shapes and replayed from then on.
 
-A step of a flow is some four hundred short kernels, and issuing them takes the host longer than running them takes the
-GPU. Nothing here knows what is computed.
+One step of a flow is about four hundred short kernels, and launching them takes the CPU longer than running them takes
+the GPU. This file does not know what the kernels compute.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from weakref import ReferenceType, WeakValueDictionary, ref
 import torch
 from torch import Tensor
 
-KEPT = 32
-"""Recordings kept, the least recently used ones are dropped: each is some megabytes; activations share one pool."""
+MAX_GRAPHS = 32
+"""The least recently used graph is dropped beyond this. Each takes some megabytes; activations share one pool."""
 
 
 @dataclass(eq=False)
 class Buffer:
-    """Where recordings read an input that stays the same over a run, and which tensor is there: copied, or in place."""
+    """Memory that captured graphs read a static input from. source: the tensor whose values it holds."""
 
     tensor: Tensor
     source: ReferenceType[Tensor]
 
-    def give_to(self, tensor: Tensor) -> None:
-        """Puts other values there; the tensor that lives in this memory, if any does, moves out first."""
+    def assign(self, tensor: Tensor) -> None:
+        """Copies the values of another tensor here. A live source that shares this memory is moved out first."""
         last = self.source()
         if last is not None and last.data_ptr() == self.tensor.data_ptr():
             last.data = last.clone()
@@ -36,91 +36,94 @@ class Buffer:
 
 
 @dataclass(frozen=True)
-class Recording:
+class CapturedGraph:
     graph: torch.cuda.CUDAGraph
-    fresh: Any
+    inputs: Any
     buffers: list[Buffer]
     result: Tensor
 
 
-class Recorder:
-    """Calls `function(*fresh, *held)` with tensors, None and (named) tuples of these.
+class GraphCache:
+    """Calls `function(*inputs, *static)` by replaying a CUDA graph. Arguments: tensors, None, and (named) tuples.
 
-    `fresh` is copied into the recording's own buffers at every call. `held` is for inputs that stay the same over a
-    run: a tensor there is copied only where it is another object than the last one in its place, and recordings share
-    the buffer. The first tensor in a place is the buffer itself, and a later one may be made in it (`room`), for they
-    can be large; so whoever made a held tensor must not write to it. The result is overwritten by the next call.
+    inputs: change with every call, and are copied into the graph's own memory.
+    static: stay the same over a run. A static tensor is copied only when it is another object than at the last call;
+    all graphs share its buffer. The first tensor at a position becomes the buffer itself, and `allocate` gives out that
+    memory for its successors, because keys and values are large. Do not write to a static tensor after the call.
+
+    The result is overwritten by the next call.
     """
 
     def __init__(self) -> None:
-        self.recordings: OrderedDict[object, Recording] = OrderedDict()
+        self.captured: OrderedDict[object, CapturedGraph] = OrderedDict()
         self.buffers: WeakValueDictionary[object, Buffer] = WeakValueDictionary()
 
     @torch.inference_mode()
-    def __call__(self, function: Callable[..., Tensor], fresh: tuple[Any, ...], held: tuple[Any, ...]) -> Tensor:
-        key = function.__qualname__, shapes((fresh, held))
-        inputs, buffers = self._hold(held)
-        recording = self.recordings.pop(key, None) or self._record(function, fresh, inputs, buffers)
-        self.recordings[key] = recording
-        while len(self.recordings) > KEPT:
-            self.recordings.popitem(last=False)
-        copy(fresh, recording.fresh)
-        recording.graph.replay()
-        return recording.result
+    def __call__(self, function: Callable[..., Tensor], inputs: tuple[Any, ...], static: tuple[Any, ...]) -> Tensor:
+        key = function.__qualname__, signature((inputs, static))
+        arguments, buffers = self._buffered(static)
+        captured = self.captured.pop(key, None) or self._capture(function, inputs, arguments, buffers)
+        self.captured[key] = captured
+        while len(self.captured) > MAX_GRAPHS:
+            self.captured.popitem(last=False)
+        copy_tensors(inputs, captured.inputs)
+        captured.graph.replay()
+        return captured.result
 
-    def room(self, place: tuple[int, ...], shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Memory to make a held tensor in, of `like`'s type: that of its place, unless a living one is there."""
-        buffer = self.buffers.get((place, torch.Size(shape), like.dtype))
+    def allocate(self, path: tuple[int, ...], shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Memory for the static tensor at `path`, in `like`'s dtype: its buffer, unless a live tensor occupies it."""
+        buffer = self.buffers.get((path, torch.Size(shape), like.dtype))
         if buffer is None or buffer.source() is not None:
             return like.new_empty(shape)
-        room = buffer.tensor.view(shape)
-        buffer.source = ref(room)
-        return room
+        memory = buffer.tensor.view(shape)
+        buffer.source = ref(memory)
+        return memory
 
-    def _hold(self, held: tuple[Any, ...]) -> tuple[Any, list[Buffer]]:
+    def _buffered(self, static: tuple[Any, ...]) -> tuple[Any, list[Buffer]]:
         used = []
 
-        def buffered(tensor: Tensor, place: object) -> Tensor:
-            key = place, tensor.shape, tensor.dtype
+        def buffered(tensor: Tensor, path: object) -> Tensor:
+            key = path, tensor.shape, tensor.dtype
             buffer = self.buffers.get(key) or Buffer(tensor.view_as(tensor), ref(tensor))
             self.buffers[key] = buffer
             if buffer.source() is not tensor:
-                buffer.give_to(tensor)
+                buffer.assign(tensor)
             used.append(buffer)
             return buffer.tensor
 
-        return each(buffered, held), used
+        return map_tensors(buffered, static), used
 
-    def _record(
-        self, function: Callable[..., Tensor], fresh: tuple[Any, ...], held: tuple[Any, ...], buffers: list[Buffer]
-    ) -> Recording:
-        fresh = each(lambda tensor, _: tensor.clone(), fresh)
-        function(*fresh, *held)  # kernels are compiled and libraries initialised outside the graph
-        shared = next((recording.graph.pool() for recording in self.recordings.values()), None)
+    def _capture(
+        self, function: Callable[..., Tensor], inputs: tuple[Any, ...], static: tuple[Any, ...], buffers: list[Buffer]
+    ) -> CapturedGraph:
+        inputs = map_tensors(lambda tensor, _: tensor.clone(), inputs)
+        function(*inputs, *static)  # compiles kernels and initialises libraries, which cannot happen during capture
+        pool = next((captured.graph.pool() for captured in self.captured.values()), None)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=shared):
-            result = function(*fresh, *held)
-        return Recording(graph, fresh, buffers, result)
+        with torch.cuda.graph(graph, pool=pool):
+            result = function(*inputs, *static)
+        return CapturedGraph(graph, inputs, buffers, result)
 
 
-def each(function: Callable[[Tensor, object], Any], value: Any, place: tuple[int, ...] = ()) -> Any:
-    """The same nest of tuples with `function(tensor, its place)` of every tensor."""
+def map_tensors(function: Callable[[Tensor, object], Any], value: Any, path: tuple[int, ...] = ()) -> Any:
+    """The same nested tuples with `function(tensor, path)` in place of each tensor."""
     if isinstance(value, Tensor):
-        return function(value, place)
+        return function(value, path)
     if value is None:
         return None
-    parts = [each(function, part, (*place, index)) for index, part in enumerate(value)]
+    parts = [map_tensors(function, part, (*path, index)) for index, part in enumerate(value)]
     return value._make(parts) if hasattr(value, "_make") else tuple(parts)
 
 
-def shapes(value: Any) -> object:
-    return each(lambda tensor, _: (tensor.shape, tensor.dtype), value)
+def signature(value: Any) -> object:
+    """Shapes and dtypes, nested like the value."""
+    return map_tensors(lambda tensor, _: (tensor.shape, tensor.dtype), value)
 
 
-def copy(source: Any, target: Any) -> None:
-    """Every tensor of one nest into its counterpart in the other."""
+def copy_tensors(source: Any, target: Any) -> None:
+    """Copies every tensor of one value into its counterpart in another of the same structure."""
     if isinstance(source, Tensor):
         target.copy_(source)
     elif source is not None:
         for part, counterpart in zip(source, target, strict=True):
-            copy(part, counterpart)
+            copy_tensors(part, counterpart)

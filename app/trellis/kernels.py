@@ -1,6 +1,6 @@
-"""Triton kernels of `fused.py`: norms (one program a row, one pass over memory), attention, submanifold convolution.
+"""The Triton kernels behind `fused.py`: norms (one program per row), attention, submanifold convolution.
 
-What each computes is written in torch operations there, or in `attention.attend`; this file knows only how.
+The torch operations there, or in `attention.attend`, define what each computes.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def add_norm(
     out: Tensor | None,
     silu: bool,
 ) -> None:
-    """See `fused.add_norm_`; without `out`, the sum alone. Tensors contiguous, the vectors float32."""
+    """See `fused.add_norm_`. Without `out`, the sum only. Tensors must be contiguous, vectors float32."""
     width = x.shape[-1]
     _add_norm[(x.numel() // width,)](
         x, y, gate, constant, scale, shift, out, width, eps,
@@ -99,8 +99,8 @@ def rms_norm(x: Tensor, gammas: Sequence[Tensor]) -> None:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _tile(q, keys, values, row, at, head, total, scale, N: tl.constexpr, D: tl.constexpr, MASK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Scores (base 2) of a block of queries with N keys, and the values there."""
+def _load_tile(q, keys, values, row, at, head, total, scale, N: tl.constexpr, D: tl.constexpr, MASK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Scores (base 2) of a block of queries for N keys, and the values of these keys."""
     k = keys.load([row, at, head, 0]).reshape([N, D])
     v = values.load([row, at, head, 0]).reshape([N, D])
     scores = tl.dot(q, k.T) * scale
@@ -110,12 +110,12 @@ def _tile(q, keys, values, row, at, head, total, scale, N: tl.constexpr, D: tl.c
 
 
 @triton.jit
-def _fold(scores, v, highest, weight, mixed):  # type: ignore[no-untyped-def]
-    """One tile more into an online softmax: running maximum, sum of weights, weighted sum of values."""
-    higher = tl.maximum(highest, tl.max(scores, 1))
-    p = tl.exp2(scores - higher[:, None])
-    fade = tl.exp2(highest - higher)
-    return higher, weight * fade + tl.sum(p, 1), tl.dot(p.to(v.dtype), v, mixed * fade[:, None])
+def _softmax_step(scores, v, row_max, row_sum, acc):  # type: ignore[no-untyped-def]
+    """One step of the online softmax: updates the maximum, the sum of weights and the weighted sum of values."""
+    new_max = tl.maximum(row_max, tl.max(scores, 1))
+    p = tl.exp2(scores - new_max[:, None])
+    rescale = tl.exp2(row_max - new_max)
+    return new_max, row_sum * rescale + tl.sum(p, 1), tl.dot(p.to(v.dtype), v, acc * rescale[:, None])
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -127,44 +127,44 @@ def _attention(  # type: ignore[no-untyped-def]
     row, head = tl.program_id(1) // heads, tl.program_id(1) % heads
     if HAS_LENGTH:
         total = tl.load(length)
-    whole = total // N * N
+    full_end = total // N * N
     q = queries.load([row, start, head, 0]).reshape([M, D])
 
-    # The maximum of the first tile stands in for the maximum: weights relative to it are as exact, and need no
-    # rescaling, as long as they fit the type of the values; where they do not, all is done again below.
-    scores, v = _tile(q, keys, values, row, 0, head, total, scale, N, D, True)
-    highest = tl.max(scores, 1)
-    p = tl.exp2(scores - highest[:, None])
-    weight = tl.sum(p, 1)
-    mixed = tl.dot(p.to(v.dtype), v)
-    for at in tl.range(N, whole, N):
-        scores, v = _tile(q, keys, values, row, at, head, total, scale, N, D, False)
-        p = tl.exp2(scores - highest[:, None])
-        weight += tl.sum(p, 1)
-        mixed = tl.dot(p.to(v.dtype), v, mixed)
-    if (whole < total) & (whole > 0):
-        scores, v = _tile(q, keys, values, row, whole, head, total, scale, N, D, True)
-        p = tl.exp2(scores - highest[:, None])
-        weight += tl.sum(p, 1)
-        mixed = tl.dot(p.to(v.dtype), v, mixed)
+    # The maximum of the first tile is used for all tiles. Weights relative to it are as exact and need no rescaling
+    # while they fit the dtype of the values. If they do not, the online softmax below does the block again.
+    scores, v = _load_tile(q, keys, values, row, 0, head, total, scale, N, D, True)
+    row_max = tl.max(scores, 1)
+    p = tl.exp2(scores - row_max[:, None])
+    row_sum = tl.sum(p, 1)
+    acc = tl.dot(p.to(v.dtype), v)
+    for at in tl.range(N, full_end, N):
+        scores, v = _load_tile(q, keys, values, row, at, head, total, scale, N, D, False)
+        p = tl.exp2(scores - row_max[:, None])
+        row_sum += tl.sum(p, 1)
+        acc = tl.dot(p.to(v.dtype), v, acc)
+    if (full_end < total) & (full_end > 0):
+        scores, v = _load_tile(q, keys, values, row, full_end, head, total, scale, N, D, True)
+        p = tl.exp2(scores - row_max[:, None])
+        row_sum += tl.sum(p, 1)
+        acc = tl.dot(p.to(v.dtype), v, acc)
 
-    if tl.max(weight, 0) > 60000.0:
-        highest = tl.full([M], -float("inf"), tl.float32)
-        weight = tl.zeros([M], tl.float32)
-        mixed = tl.zeros([M, D], tl.float32)
+    if tl.max(row_sum, 0) > 60000.0:
+        row_max = tl.full([M], -float("inf"), tl.float32)
+        row_sum = tl.zeros([M], tl.float32)
+        acc = tl.zeros([M, D], tl.float32)
         for at in tl.range(0, total, N):
-            scores, v = _tile(q, keys, values, row, at, head, total, scale, N, D, True)
-            highest, weight, mixed = _fold(scores, v, highest, weight, mixed)
-    mixed = mixed / weight[:, None]
-    out.store([row, start, head, 0], mixed.to(q.dtype).reshape([1, M, 1, D]))
+            scores, v = _load_tile(q, keys, values, row, at, head, total, scale, N, D, True)
+            row_max, row_sum, acc = _softmax_step(scores, v, row_max, row_sum, acc)
+    acc = acc / row_sum[:, None]
+    out.store([row, start, head, 0], acc.to(q.dtype).reshape([1, M, 1, D]))
 
 
 TILE = 128, 64, 4
-"""Queries and keys of a tile, warps."""
+"""Queries and keys of a tile, and warps."""
 
 
-def stages(keys: int) -> int:
-    """Of the pipeline that loads keys and values: a fourth pays where there are many, and costs where there are not."""
+def pipeline_stages(keys: int) -> int:
+    """Stages of the software pipeline that loads keys and values: the fourth pays off for many keys only."""
     return 4 if keys > 3000 else 3
 
 
@@ -179,7 +179,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, length: Tensor | None) -> Tensor:
     ]
     _attention[(triton.cdiv(t, rows), n * heads)](
         *tiles, length, heads, k.shape[1], width**-0.5 * LOG2_E,
-        M=rows, N=columns, D=width, HAS_LENGTH=length is not None, num_warps=warps, num_stages=stages(k.shape[1]),
+        M=rows, N=columns, D=width, HAS_LENGTH=length is not None, num_warps=warps,
+        num_stages=pipeline_stages(k.shape[1]),
     )  # fmt: skip
     return out.flatten(2)
 
@@ -221,11 +222,11 @@ def _gather_sum(x, table, bias, out, rows_in, rows_out, WIDTH: tl.constexpr, M: 
 
 
 CONVOLUTION = 64, 128, 64, 4, 4
-"""Sites, output channels and input channels of a tile, warps, stages."""
+"""Voxels, output channels and input channels of a tile, warps, pipeline stages."""
 
 
 def convolution(x: Tensor, table: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Gather and matrix product in one: (n, N, in) with table (M, 27), weight (out, 27 in) -> (n, M, out)."""
+    """Gather and matrix product in one kernel: (n, N, in) with table (M, 27), weight (out, 27 in) -> (n, M, out)."""
     n, rows_in, channels = x.shape
     out = x.new_empty(n, len(table), len(bias))
     rows, columns, depth, warps, loads = CONVOLUTION

@@ -1,4 +1,4 @@
-"""Stage two: a latent vector for each occupied voxel. A flow on the voxels, its transformer on a grid half as fine."""
+"""Stage two: a latent vector for each occupied voxel. The flow's transformer runs on a grid of half the resolution."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from app.trellis.flow import Branches, Transformer
 from app.trellis.layers import FINAL_EPS, position_embedding
 from app.trellis.params import LatentFlowParams
 from app.trellis.samplers import Velocity
-from app.trellis.sparse import Levels, SparseResBlock, padded
+from app.trellis.sparse import Levels, SparseResBlock, pad_rows
 
 PADDING = 2048, 128
-"""Voxels and tokens are padded to multiples of these; a token costs a hundred times the arithmetic of a voxel."""
+"""Voxels and tokens are padded to multiples of these. A token takes a hundred times the arithmetic of a voxel."""
 
 
 class Sites(NamedTuple):
-    """An object's voxels as the flow needs them.
+    """What the flow needs to know of an object's voxels.
 
-    place: (T, C) position embedding of the tokens. length: (1,) int32, their true number where they are padded.
+    positions: (T, C), the position embedding of the tokens. length: (1,) int32, how many of them are not padding; None
+    if none is.
     """
 
     levels: Levels
-    place: Tensor
+    positions: Tensor
     length: Tensor | None
 
 
@@ -53,18 +54,21 @@ class LatentFlow(Transformer):
 
         The velocity maps a state (N, in) to (n, N, out), one for each of the n conditions asked for.
         """
-        vectors = self.time_vectors(times)
+        vectors = self.time_embeddings(times)
         modulation = self.modulation(vectors)
         residual = [block.modulation(vectors) for block in (*self.input_blocks, *self.out_blocks)]
         context = self.context(conditions)
         sites = self.sites(coords)
-        holding: dict[tuple[int, ...], tuple[Branches, Sites]] = {}
+        static: dict[tuple[int, ...], tuple[Branches, Sites]] = {}
 
         def velocity(state: Tensor, step: int, chosen: tuple[int, ...]) -> Tensor:
-            rows = padded(state, len(sites.levels.neighbours))
-            fresh = rows, modulation[step], tuple(table[step] for table in residual)
-            held = holding.setdefault(chosen, (context.choose(chosen), sites))
-            found = self.recorder(self.velocity, fresh, held) if self.records else self.velocity(*fresh, *held)
+            rows = pad_rows(state, len(sites.levels.neighbours))
+            inputs = rows, modulation[step], tuple(table[step] for table in residual)
+            selected = static.setdefault(chosen, (context.select(chosen), sites))
+            if self.uses_graphs:
+                found = self.graphs(self.velocity, inputs, selected)
+            else:
+                found = self.velocity(*inputs, *selected)
             return found[:, : len(coords)].clone()
 
         return velocity
@@ -72,13 +76,13 @@ class LatentFlow(Transformer):
     def velocity(
         self, state: Tensor, modulation: Tensor, residual: tuple[Tensor, ...], branches: Branches, sites: Sites
     ) -> Tensor:
-        """One step: state (N, in), modulation (blocks, 6, C), residual blocks' each (2, out) -> (n, N, out)."""
+        """One step: state (N, in), modulation (blocks, 6, C), residual: (2, out) a residual block -> (n, N, out)."""
         modulations, skips = iter(residual), []
         x = self.input_layer(state[None]).to(self.torso)
         for block in self.input_blocks:
             x = block(x, next(modulations), sites.levels)
             skips.append(x)
-        x = self.transform(x + sites.place, modulation, branches, sites.length)
+        x = self.transform(x + sites.positions, modulation, branches, sites.length)
         for block in self.out_blocks:
             if self.params.use_skip_connection:
                 x = torch.cat([x, skips.pop().expand(len(x), -1, -1)], dim=-1)
@@ -87,14 +91,14 @@ class LatentFlow(Transformer):
         return self.out_layer(x.to(state.dtype))
 
     def sites(self, coords: Tensor) -> Sites:
-        """Tables for voxels (N, 3); padded where steps are recorded: objects of about a size share a recording."""
-        fine, coarse = PADDING if self.records else (1, 1)
-        levels, cells = Levels.of(coords, fine, coarse)
-        places = cells if self.params.io_block_channels else coords
+        """Tables for voxels (N, 3), padded if steps are captured, so that objects of similar size share a graph."""
+        fine, coarse = PADDING if self.uses_graphs else (1, 1)
+        levels, cells = Levels.build(coords, fine, coarse)
+        tokens = cells if self.params.io_block_channels else coords
         rows = len(levels.children) if self.params.io_block_channels else len(levels.neighbours)
-        place = position_embedding(places, self.params.model_channels).to(self.torso)
-        length = torch.tensor([len(places)], dtype=torch.int32, device=coords.device) if self.records else None
-        return Sites(levels, padded(place, rows), length)
+        positions = position_embedding(tokens, self.params.model_channels).to(self.torso)
+        length = torch.tensor([len(tokens)], dtype=torch.int32, device=coords.device) if self.uses_graphs else None
+        return Sites(levels, pad_rows(positions, rows), length)
 
     def forward(self, coords: Tensor, feats: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """coords: (T, 4) rows (b, x, y, z), feats: (T, in), t: (B,) 1000 times the time, cond: (B, L, cond_channels)

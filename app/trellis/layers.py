@@ -1,4 +1,4 @@
-"""Layers that the models share: embeddings of time and place, feed-forward, the modulated transformer block."""
+"""Layers that the models share: time and position embeddings, feed-forward, the modulated transformer block."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from app.trellis.attention import CrossAttention, SelfAttention
 from app.trellis.params import FlowParams
 
 EPS = 1e-6
-"""Of every norm inside a block."""
+"""Epsilon of the norms inside a block."""
 FINAL_EPS = 1e-5
-"""Of the norms before an output layer, and of the structure decoder."""
+"""Epsilon of the norms before an output layer, and of those of the structure decoder."""
 
 
 def exact_convolutions() -> AbstractContextManager[None]:
-    """float32 convolutions in float32, not TF32, and the same bits every time."""
+    """Deterministic convolutions; those in float32 do not use TF32."""
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
 class TimestepEmbedder(nn.Module):
-    """Time (the sampler passes 1000 t) as a vector: 256 sinusoids, cosines first, then two layers. Always float32."""
+    """Embeds a time (1000 t) as 256 sinusoids, cosines first, then two layers. Always float32."""
 
     def __init__(self, channels: int, frequencies: int = 256) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class TimestepEmbedder(nn.Module):
 
 
 def position_embedding(coords: Tensor, channels: int) -> Tensor:
-    """(T, 3) integer voxel indices -> (T, C) float32: for each axis sines, then cosines; zeros fill up to C."""
+    """(T, 3) integer voxel indices -> (T, C) float32: for each axis sines, then cosines; padded with zeros to C."""
     count = channels // 3 // 2
     waves = 1.0 / 10_000 ** (torch.arange(count, dtype=torch.float32, device=coords.device) / count)
     angles = coords.float()[:, :, None] * waves
@@ -54,7 +54,7 @@ def position_embedding(coords: Tensor, channels: int) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """Two layers with tanh-GELU between."""
+    """Two linear layers with a tanh GELU between them."""
 
     def __init__(self, channels: int, ratio: float) -> None:
         super().__init__()
@@ -69,8 +69,11 @@ class FeedForward(nn.Module):
 
 @dataclass(frozen=True)
 class BlockContext:
-    """What one block's cross-attention needs for n branches: first those with keys and values (m, L, 2, H, d), then, if
-    `constant` (C,) is there, the one with a context of zeros."""
+    """What the cross-attention of one block needs for n branches.
+
+    keys_values: (m, L, 2, H, d), of the first m branches. constant: (C,), the output for the last branch if its
+    context is all-zero, else None.
+    """
 
     keys_values: Tensor
     constant: Tensor | None
@@ -81,7 +84,7 @@ class BlockContext:
 
 
 class ModulatedBlock(nn.Module):
-    """Self-attention, cross-attention, feed-forward; time shifts, scales and gates the first and the last."""
+    """Self-attention, cross-attention, feed-forward. Time shifts, scales and gates the first and the last (adaLN)."""
 
     def __init__(self, p: FlowParams) -> None:
         super().__init__()
@@ -101,23 +104,23 @@ class ModulatedBlock(nn.Module):
         length: Tensor | None,
         following: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """x: (n, T, C) with n the branches of the context, or (1, T, C) while they do not differ yet; used up.
+        """x: (n, T, C) with n branches, or (1, T, C) while the branches are still equal. Overwritten.
 
-        h: x normed and modulated for the self-attention. modulation: (6, C) float32: shift, 1 + scale, gate of the
-        self-attention, then of the feed-forward; `following`: that of the next block, None after the last one.
-        length: (1,) int32, how many tokens there are where the others are padding; None: all.
+        h: x after the norm and the modulation of the self-attention. modulation: (6, C) float32: shift, 1 + scale and
+        gate of the self-attention, then of the feed-forward. following: that of the next block, None in the last.
+        length: (1,) int32, the number of tokens that are not padding; None: all.
         Returns x (n, T, C), and h for the next block.
         """
         _, _, gate1, shift2, scale2, gate2 = modulation
         y = self.self_attn(h, length)
-        if len(x) < context.branches:  # the branches part ways here for the first time
+        if len(x) < context.branches:  # from here on the branches differ
             x, y = (z.expand(context.branches, -1, -1).contiguous() for z in (x, y))
         h = torch.empty_like(x)
         m = len(context.keys_values)
         if m:
             fused.add_norm_(x[:m], y[:m], gate1, None, self.norm2.weight, self.norm2.bias, EPS, h[:m])
-            seen = self.cross_attn(h[:m], context.keys_values)
-            fused.add_norm_(x[:m], seen, None, None, scale2, shift2, EPS, h[:m])
+            attended = self.cross_attn(h[:m], context.keys_values)
+            fused.add_norm_(x[:m], attended, None, None, scale2, shift2, EPS, h[:m])
         if context.constant is not None:
             fused.add_norm_(x[m:], y[m:], gate1, context.constant, scale2, shift2, EPS, h[m:])
         y = self.mlp(h)
@@ -129,5 +132,5 @@ class ModulatedBlock(nn.Module):
 
 
 def modulation_head(channels: int, out: int) -> nn.Sequential:
-    """SiLU, then the linear layer whose key is `<name>.1`."""
+    """SiLU and a linear layer, whose key is `<name>.1`."""
     return nn.Sequential(nn.SiLU(), nn.Linear(channels, out))

@@ -1,4 +1,4 @@
-"""Weights into models: built on the meta device, filled tensor by tensor, keys matched strictly, types decided here."""
+"""Loading of weights. Models are built on the meta device and filled tensor by tensor; keys must match exactly."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ from app.trellis.params import (
     LatentFlowParams,
     StructureDecoderParams,
     StructureFlowParams,
-    read,
+    parse_params,
 )
-from app.trellis.sparse import Kernel
+from app.trellis.sparse import ConvKernel
 from app.trellis.structure import StructureDecoder, StructureFlow
 
 M = TypeVar("M", bound=nn.Module)
 TORSO = ("blocks", "middle_block", "input_blocks", "out_blocks")
-"""Where the linear layers and convolutions may be of half precision; all else is float32."""
+"""The parts whose linear layers and convolutions may be in half precision. Everything else is float32."""
 
 
 def build(name: str, args: dict[str, Any]) -> nn.Module:
-    """The model of a config file's class name, on the meta device. Raises BadWeights for another name or argument."""
+    """The model with the class name and the arguments of a config file, on the meta device. Raises BadWeights."""
     with torch.device("meta"):
         match name.removeprefix("Elastic"):
             case "SparseStructureFlowModel":
-                return StructureFlow(read(StructureFlowParams, args))
+                return StructureFlow(parse_params(StructureFlowParams, args))
             case "SparseStructureDecoder":
-                return StructureDecoder(read(StructureDecoderParams, args))
+                return StructureDecoder(parse_params(StructureDecoderParams, args))
             case "SLatFlowModel":
-                return LatentFlow(read(LatentFlowParams, args))
+                return LatentFlow(parse_params(LatentFlowParams, args))
             case "SLatGaussianDecoder":
-                return GaussianDecoder(read(GaussianDecoderParams, args))
+                return GaussianDecoder(parse_params(GaussianDecoderParams, args))
     raise BadWeights(f"model class {name!r} is not known")
 
 
 def types(model: nn.Module, torso: torch.dtype) -> dict[str, torch.dtype]:
-    """The type of every tensor of the state dict when the torso computes in `torso`."""
+    """The dtype of every tensor of the state dict if the torso computes in `torso`."""
     inside = {
         f"{path}.{name}"
         for path, module in model.named_modules()
-        if path.split(".")[0] in TORSO and isinstance(module, nn.Linear | nn.Conv3d | Kernel)
+        if path.split(".")[0] in TORSO and isinstance(module, nn.Linear | nn.Conv3d | ConvKernel)
         for name in ("weight", "bias")
     }
     return {key: torso if key in inside else torch.float32 for key in model.state_dict()}
 
 
 def fill(model: M, keys: Iterable[str], tensor: Callable[[str], Tensor], device: torch.device, torso: torch.dtype) -> M:
-    """Puts `tensor(key)` in place of every tensor of the model, one at a time; returns the model in eval mode.
+    """Assigns `tensor(key)` to every tensor of the model, one at a time. Returns the model in eval mode.
 
-    Raises BadWeights naming a key that is missing or unknown, or whose shape is another.
+    Raises BadWeights, naming the key, if one is missing, unknown or of another shape.
     """
     wanted, found = model.state_dict(), set(keys)
     if missing := sorted(set(wanted) - found):
@@ -76,7 +76,7 @@ def fill(model: M, keys: Iterable[str], tensor: Callable[[str], Tensor], device:
 
 
 def fill_from_file(model: M, path: Path, device: torch.device, torso: torch.dtype) -> M:
-    """`fill` from a safetensors file. Raises BadWeights, naming the file too."""
+    """`fill` from a safetensors file. Raises BadWeights, also naming the file."""
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             return fill(model, file.keys(), file.get_tensor, device, torso)
@@ -89,7 +89,7 @@ def fill_from_file(model: M, path: Path, device: torch.device, torso: torch.dtyp
 def load_model(stem: Path, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
     """The model of <stem>.json and <stem>.safetensors.
 
-    dtype: of the torso; None takes float16 where the config says use_fp16 and the device is a GPU, else float32.
+    dtype: of the torso. None is float16 if the config has use_fp16 and the device is a GPU, else float32.
     Raises BadWeights, naming the file and what is wrong.
     """
     config = read_json(stem.with_name(stem.name + ".json"))
@@ -103,7 +103,7 @@ def load_model(stem: Path, device: torch.device, dtype: torch.dtype | None = Non
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises BadWeights where the file is missing or something else."""
+    """A JSON object from a file. Raises BadWeights if the file is missing or holds something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

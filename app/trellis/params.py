@@ -1,6 +1,6 @@
-"""The constructor arguments of each model, as frozen dataclasses read from the JSON beside the weights.
+"""The arguments of each model, as frozen dataclasses read from the JSON beside the weights.
 
-Names and defaults are those of the published files, so that a config of theirs reads unchanged.
+Names and defaults are those of the published files, so that their configs can be read as they are.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from app.errors import BadWeights
 P = TypeVar("P")
 ATTRIBUTES = "_xyz", "_features_dc", "_scaling", "_rotation", "_opacity"
 IGNORED = {"use_checkpoint"}
-"""Arguments of training: accepted, without meaning here."""
+"""Training arguments, accepted and not used."""
 
 
 @dataclass(frozen=True)
 class FlowParams:
-    """What both flows share. Widths in channels; `model_channels` must be divisible by the number of heads."""
+    """Arguments of both flows. `model_channels` must be divisible by the number of heads."""
 
     resolution: int
     in_channels: int
@@ -49,7 +49,7 @@ class StructureFlowParams(FlowParams):
 
 @dataclass(frozen=True)
 class LatentFlowParams(FlowParams):
-    """The flow over the latents of occupied voxels; with `io_block_channels` its blocks run on a grid half as fine."""
+    """The flow over the latents of occupied voxels. With `io_block_channels` its blocks run at half the resolution."""
 
     num_io_res_blocks: int = 2
     io_block_channels: tuple[int, ...] | None = None
@@ -71,7 +71,8 @@ class StructureDecoderParams:
 
 @dataclass(frozen=True)
 class Representation:
-    """How the decoder's numbers become Gaussians. lr: factor of each attribute; lengths in voxels or world units."""
+    """How the decoder's output becomes Gaussians. lr: the factor of each attribute. voxel_size: in voxels; the other
+    lengths are in world units."""
 
     lr: Mapping[str, float]
     voxel_size: float
@@ -85,7 +86,7 @@ class Representation:
 
 @dataclass(frozen=True)
 class GaussianDecoderParams:
-    """Voxel latents to `num_gaussians` Gaussians a voxel, by attention in (shifted) windows."""
+    """The decoder from the latent of a voxel to `num_gaussians` Gaussians, by attention in (shifted) windows."""
 
     resolution: int
     model_channels: int
@@ -106,8 +107,8 @@ class GaussianDecoderParams:
         return self.num_heads or self.model_channels // self.num_head_channels
 
 
-def read(kind: type[P], args: Mapping[str, Any]) -> P:
-    """The arguments of a config file as a `kind`. Raises BadWeights, naming a missing, unknown or unsupported one."""
+def parse_params(kind: type[P], args: Mapping[str, Any]) -> P:
+    """The arguments of a config file as a `kind`. Raises BadWeights, naming an argument at fault."""
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     args = {key: value for key, value in args.items() if key not in IGNORED}
     if unknown := sorted(set(args) - known):
@@ -125,12 +126,12 @@ def _value(key: str, value: Any) -> Any:
     if key == "representation_config":
         names = {"3d_filter_kernel_size": "kernel_3d"}
         fields_ = {names.get(name, name): item for name, item in value.items() if name != "2d_filter_kernel_size"}
-        return read(Representation, fields_)
+        return parse_params(Representation, fields_)
     return tuple(value) if isinstance(value, list) else value
 
 
 def _require_supported(params: object) -> None:
-    """What no published model uses is not built, and says so rather than giving other numbers."""
+    """Raises BadWeights for what no published model uses, because it is not implemented."""
     wanted: dict[str, tuple[Any, ...]] = {
         "pe_mode": ("ape",),
         "attn_mode": ("swin",),

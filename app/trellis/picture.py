@@ -1,4 +1,4 @@
-"""A cut-out picture (RGBA) as the encoder wants it: centred on the object, on black, 518 x 518."""
+"""Prepares a cut-out picture (RGBA) for the encoder: centred on the object, on black, 518 x 518 pixels."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from PIL import Image
 from app.errors import BadInput
 
 SIZE = 518
-SOLID = 204
-"""Alpha above it counts as the object."""
+OBJECT_ALPHA = 204
+"""Pixels with more alpha belong to the object."""
 MARGIN = 1.2
+"""Side of the crop over the larger side of the object's box."""
 
 
 def prepare(picture: Image.Image) -> Image.Image:
-    """RGBA with a real alpha channel -> RGB. Pillow does crop and resizing, so that every bit agrees with training.
+    """RGBA with transparent pixels -> RGB. Pillow crops and resizes, as in the original, so that the bits agree.
 
-    Raises BadInput where nothing is cut out, or nothing is left.
+    Raises BadInput if nothing is cut out, or nothing is left.
     """
     alpha = np.asarray(picture)[..., 3] if picture.mode == "RGBA" else None
     if alpha is None or (alpha == 255).all():
         raise BadInput(f"the picture ({picture.mode}) has no transparent background; cut the object out first")
-    rows, columns = np.nonzero(alpha > SOLID)
+    rows, columns = np.nonzero(alpha > OBJECT_ALPHA)
     if not len(rows):
         raise BadInput("the picture is transparent all over: no pixel has an alpha above 204")
     x0, x1, y0, y1 = (float(v) for v in (columns.min(), columns.max(), rows.min(), rows.max()))

@@ -1,4 +1,4 @@
-"""Stage one: which voxels are occupied. A flow over a dense latent volume, and the decoder to occupancy logits."""
+"""Stage one: the occupied voxels, by a flow over a dense latent volume and a decoder to occupancy logits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.trellis.samplers import Velocity
 
 
 class StructureFlow(Transformer):
-    """Velocity of a latent volume (in, R, R, R): one token a patch of p^3 cells, x slowest."""
+    """Velocity of a latent volume (in, R, R, R). Each patch of p^3 cells is one token, x slowest."""
 
     pos_emb: Tensor
 
@@ -33,7 +33,7 @@ class StructureFlow(Transformer):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a state."""
+        """The shape of a state."""
         return (self.params.in_channels, *[self.params.resolution] * 3)
 
     def bind(self, conditions: Sequence[Tensor], times: Sequence[float]) -> Velocity:
@@ -41,13 +41,15 @@ class StructureFlow(Transformer):
 
         The velocity maps a state (in, R, R, R) to (n, out, R, R, R), one for each of the n conditions asked for.
         """
-        modulation = self.modulation(self.time_vectors(times))
+        modulation = self.modulation(self.time_embeddings(times))
         context = self.context(conditions)
-        holding: dict[tuple[int, ...], tuple[Branches]] = {}
+        static: dict[tuple[int, ...], tuple[Branches]] = {}
 
         def velocity(state: Tensor, step: int, chosen: tuple[int, ...]) -> Tensor:
-            fresh, held = (state, modulation[step]), holding.setdefault(chosen, (context.choose(chosen),))
-            return self.recorder(self.velocity, fresh, held).clone() if self.records else self.velocity(*fresh, *held)
+            inputs, selected = (state, modulation[step]), static.setdefault(chosen, (context.select(chosen),))
+            if self.uses_graphs:
+                return self.graphs(self.velocity, inputs, selected).clone()
+            return self.velocity(*inputs, *selected)
 
         return velocity
 
@@ -95,7 +97,7 @@ def conv(channels: int, out: int) -> nn.Conv3d:
 
 
 class ResBlock(nn.Module):
-    """Two normed convolutions beside the identity."""
+    """Two convolutions, each after a norm, added to the input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -108,7 +110,7 @@ class ResBlock(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Convolution to eight times the channels, which become 2 x 2 x 2 voxels."""
+    """A convolution to eight times the channels, which become 2 x 2 x 2 voxels (pixel shuffle)."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
@@ -146,14 +148,14 @@ class StructureDecoder(nn.Module):
 
     @property
     def torso(self) -> torch.dtype:
-        """The type of the activations between input and output layer."""
+        """The dtype of the activations between the input and the output layer."""
         return next(weight.dtype for name, weight in self.blocks.named_parameters() if "conv" in name)
 
 
 def occupied(logits: Tensor) -> Tensor:
     """(B, 1, R, R, R) -> (T, 4) int32 rows (b, x, y, z) where the logit is above 0, in lexicographic order.
 
-    Raises StageFailed where a batch element has none.
+    Raises StageFailed if a batch element has none.
     """
     coords = torch.argwhere(logits[:, 0] > 0).int()
     if empty := sorted(set(range(len(logits))) - set(coords[:, 0].tolist())):
