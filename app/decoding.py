@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from contextlib import suppress
 from typing import Any
 
@@ -44,6 +45,7 @@ class Decoder:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
+        self._finalizer: weakref.finalize[..., Decoder] | None = None
 
     def splat(self, data: bytes, name: str) -> Splat:
         """A PLY or SPZ. name: what to call it in a message. Raises BadFile."""
@@ -110,17 +112,21 @@ class Decoder:
                     stdin=subprocess.DEVNULL,
                     env={**os.environ, **ONE_THREAD},
                 )
+            self._finalizer = weakref.finalize(self, _end, self._child, ours)
             ours.settimeout(WALL_FACTOR * self._limits.decode_seconds + 30)  # the imports are in it
             self._socket = ours
         return self._socket
 
     def _drop(self) -> None:
-        if self._socket:
-            self._socket.close()
-        if self._child:
-            self._child.kill()
-            self._child.wait()
-        self._socket = self._child = None
+        if self._finalizer:
+            self._finalizer()
+        self._socket = self._child = self._finalizer = None
+
+
+def _end(child: subprocess.Popen[bytes], connection: socket.socket) -> None:
+    connection.close()
+    child.kill()
+    child.wait()
 
 
 def serve(connection: socket.socket, limits: LimitsConfig) -> None:

@@ -31,6 +31,7 @@ from app.jobs.clock_guard import DAY, ClockGuard
 from app.jobs.heartbeats import Heartbeat, Liveness, list_engines
 from app.jobs.job_request import new_id
 from app.jobs.job_store import Claim, ClaimLost, JobResult, JobStore, StageSeconds
+from app.jobs.listing import Listing
 from app.jobs.queue import JobQueue
 from app.jobs.reconciler import Reconciler
 from app.jobs.records import Engine, JobRequest
@@ -192,9 +193,9 @@ def test_a_turntable_needs_a_finished_splat(jobs: Jobs) -> None:
 def test_jobs_are_listed_newest_first_and_page_by_page(jobs: Jobs) -> None:
     ids = [jobs.submit(ROCKET).id for _ in range(5)]
     jobs.cancel(ids[1])
-    first = jobs.recent(2)
-    assert [job.id for job in first + jobs.recent(9, before=first[-1].id)] == ids[::-1]
-    assert [job.id for job in jobs.recent(9, state="CANCELLED")] == [ids[1]]
+    first = jobs.list_jobs(Listing(), 2)
+    assert [job.id for job in first + jobs.list_jobs(Listing(after=first[-1].id), 9)] == ids[::-1]
+    assert [job.id for job in jobs.list_jobs(Listing(states=("CANCELLED",)), 9)] == [ids[1]]
 
 
 def test_position_follows_priority_then_age(jobs: Jobs) -> None:
@@ -628,7 +629,7 @@ def test_ended_jobs_are_forgotten_after_their_days_and_waiting_ones_never(jobs: 
 def test_too_many_bytes_are_forgotten_oldest_first(jobs: Jobs) -> None:
     ids = [finished(jobs, 1_000) for _ in range(4)]
     assert retention(jobs, max_gb=2_500 / 1e9).sweep() == 2
-    assert [job.id for job in jobs.recent(9)] == ids[:1:-1]
+    assert [job.id for job in jobs.list_jobs(Listing(), 9)] == ids[:1:-1]
     assert jobs.stats().asset_bytes == 2_000
 
 

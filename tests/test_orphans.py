@@ -19,6 +19,7 @@ from app.jobs.adoption import adopt, find_result
 from app.jobs.client import Jobs
 from app.jobs.clock_guard import DAY, ClockGuard
 from app.jobs.job_request import new_id
+from app.jobs.listing import Listing
 from app.jobs.orphans import Orphans
 from app.jobs.ownership import MARKER, Ownership
 from app.jobs.records import JobRequest
@@ -212,7 +213,7 @@ def test_a_result_whose_files_were_changed_is_not_adopted(jobs: Jobs, result: Pa
     with pytest.raises(BadFile, match="not the file that the certificate describes"):
         find_result(jobs.assets, id)
     assert "left 1 folders" in command(jobs, "adopt").output
-    assert jobs.recent(9) == []
+    assert jobs.list_jobs(Listing(), 9) == []
 
 
 def test_a_quarantined_result_is_adopted_too(jobs: Jobs, result: Path) -> None:

@@ -212,7 +212,7 @@ def test_a_failure_of_the_server_shows_no_traceback(
     def fail(_limit: int, *_rest: Any) -> None:
         raise RuntimeError("the secret")
 
-    monkeypatch.setattr(jobs, "recent", fail)
+    monkeypatch.setattr(jobs, "list_jobs", fail)
     answer = client.get("/v1/jobs")
     problem = _problem(answer, 500)
     assert "secret" not in answer.text

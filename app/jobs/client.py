@@ -24,8 +24,10 @@ from app.jobs.clock import DatabaseClock
 from app.jobs.disk_space import check_disk_space
 from app.jobs.heartbeats import list_engines
 from app.jobs.job_request import check, new_id, picture_name
+from app.jobs.listing import Listing
 from app.jobs.queue import JobQueue
-from app.jobs.records import SERVING, Engine, Job, JobRequest, Kind, Result, StageTime, State, Stats, Tally
+from app.jobs.records import SERVING, Engine, Job, JobRequest, Kind, Result, StageTime, Stats, Tally
+from app.jobs.retention import remove_jobs
 from app.jobs.store import Store, to_job
 from app.jobs.watch import Following, Watch
 from app.splat import formats
@@ -135,6 +137,21 @@ class Jobs:
                 )
         return self.get(id)
 
+    def remove(self, id: str) -> Job:
+        """Removes an ended job with its files. Returns it as it was. Raises NotFound; Conflict if it has not ended."""
+        job = self.get(id)
+        if not job.ended:
+            raise Conflict(f"job {id} is {job.state}: cancel it first")
+        remove_jobs(self.store, self.assets, self._open().queue.forget, [id])
+        return job
+
+    def star(self, id: str, starred: bool) -> Job:
+        """Sets or clears the star; retention keeps starred jobs. Raises NotFound."""
+        change = {"starred": starred, "version": tables.jobs.c.version + 1}
+        with self.store.writing() as connection:
+            connection.execute(sa.update(tables.jobs).where(tables.jobs.c.id == id).values(**change))
+        return self.get(id)
+
     # ---- looking -----------------------------------------------------------------------------------------------------
 
     def get(self, id: str) -> Job:
@@ -145,13 +162,9 @@ class Jobs:
                 raise NotFound(f"no job {id[:64]!r}: it never was, or its time here is over (assets.keep_days)")
             return _with_assets(connection, [row])[0]
 
-    def recent(self, limit: int, before: str | None = None, state: State | None = None) -> list[Job]:
-        """The newest `limit` jobs, newest first; older than job `before`, and in that state only, where given."""
-        query = sa.select(tables.jobs).order_by(tables.jobs.c.id.desc()).limit(max(1, min(limit, MAX_PAGE)))
-        if before:
-            query = query.where(tables.jobs.c.id < before)
-        if state:
-            query = query.where(tables.jobs.c.state == state)
+    def list_jobs(self, listing: Listing, limit: int) -> list[Job]:
+        """A page of at most `limit` jobs."""
+        query = listing.query(max(1, min(limit, MAX_PAGE)))
         with self.store.reading() as connection:
             return _with_assets(connection, connection.execute(query).mappings().all())
 

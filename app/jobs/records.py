@@ -57,8 +57,8 @@ class Job:
     stage: what the engine does; empty unless the job runs. fraction: how much is done, 0 to 1, None before it starts.
     attempt: the one that runs, or whose result was kept.
     reasons: why the gate refused, in sentences; reason_codes: the code of each, as in app/reason.py.
-    error: one line, empty without one. version: rises with every change. assets: names of the files that can be
-    fetched, sorted.
+    error: one line, empty without one. version: rises with every change. starred: kept by retention.
+    assets: names of the files that can be fetched, sorted.
     """
 
     id: str
@@ -88,6 +88,7 @@ class Job:
     error: str
     engine: str | None
     version: int
+    starred: bool
     assets: tuple[str, ...]
 
     @property

@@ -17,8 +17,21 @@ AT_ONCE = 100
 RESULTS, STAGE_TIMES = 20_000, 100_000
 """Rows that are kept of each of these tables; they are small, and outlive their jobs, of which they hold no word."""
 
+FORGETTABLE = jobs.c.state.in_(ENDED) & jobs.c.starred.is_not(True)
+"""Ended, and not starred by a user. Databases of earlier releases hold NULL there."""
+
 Forget = Callable[[list[str]], None]
 """Makes the queue forget jobs."""
+
+
+def remove_jobs(store: Store, files: Assets, forget_queue: Forget, ids: list[str]) -> None:
+    """Removes ended jobs, with their files and their workflows. Counts and results stay."""
+    for id in ids:
+        files.remove(id)
+    forget_queue(ids)  # before the rows: if this fails, the next sweep finds the jobs again
+    with store.writing() as connection:
+        connection.execute(sa.delete(assets).where(assets.c.job.in_(ids)))
+        connection.execute(sa.delete(jobs).where(jobs.c.id.in_(ids)))
 
 
 @dataclass(frozen=True)
@@ -34,13 +47,8 @@ class Retention:
         """Forgets what is to be forgotten now, at most a hundred jobs a call. Returns how many it forgot."""
         self.forget_rows()
         ids = self.over_age() or self.over_size()
-        for id in ids:
-            self.files.remove(id)
         if ids:
-            self.forget_queue(ids)  # first: it is asked again for those whose rows are still there
-            with self.store.writing() as connection:
-                connection.execute(sa.delete(assets).where(assets.c.job.in_(ids)))
-                connection.execute(sa.delete(jobs).where(jobs.c.id.in_(ids)))
+            remove_jobs(self.store, self.files, self.forget_queue, ids)
         return len(ids)
 
     def forget_rows(self) -> None:
@@ -54,23 +62,23 @@ class Retention:
                     connection.execute(sa.delete(table).where(table.c.row <= newest - kept))
 
     def over_age(self) -> list[str]:
-        """Ended jobs older than assets.keep_days, oldest first; none while the clock is in doubt."""
+        """Ended jobs older than assets.keep_days that have no star, oldest first; none while the clock is in doubt."""
         if not self.guard.trusted():
             return []
         oldest = self.clock() - self.settings.keep_days * 86_400
-        old = jobs.c.state.in_(ENDED) & (jobs.c.finished < oldest)
+        old = FORGETTABLE & (jobs.c.finished < oldest)
         with self.store.reading() as connection:
             return list(connection.scalars(sa.select(jobs.c.id).where(old).order_by(jobs.c.id).limit(AT_ONCE)))
 
     def over_size(self) -> list[str]:
-        """The oldest ended jobs that have to go for the rest to fit in assets.max_gb."""
+        """The oldest ended jobs without a star that have to go for the rest to fit in assets.max_gb."""
         sizes = sa.select(assets.c.job, sa.func.sum(assets.c.size).label("size")).group_by(assets.c.job).subquery()
         ended = sa.select(jobs.c.id, sizes.c.size).join(sizes, sizes.c.job == jobs.c.id)
         with self.store.reading() as connection:
             over = int(connection.scalar(sa.select(sa.func.sum(assets.c.size))) or 0) - self.settings.max_gb * 1e9
             if over <= 0:
                 return []
-            rows = connection.execute(ended.where(jobs.c.state.in_(ENDED)).order_by(jobs.c.id).limit(AT_ONCE)).all()
+            rows = connection.execute(ended.where(FORGETTABLE).order_by(jobs.c.id).limit(AT_ONCE)).all()
         chosen = []
         for row in rows:
             if over <= 0:

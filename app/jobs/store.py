@@ -83,6 +83,7 @@ jobs = sa.Table(
     sa.Column("instance", sa.String(32)),
     sa.Column("crash_report", sa.Text),  # what that process died of, where it did
     sa.Column("version", sa.BigInteger, nullable=False, default=1),
+    sa.Column("starred", sa.Boolean, default=False),  # kept by retention
     sa.Column("cancelled", sa.Boolean, nullable=False, default=False),  # asked for; takes effect between stages
     sa.Column("starts", sa.Integer, nullable=False, default=0),  # engines that began it and did not live to end it
     sa.Index("jobs_queue", "state", "priority", "sequence"),
@@ -400,7 +401,7 @@ def to_job(row: sa.RowMapping | dict[str, Any], names: tuple[str, ...]) -> Job:
     stage = row["stage"] if row["stage"] in {*Stage} else ""  # an older release's rows hold its log line
     reasons = [Reason.from_stored(reason) for reason in row["reasons"]]
     told = {"reasons": tuple(map(str, reasons)), "reason_codes": tuple(reason.code for reason in reasons)}
-    lists = told | {"scores": tuple(row["scores"]), "assets": names}
+    lists = told | {"scores": tuple(row["scores"]), "assets": names, "starred": bool(row["starred"])}
     return Job(**values | lists | {"stage": stage and Stage(stage)})
 
 

@@ -14,6 +14,7 @@ from app.config import Config
 from app.jobs.client import Jobs
 from app.web import access, auth, context, headers, limits, metrics, problems
 from app.web.api import api
+from app.web.archive import archive
 from app.web.docs import docs
 from app.web.feedback import feedback
 from app.web.health import health
@@ -44,7 +45,7 @@ def create_app(config: Config, jobs: Jobs) -> OpenAPI:
     headers.secure(app)
     problems.answer_errors(app)
     metrics.serve_metrics(app, jobs)
-    for blueprint in (health, worker, api, splats, feedback, docs):
+    for blueprint in (health, worker, api, archive, splats, feedback, docs):
         app.register_api(blueprint)
     app.register_blueprint(pages)
     return app

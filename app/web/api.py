@@ -18,9 +18,10 @@ from app.web.models import (
     AssetPath,
     EventsHeader,
     IdempotencyHeader,
+    JobChange,
     JobPath,
+    JobsQuery,
     JobView,
-    Listing,
     NewJob,
     Page,
     StatsView,
@@ -51,7 +52,7 @@ STREAM: dict[str, Any] = {
 @api.before_request
 def json_only() -> None:
     """Raises 415 or 400 for a body that is not JSON; the schema check would only report missing fields."""
-    if request.method == "POST":
+    if request.method == "PATCH" or (request.method == "POST" and request.endpoint == "api.submit"):
         request.get_json()
 
 
@@ -66,9 +67,9 @@ def submit(header: IdempotencyHeader, body: NewJob) -> Response:
 
 
 @api.get("/jobs", responses={200: Page})
-def listing(query: Listing) -> Response:
-    """List jobs, newest first, a page at a time."""
-    found = current_jobs().recent(query.limit + 1, query.before, query.state)
+def list_jobs(query: JobsQuery) -> Response:
+    """List jobs: filtered, in order, a page at a time."""
+    found = current_jobs().list_jobs(query.listing(), query.limit + 1)
     page, more = found[: query.limit], len(found) > query.limit
     return json_answer(Page(jobs=tuple(JobView.of(job) for job in page), next=page[-1].id if more else None))
 
@@ -79,12 +80,29 @@ def show(path: JobPath) -> Response:
     return _view(current_jobs().get(path.id))
 
 
-@api.delete("/jobs/<id>", responses={200: JobView})
+@api.post("/jobs/<id>/cancel", responses={200: JobView})
 def cancel(path: JobPath) -> Response:
-    """Cancel a job: a waiting one at once, a running one between two stages; an ended one stays as it is."""
+    """Cancel a job: a waiting one at once, a running one after its stage. A job that has ended stays as it is."""
     job = current_jobs().cancel(path.id)
     logger.bind(job=job.id).info(f"cancellation requested: {job.state}")
     return _view(job)
+
+
+@api.delete("/jobs/<id>", responses={200: JobView})
+def remove(path: JobPath) -> Response:
+    """Cancel a job that waits or runs. Remove a job that has ended, with all its files."""
+    jobs = current_jobs()
+    if not jobs.get(path.id).ended:
+        return cancel(path)
+    job = jobs.remove(path.id)
+    logger.bind(job=job.id).info("removed by a caller")
+    return json_answer(JobView.of(job))
+
+
+@api.patch("/jobs/<id>", responses={200: JobView})
+def change(path: JobPath, body: JobChange) -> Response:
+    """Star a job, or take its star away."""
+    return _view(current_jobs().star(path.id, body.starred))
 
 
 @api.get("/jobs/<id>/events", responses={200: STREAM, 204: NO_CONTENT})

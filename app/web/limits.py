@@ -34,7 +34,7 @@ def limit(app: Flask, config: LimitsConfig) -> None:
 def wants_body(app: Flask, environ: WSGIEnvironment) -> bool:
     """Whether the route takes a body and the caller is authorized. No other body is received."""
     with app.request_context(environ):
-        if request.method != "POST" or request.routing_exception:
+        if request.method not in ("POST", "PATCH") or request.routing_exception:
             return False
         try:
             check()

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from flask import Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 
 from app.bounds import Attempts, Deadline, FilmSize, Priority, Seed
 from app.errors import NotFound
-from app.jobs.records import Engine, Job, State, Stats
+from app.jobs.listing import Listing, Order
+from app.jobs.records import Engine, Job, JobOutcome, Kind, State, Stats
 from app.splat import formats
 
 ASSETS = {
@@ -81,10 +82,44 @@ class AssetPath(JobPath):
     name: AssetName
 
 
-class Listing(Query):
+def _without_empty(values: Any) -> Any:
+    """A form sends `state=` for a field that is not filled in."""
+    return [value for value in values if value] if isinstance(values, list) else values
+
+
+class JobsQuery(Query):
+    """A parameter that is given several times lets each of its values pass."""
+
     limit: Annotated[int, Field(ge=1, le=200)] = 50
     before: Annotated[JobId | None, Field(description="`next` of the previous page.")] = None
-    state: State | None = None
+    state: Annotated[list[State], BeforeValidator(_without_empty)] = []
+    outcome: Annotated[list[JobOutcome], BeforeValidator(_without_empty)] = []
+    kind: Annotated[list[Kind], BeforeValidator(_without_empty)] = []
+    q: Annotated[str, Field(max_length=200, description="Part of the prompt, in any case.")] = ""
+    starred: Annotated[bool, Field(description="Only starred jobs.")] = False
+    order: Annotated[Order, Field(description="queue: as the waiting jobs will run.")] = "newest"
+
+    def listing(self) -> Listing:
+        return Listing(
+            states=tuple(self.state),
+            outcomes=tuple(self.outcome),
+            kinds=tuple(self.kind),
+            text=self.q.strip(),
+            starred=self.starred,
+            order=self.order,
+            after=self.before,
+        )
+
+
+class ArchiveQuery(Query):
+    id: Annotated[list[JobId], Field(min_length=1, max_length=100)]
+    name: AssetName = formats.main_asset()
+
+
+class JobChange(Wire):
+    """What can be changed about a job."""
+
+    starred: Annotated[bool, Field(description="Starred jobs are kept by retention.")]
 
 
 class IdempotencyHeader(Query):
@@ -116,7 +151,7 @@ class JobView(RootModel[JobState]):
 
 
 class Page(Wire):
-    """Newest first. `next`: give it as `before` for the next page; null on the last."""
+    """Jobs in the requested order. `next`: send it as `before` for the next page; null on the last."""
 
     jobs: tuple[JobView, ...]
     next: str | None
