@@ -19,6 +19,7 @@ from app.config import Config, ValidateConfig
 from app.digest import sha256_of
 from app.errors import BadFile
 from app.gate import Outcome, Verdict, judge
+from app.generators import ProfileName
 from app.pipeline import Attempt, load_scorer, render_views, validate
 from app.prompt import check_prompt
 from app.reading import read_bytes
@@ -120,7 +121,7 @@ class Certificate(Record):
     format: Literal["splatgate-certificate/1"] = "splatgate-certificate/1"
     created: str
     prompt: str
-    profile: Literal["full", "shapes"]
+    profile: ProfileName
     stand_in: bool
     seed: int
     attempt: int
@@ -196,7 +197,6 @@ def certify(attempt: Attempt, assets: tuple[AssetRecord, ...], config: Config, n
     """The certificate of an attempt and its files."""
     judgement, settings = attempt.judgement, config.render
     scores = judgement.per_view if judgement else (None,) * len(settings.views)
-    shapes_profile = config.profile.name == "shapes"
     models = [ModelRecord(**asdict(model)) for model in attempt.models]
     if judgement:
         models.append(ModelRecord(role="scorer", model=judgement.model, weights_sha256=judgement.weights_sha256))
@@ -204,7 +204,7 @@ def certify(attempt: Attempt, assets: tuple[AssetRecord, ...], config: Config, n
         created=now.isoformat(timespec="seconds"),
         prompt=attempt.prompt,
         profile=config.profile.name,
-        stand_in=shapes_profile,
+        stand_in=bool(config.profile.generator.stand_in),
         seed=attempt.seed,
         attempt=attempt.number,
         gaussians=len(attempt.splat),
@@ -295,7 +295,7 @@ def check(certificate: Certificate, path: Path, config: Config) -> tuple[Check, 
         _equal("bytes", f"{asset.bytes:,}", f"{path.stat().st_size:,}"),
         _equal("gaussians", f"{certificate.gaussians:,}", f"{len(splat):,}"),
         _equal("findings left", ", ".join(certificate.findings_left) or "none", ", ".join(left) or "none"),
-        _equal("stand-in", str(certificate.stand_in), str(certificate.profile == "shapes")),
+        _equal("stand-in", str(certificate.stand_in), str(bool(settings.profile.generator.stand_in))),
         _check_gate(certificate, config.validation),
         *_check_judgement(certificate, splat, settings, _tolerance(asset.name), path.parent),
     )

@@ -19,14 +19,15 @@ from rich.console import Console
 from app.bounds import Bounds
 from app.config import load_config
 from app.errors import SplatgateError
+from app.generators import GENERATORS
 from app.log import start_logging
 
 FILE = click.Path(path_type=Path)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
 PROFILE = click.option(
     "--profile",
-    type=click.Choice(["full", "shapes"]),
-    help="full: FLUX + TRELLIS + ViT-L/14. shapes: the embedded stand-in, a small built-in world. Default: config.",
+    type=click.Choice(list(GENERATORS)),
+    help=" ".join(f"{each.name}: {each.summary}." for each in GENERATORS.values()) + " Default: config.",
 )
 
 

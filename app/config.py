@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationErro
 
 from app.bounds import Attempts, Extent, FilmFps, FilmSeconds, FilmSize, Fov, Port, Radius, Seed, ViewSize
 from app.errors import ConfigError
+from app.generators import DEFAULT, GENERATORS, ProfileName
+from app.generators.generator import Generator
 
 ENV_PREFIX = "SPLATGATE__"
 
@@ -42,7 +44,11 @@ class Section(BaseModel):
 
 
 class ProfileConfig(Section):
-    name: Literal["full", "shapes"] = "shapes"
+    name: ProfileName = DEFAULT
+
+    @property
+    def generator(self) -> Generator:
+        return GENERATORS[self.name]
 
 
 class GenerateConfig(Section):
@@ -277,6 +283,13 @@ class Config(Section):
     auth: AuthConfig = AuthConfig()
     feedback: FeedbackConfig = FeedbackConfig()
     log: LogConfig = LogConfig()
+
+    def with_generator_settings(self) -> Config:
+        """The tree with the keys that the generator of the profile fixes."""
+        tree = self.model_dump(by_alias=True)
+        for section, keys in self.profile.generator.settings.items():
+            tree[section] |= keys
+        return Config.model_validate(tree)
 
     def digest(self) -> str:
         """sha256 (hex) of the tree without LOCATIONS, as canonical JSON; equal settings have equal digests."""

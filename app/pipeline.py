@@ -15,6 +15,8 @@ from app.attempts import best_attempt
 from app.config import Config
 from app.errors import NotFetched, NothingMade, StageFailed
 from app.gate import Outcome, Verdict, judge
+from app.generators import check_takes_pictures, without_models
+from app.generators.generator import resolve
 from app.prompt import check_prompt
 from app.reason import Reason
 from app.splat.cameras import IDENTITY, Placement, judge_placement, judging_views
@@ -24,19 +26,15 @@ from app.splat.model import Splat
 from app.splat.raster import Views, overdraw, render
 from app.splat.repair import RepairReport, repair
 from app.stage import Stage
-from app.stages import score, shapes
+from app.stages import score
 from app.stages.picture import ModelInfo, OnStep, Picture
-from app.stages.score import Score, Scorer, ScorerParams, shapes_scorer_params
+from app.stages.score import Score, Scorer, ScorerParams
 from app.weights.manifest import SCORER, scorer_is_ours
 from app.weights.store import OnLoad, locate_file, no_progress, require
 
-STAND_IN = (
-    "profile 'shapes' is the embedded stand-in: a small built-in world and its own small scorer, not FLUX + TRELLIS"
-)
 
-
-class Generator(Protocol):
-    """What turns words into a splat, by way of a picture or, like the stand-in, without one."""
+class LoadedGenerator(Protocol):
+    """Turns a request into a splat, by way of a picture or directly; made by app.generators.Generator.load."""
 
     @property
     def model_id(self) -> str: ...
@@ -48,12 +46,14 @@ class Generator(Protocol):
 
     def build(self, prompt: str, picture: Picture | None, seed: int, /) -> Splat: ...
 
+    def place_weights(self, scorer: Scorer | None, config: Config, /) -> None: ...
+
 
 @dataclass(frozen=True)
 class Stages:
     """What a profile brings, loaded."""
 
-    generator: Generator
+    generator: LoadedGenerator
     scorer: Scorer | None  # None: validation is off
 
 
@@ -66,9 +66,13 @@ class GenerationRequest:
     picture: Picture | None = None
 
     def check(self, config: Config) -> None:
-        """Raises BadPrompt for words that no profile takes, or for none where there is no picture either."""
+        """Raises BadPrompt for words that the profile cannot use, or for neither words nor a picture; BadInput for a
+        picture that it cannot use."""
+        if self.picture:
+            check_takes_pictures(config.profile.generator)
         if self.prompt or not self.picture:
             check_prompt(self.prompt, config.limits)
+            config.profile.generator.check(self.prompt)
 
 
 @dataclass(frozen=True)
@@ -116,40 +120,31 @@ def load_stages(config: Config, on_load: OnLoad = no_progress) -> Stages:
 
     Raises Unavailable or BadWeights, naming what is missing.
     """
-    if config.profile.name == "full":
-        return _load_full(config, on_load)
-    scorer = load_scorer(config)
-    return Stages(shapes.load(shapes.ShapesParams(config.shapes.gaussians)), scorer)
-
-
-def _load_full(config: Config, on_load: OnLoad) -> Stages:
+    config = config.with_generator_settings()
     try:
-        require(config)  # all that is missing is told at once, before anything heavy begins
+        require(config)  # names all missing models at once, before anything heavy begins
     except NotFetched as error:
-        raise NotFetched(f"{error}\nor begin with the embedded stand-in, which needs none: --profile shapes") from None
-    from app.stages import full  # diffusers takes seconds to import, and the stand-in needs none of it
-
-    generator, scorer = full.load(config, on_load), load_scorer(config, on_load)
-    full.place_weights(generator, scorer, config)
+        raise NotFetched(f"{error}\nor use profile {without_models()}, which needs none") from None
+    generator: LoadedGenerator = resolve(config.profile.generator.load)(config, on_load)
+    scorer = load_scorer(config, on_load)
+    generator.place_weights(scorer, config)
     return Stages(generator, scorer)
 
 
 def load_scorer(config: Config, on_load: OnLoad = no_progress) -> Scorer | None:
     """The profile's scorer, or None, with a warning, where validation is switched off."""
-    if config.profile.name == "shapes":
-        logger.warning(STAND_IN)
+    config = config.with_generator_settings()
+    if stand_in := config.profile.generator.stand_in:
+        logger.warning(stand_in)
     if not config.validation.enabled:
         logger.warning("Validation: OFF (validate.enabled = false): nothing will be scored or refused")
         return None
-    if config.profile.name == "shapes":
-        params = shapes_scorer_params(config.score.aggregate)
-    else:
-        weights = config.score.weights
-        if scorer_is_ours(config):
-            file = locate_file(SCORER, config, on_load)
-            on_load(f"loading {SCORER}", 0, file.stat().st_size)
-            weights = str(file)
-        params = ScorerParams(**config.score.model_dump() | {"weights": weights})
+    weights = config.score.weights
+    if scorer_is_ours(config):
+        file = locate_file(SCORER, config, on_load)
+        on_load(f"loading {SCORER}", 0, file.stat().st_size)
+        weights = str(file)
+    params = ScorerParams(**config.score.model_dump() | {"weights": weights})
     scorer = score.load(params)
     logger.info(f"CLIP validator ready (threshold={config.validation.threshold:g})")
     logger.info("Validation: ON")
@@ -242,7 +237,7 @@ def build(
     )
 
 
-def _makers(generator: Generator, picture: Picture | None) -> tuple[ModelInfo, ...]:
+def _makers(generator: LoadedGenerator, picture: Picture | None) -> tuple[ModelInfo, ...]:
     """Without what draws pictures where the caller gave one."""
     given = picture is not None and picture.seed is None
     return tuple(model for model in generator.models if not (given and model.role == "text_to_image"))

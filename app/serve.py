@@ -22,6 +22,7 @@ from loguru import logger
 from app.child import CODES, PR_SET_CHILD_SUBREAPER, VARIABLE, Word, die_with_parent, prctl
 from app.config import Config
 from app.errors import ConfigError, DatabaseDown, StorageDown, Unavailable
+from app.generators import without_gpu
 from app.hardware import gpus
 from app.identity import Taken, lock_path, node_id, take_lock
 from app.jobs.disk_space import probe_folder
@@ -251,13 +252,13 @@ def plan(config: Config, environ: Mapping[str, str]) -> list[Child]:
     # by its id the web process answers whether we live (/livez)
     told = {**environ, "SPLATGATE_SUPERVISOR": str(os.getpid())}
     web = [Child("web", [sys.executable, "-m", "app.web.server"], told)] if config.serve.web else []
-    cards = gpus() if config.profile.name == "full" else ()
+    cards = gpus() if config.profile.generator.needs_gpu else ()
     if cards:
         return [*web, *(_engine(environ, f"gpu{index}", card.uuid) for index, card in enumerate(cards))]
-    if config.profile.name == "full":
+    if config.profile.generator.needs_gpu:
         raise Unavailable(
-            "profile 'full' needs an NVIDIA GPU, and the driver shows none here: run nvidia-smi, give the container "
-            "its GPUs (--gpus all), or try --profile shapes, which needs none"
+            f"profile {config.profile.name!r} needs an NVIDIA GPU, and the driver shows none here: run nvidia-smi, "
+            f"give the container its GPUs (--gpus all), or use profile {without_gpu()}, which needs none"
         )
     return [*web, _engine(environ, "cpu", "")]
 

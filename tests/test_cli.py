@@ -63,7 +63,7 @@ def set_small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("small") / "ball.ply"
-    write_splat(path, shapes.load(ShapesParams(3_000)).build("a red ball", None, 0))
+    write_splat(path, shapes.Shapes(ShapesParams(3_000)).build("a red ball", None, 0))
     return path
 
 
@@ -184,7 +184,7 @@ def test_profile_full_says_plainly_what_is_missing(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "splatgate models fetch FLUX.1-schnell u2net TRELLIS-image-large" in result.stderr
     assert "FLUX.1-schnell: the picture, by default, 33.7 GB, licence apache-2.0" in result.stderr
-    assert "--profile shapes" in result.stderr
+    assert "use profile 'shapes', which needs none" in result.stderr
 
 
 def test_refused_attempts_go_on_with_the_next_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

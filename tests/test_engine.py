@@ -128,7 +128,7 @@ def test_a_prompt_of_another_world_fails_with_the_reason(served: Jobs) -> None:
 
 @pytest.mark.e2e
 def test_a_given_splat_is_validated_as_it_is(served: Jobs) -> None:
-    splat = encode_ply(shapes.load(shapes.ShapesParams(3_000)).build("a red cube", None, 0))
+    splat = encode_ply(shapes.Shapes(shapes.ShapesParams(3_000)).build("a red cube", None, 0))
     job = served.wait(served.submit(JobRequest(kind="validate", prompt="a red cube", splat=splat)).id, 60)
     verdict = json.loads(read(served, job.id, "verdict.json"))
     assert (job.state, job.outcome, verdict["outcome"], verdict["findings"]) == ("DONE", "passed", "passed", [])
@@ -137,7 +137,7 @@ def test_a_given_splat_is_validated_as_it_is(served: Jobs) -> None:
 
 @pytest.mark.e2e
 def test_a_damaged_splat_is_repaired(served: Jobs) -> None:
-    whole = shapes.load(shapes.ShapesParams(3_000)).build("a red cube", None, 0)
+    whole = shapes.Shapes(shapes.ShapesParams(3_000)).build("a red cube", None, 0)
     name, damage = next(iter(DAMAGES.items()))
     job = served.wait(
         served.submit(JobRequest(kind="repair", splat=encode_ply(damage(whole, np.random.default_rng(0))))).id,

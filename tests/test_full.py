@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw
 
 from app.commands.main import main
 from app.config import Config, load_config
+from app.generators.shapes import SHAPES_CLIP
 from app.stages import full
-from app.stages.score import SHAPES_CLIP
 from app.trellis.graphs import GraphCache
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's, of models being written and read
@@ -163,7 +163,7 @@ def test_the_scorer_is_recorded_only_where_its_weights_stay_on_the_gpu(mode, dev
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(full.memory, "place_weights", lambda given, *_: parts.extend(given) or mode)
     scorer = SimpleNamespace(device=torch.device(device), model=torch.nn.Linear(2, 2), graphs="of the last mode")
-    full.place_weights(SimpleNamespace(image=SimpleNamespace(models={})), scorer, Config())
+    full.Full.place_weights(SimpleNamespace(image=SimpleNamespace(models={})), scorer, Config())
     assert [part.name for part in parts] == ["scorer"] * moved
     assert isinstance(scorer.graphs, GraphCache) is recorded
     assert recorded or scorer.graphs is None

@@ -13,6 +13,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "reason",
             "bounds",
             "stage",
+            "generators",
             "config",
             "reading",
             "digest",

@@ -1,4 +1,5 @@
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from app.errors import BadWeights, StageFailed, Unavailable
+from app.generators.shapes import SHAPES_CLIP
 from app.stages import score
-from app.stages.score import SHAPES_CLIP, Scorer, ScorerParams, shapes_scorer_params
+from app.stages.score import Scorer, ScorerParams
 from app.trellis.graphs import GraphCache
+
+SHAPES = ScorerParams(f"local-dir:{SHAPES_CLIP}", "", device="cpu")
 
 
 @pytest.fixture(scope="module")
 def scorer() -> Scorer:
-    return score.load(shapes_scorer_params())
+    return score.load(SHAPES)
 
 
 @pytest.fixture
@@ -36,7 +40,7 @@ def test_score_is_the_mean_cosine_of_open_clip_itself(scorer: Scorer, views: np.
 
 
 def test_aggregate_max_is_the_best_view(views: np.ndarray) -> None:
-    found = score.load(shapes_scorer_params("max")).run(views, "a red ball")
+    found = score.load(replace(SHAPES, aggregate="max")).run(views, "a red ball")
     assert found.value == max(found.per_view)
 
 

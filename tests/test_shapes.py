@@ -11,7 +11,7 @@ from app.stages.solids import Ellipsoid, Frustum, Solid, Torus, box, gable, plas
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_every_kind_is_a_healthy_splat(kind: str) -> None:
-    splat = shapes.load(ShapesParams(gaussians=5_000)).build(f"a {kind}", None, seed=1)
+    splat = shapes.Shapes(ShapesParams(gaussians=5_000)).build(f"a {kind}", None, seed=1)
     assert len(splat) == 5_000
     assert diagnose(splat, DiagnoseConfig()).findings == ()
     assert np.ptp(splat.means, axis=0).max() == pytest.approx(1, abs=0.01)
@@ -19,18 +19,18 @@ def test_every_kind_is_a_healthy_splat(kind: str) -> None:
 
 
 def test_the_default_count_is_enough_for_the_gate() -> None:
-    assert len(shapes.load().build("a ball", None, seed=0)) >= 150_000
+    assert len(shapes.Shapes(ShapesParams()).build("a ball", None, seed=0)) >= 150_000
 
 
 def test_same_seed_same_splat_other_seed_another() -> None:
-    generator = shapes.load(ShapesParams(2_000))
+    generator = shapes.Shapes(ShapesParams(2_000))
     one, again, other = (generator.build("a red mug on a table", None, seed) for seed in (1, 1, 2))
     assert all(np.array_equal(getattr(one, name), getattr(again, name)) for name in vars(one))
     assert not np.array_equal(one.means, other.means)
 
 
 def test_first_thing_stands_on_the_second() -> None:
-    splat = shapes.load(ShapesParams(20_000)).build("a red ball on a blue box", None, seed=0)
+    splat = shapes.Shapes(ShapesParams(20_000)).build("a red ball on a blue box", None, seed=0)
     rgb = 0.5 + 0.2821 * splat.sh[:, 0]
     red, blue = splat.means[rgb[:, 0] > rgb[:, 2]], splat.means[rgb[:, 2] > rgb[:, 0]]
     assert red[:, 1].min() >= blue[:, 1].max() - 0.03

@@ -25,7 +25,7 @@ SMALL = {"size": 96, "seconds": 1.0, "fps": 8}
 
 @pytest.fixture(scope="module")
 def splat() -> Splat:
-    return shapes.load(ShapesParams(4_000)).build("a red mug on a green box", None, 0)
+    return shapes.Shapes(ShapesParams(4_000)).build("a red mug on a green box", None, 0)
 
 
 @pytest.fixture(scope="module")

@@ -86,8 +86,7 @@ def _settings(config: Config) -> Iterator[Fact]:
     yield Fact("settings", "profile", config.profile.name)
     off = "" if config.validation.enabled else "nothing is scored or refused; set validate.enabled = true"
     yield Fact("settings", "validation", "ON" if config.validation.enabled else "OFF", off)
-    if config.profile.name == "full":
-        yield Fact("settings", "picture by", config.image.model)
+    if config.profile.generator.needs_gpu:
         yield Fact("settings", "GPU memory", f"{config.gpu.memory}, quantize {config.gpu.quantize}")
     yield Fact("settings", "models", "offline" if config.models.offline else config.models.endpoint or "from the hub")
     yield Fact("settings", "digest", config.digest()[:12])
@@ -109,7 +108,7 @@ def _gpus(config: Config) -> Iterator[Fact]:
     """By the driver's own library; torch is asked later."""
     import pynvml
 
-    needed = config.profile.name == "full" or "cuda" in (config.render.device, config.score.device)
+    needed = config.profile.generator.needs_gpu or "cuda" in (config.render.device, config.score.device)
     remedy = "install the NVIDIA driver; in a container, start it with --gpus all"
     try:
         pynvml.nvmlInit()
@@ -164,7 +163,7 @@ def version(name: str) -> str:
 
 def _torch(config: Config) -> Iterator[Fact]:
     """What torch and gsplat make of the GPU."""
-    needed = config.profile.name == "full"
+    needed = config.profile.generator.needs_gpu
     try:
         ran = subprocess.run(
             [sys.executable, "-c", LOOK_AT_TORCH], capture_output=True, text=True, timeout=300, check=False

@@ -18,6 +18,7 @@ from app.cli import FILE, JSON, PROFILE, Within, configured, nearest, print_json
 from app.commands.output import REFUSED, exit_by, print_findings, print_repairs, print_verdict
 from app.config import Config
 from app.errors import BadInput, NothingMade
+from app.generators import GENERATORS
 from app.stage import Stage
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _print_judgement(issued: Certificate, folder: Path) -> None:
     if issued.score and issued.score.against == "picture":
         click.echo("  scored against the given picture, because there was no prompt")
     if issued.stand_in:
-        click.secho("made by profile 'shapes', the embedded stand-in, and judged by its own scorer", fg="yellow")
+        click.secho(GENERATORS[issued.profile].stand_in, fg="yellow")
     names = [asset.name for asset in issued.assets]
     main, *others = (name for name in names if name != "picture.png")
     files = {main: f"the splat, {issued.gaussians:,} gaussians"}

@@ -139,10 +139,14 @@ def _chosen(config: Config, names: tuple[str, ...], everything: bool) -> list[Mo
 
 
 def _needed(config: Config) -> tuple[Model, ...]:
-    """By profile full: profile shapes needs none, and who looks at models has the other in mind."""
+    """The models of the configured profile; of the first profile that needs any, if this one needs none."""
+    from app.generators import GENERATORS
     from app.weights.manifest import needed
 
-    return needed(config.model_copy(update={"profile": config.profile.model_copy(update={"name": "full"})}))
+    generator = config.profile.generator
+    if not generator.models:
+        generator = next(each for each in GENERATORS.values() if each.models)
+    return needed(config.model_copy(update={"profile": config.profile.model_copy(update={"name": generator.name})}))
 
 
 def _row(state: State, wanted: tuple[Model, ...]) -> dict[str, Any]:

@@ -40,9 +40,9 @@ def validate(config: Config, file: Path, prompt: str, as_json: bool) -> None:
         on_stage("Scoring")
         score, verdict = pipeline.validate(splat, views, prompt, scorer, config)
     reasons = tuple(map(str, verdict.reasons))
-    findings, stand_in = diagnosis.to_dict()["findings"], config.profile.name == "shapes"
+    findings, stand_in = diagnosis.to_dict()["findings"], config.profile.generator.stand_in
     if as_json:
-        asked = {"file": str(file), "prompt": prompt, "profile": config.profile.name, "stand_in": stand_in}
+        asked = {"file": str(file), "prompt": prompt, "profile": config.profile.name, "stand_in": bool(stand_in)}
         found = {"outcome": verdict.outcome, "reasons": reasons, "reason_codes": [why.code for why in verdict.reasons]}
         print_json(asked | found | {"score": asdict(score) if score else None, "findings": findings})
     else:
@@ -51,7 +51,7 @@ def validate(config: Config, file: Path, prompt: str, as_json: bool) -> None:
         views_scored = dict(zip(names, score.per_view, strict=True)) if score else {}
         print_verdict(verdict.outcome, reasons, score.value if score else None, views_scored)
         if stand_in:
-            click.secho("judged by profile 'shapes', the embedded stand-in: it knows its small world only", fg="yellow")
+            click.secho(stand_in, fg="yellow")
     exit_by(verdict.outcome)
 
 

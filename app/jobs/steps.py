@@ -122,7 +122,7 @@ class Steps:
         report = {
             "prompt": job.prompt,
             "profile": self.config.profile.name,
-            "stand_in": self.config.profile.name == "shapes",
+            "stand_in": bool(self.config.profile.generator.stand_in),
             "gaussians": len(splat),
             "outcome": verdict.outcome,
             "reasons": [str(reason) for reason in verdict.reasons],

@@ -54,8 +54,26 @@ class Full:
     def build(self, _prompt: str, picture: Picture | None, seed: int) -> Splat:
         """The splat of a picture; the words have done their work. Raises StageFailed where nothing usable came out."""
         if picture is None:
-            raise BadInput("profile 'full' builds from a picture: draw one first, or give one")
+            raise BadInput("this profile builds from a picture: draw one first, or give one")
         return self.trellis.run(self.cutout.run(picture.image), seed)
+
+    def place_weights(self, scorer: Scorer | None, config: Config) -> None:
+        """Puts the weights that may travel where [gpu] says: those of the picture and of the scorer. TRELLIS stays."""
+        if not torch.cuda.is_available():
+            return
+        device, steps = torch.device("cuda", torch.cuda.current_device()), config.image.steps
+        parts = [Part(name, part, steps if name in DENOISERS else 1) for name, part in self.image.models.items()]
+        for part in parts:
+            if config.gpu.quantize != "none" and part.bytes > quantize.LEAST:
+                quantize.quantize(part.module, config.gpu.quantize, device)
+        if scorer and scorer.device.type == "cuda":  # score.device = "cpu" keeps it from the card
+            parts.append(Part("scorer", scorer.model))
+        mode = memory.place_weights(parts, config.gpu, device)
+        if scorer:  # a recording knows its weights by their address
+            scorer.graphs = GraphCache() if mode == "resident" and scorer.device.type == "cuda" else None
+        if config.gpu.compile:
+            for name in DENOISERS & self.image.models.keys():
+                compile_blocks(self.image.models[name])
 
 
 def load(config: Config, on_load: OnLoad = no_progress) -> Full:
@@ -86,25 +104,6 @@ def load(config: Config, on_load: OnLoad = no_progress) -> Full:
     )
 
 
-def place_weights(full: Full, scorer: Scorer | None, config: Config) -> None:
-    """Puts the weights that may travel where [gpu] says: those of the picture and of the scorer. TRELLIS stays."""
-    if not torch.cuda.is_available():
-        return
-    device, steps = torch.device("cuda", torch.cuda.current_device()), config.image.steps
-    parts = [Part(name, part, steps if name in DENOISERS else 1) for name, part in full.image.models.items()]
-    for part in parts:
-        if config.gpu.quantize != "none" and part.bytes > quantize.LEAST:
-            quantize.quantize(part.module, config.gpu.quantize, device)
-    if scorer and scorer.device.type == "cuda":  # score.device = "cpu" keeps it from the card
-        parts.append(Part("scorer", scorer.model))
-    mode = memory.place_weights(parts, config.gpu, device)
-    if scorer:  # a recording knows its weights by their address
-        scorer.graphs = GraphCache() if mode == "resident" and scorer.device.type == "cuda" else None
-    if config.gpu.compile:
-        for name in DENOISERS & full.image.models.keys():
-            compile_blocks(full.image.models[name])
-
-
 def compile_blocks(denoiser: nn.Module) -> None:
     """Compiles the blocks at their first call, each kind once. Not the whole: blocks may come and go (memory.py)."""
     for block in memory.blocks(denoiser):
@@ -120,7 +119,7 @@ def _keep_compiled(config: Config) -> None:
 
 def _image_params(config: Config, name: str, device: Literal["cpu", "cuda"]) -> ImageParams:
     if device == "cpu":
-        logger.warning("no GPU is visible: profile 'full' computes on the CPU, in float32, for hours a splat")
+        logger.warning(f"no GPU is visible: profile {config.profile.name!r} computes on the CPU, in float32")
     dtype = {"dtype": "float32"} if device == "cpu" else {}
     return ImageParams(**config.image.model_dump() | {"model": name} | dtype)
 

@@ -27,9 +27,6 @@ from app.reason import Reason
 from app.splat.model import Float32
 from app.trellis.graphs import GraphCache
 
-SHAPES_CLIP = Path(__file__).parent / "shapes_clip"
-"""The embedded scorer: config, vocabulary and weights (scripts/train_shapes_clip makes them)."""
-
 TEXT_CACHE_SIZE = 256
 
 LARGEST_SIDE = 1024
@@ -148,11 +145,6 @@ class Scorer:
                 self._texts.popitem(last=False)
         self._texts.move_to_end(prompt)
         return self._texts[prompt]
-
-
-def shapes_scorer_params(aggregate: Literal["mean", "max"] = "mean") -> ScorerParams:
-    """The embedded scorer of profile `shapes`; it is small enough to stay on the CPU."""
-    return ScorerParams(model=f"local-dir:{SHAPES_CLIP}", pretrained="", aggregate=aggregate, device="cpu")
 
 
 def load(params: ScorerParams) -> Scorer:

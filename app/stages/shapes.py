@@ -7,16 +7,21 @@ them, shading, texture, a spread of opacities. So everything downstream runs on 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import BadInput
+from app.config import Config
 from app.splat.model import SH_C0, Splat
 from app.stages.kinds import BUILDERS, OWN_COLOUR, RGB, Part
 from app.stages.picture import ModelInfo, OnStep, Picture
 from app.stages.scene import Scene, Thing, parse
 from app.stages.solids import Moved, Surface, plastic_sequence
+from app.weights.store import OnLoad, no_progress
+
+if TYPE_CHECKING:
+    from app.stages.score import Scorer  # it imports torch
 
 Float = NDArray[np.float64]
 
@@ -44,19 +49,20 @@ class Shapes:
     def draw(self, prompt: str, seed: int, on_step: OnStep) -> None:
         """This world is built from words; there is no picture on the way."""
 
-    def build(self, prompt: str, picture: Picture | None, seed: int) -> Splat:
+    def build(self, prompt: str, _picture: Picture | None, seed: int) -> Splat:
         """The splat of a prompt, centred on the origin, longest side about 1, +Y up. Same seed, same splat.
 
-        Raises BadPrompt where the prompt is not of this world; BadInput where a picture was given.
+        Raises BadPrompt where the prompt is not of this world.
         """
-        if picture:
-            raise BadInput("profile 'shapes' builds from words only: leave the picture out, or use --profile full")
         return build(parse(prompt), seed, self.params.gaussians)
 
+    def place_weights(self, scorer: Scorer | None, config: Config) -> None:
+        """There are none, and the scorer stays on the CPU."""
 
-def load(params: ShapesParams | None = None) -> Shapes:
-    """There are no weights to wait for."""
-    return Shapes(params or ShapesParams())
+
+def load(config: Config, _on_load: OnLoad = no_progress) -> Shapes:
+    """There are no weights to load."""
+    return Shapes(ShapesParams(config.shapes.gaussians))
 
 
 def build(scene: Scene, seed: int, gaussians: int) -> Splat:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from app.bounds import Attempts, Deadline, FilmSize, Priority, Seed
 from app.errors import NotFound
+from app.generators import ProfileName
 from app.jobs.listing import Listing, Order
 from app.jobs.records import Engine, Job, JobOutcome, Kind, State, Stats
 from app.splat import formats
@@ -71,7 +72,7 @@ class NewJob(Wire):
     attempts: Attempts | None = None
     priority: Priority = 10
     deadline_seconds: Deadline | None = None
-    profile: Literal["full", "shapes"] | None = None
+    profile: ProfileName | None = None
 
 
 class JobPath(Query):

@@ -42,7 +42,7 @@ class Settings:
 
     version: str
     profile: str
-    stand_in: bool
+    stand_in: str
     validation: bool
     viewer: bool
     threshold: float
@@ -59,7 +59,7 @@ def settings_of(config: Config) -> Settings:
     return Settings(
         version=__version__,
         profile=config.profile.name,
-        stand_in=config.profile.name == "shapes",
+        stand_in=config.profile.generator.stand_in,
         validation=config.validation.enabled,
         viewer=VIEWER.is_file(),
         threshold=config.validation.threshold,

@@ -11,8 +11,8 @@ from flask_openapi3 import OpenAPI
 
 from app.config import Config
 from app.errors import BadInput
+from app.generators import check_takes_pictures
 from app.prompt import check_prompt
-from app.stages.scene import parse
 from app.web.context import current_decoder
 from app.web.limits import acquire_upload_slot
 
@@ -38,8 +38,7 @@ def validate_query() -> None:
 def validate_prompt(prompt: str, config: Config) -> None:
     """Raises BadPrompt if the profile cannot generate this prompt."""
     check_prompt(prompt, config.limits)
-    if config.profile.name == "shapes":
-        parse(prompt)
+    config.profile.generator.check(prompt)
 
 
 def validate_splat(data: bytes, config: Config) -> None:
@@ -56,8 +55,7 @@ def is_encoded_picture(text: str) -> bool:
 
 def decode_picture(text: str, config: Config) -> bytes:
     """The bytes of a PNG or JPEG in base64 or a data URL. Raises BadInput, BadFile, TooBusy."""
-    if config.profile.name == "shapes":
-        raise BadInput("profile 'shapes' generates from words only: leave the picture out, or serve profile 'full'")
+    check_takes_pictures(config.profile.generator)
     _, _, encoded = text.rpartition(",")
     try:
         data = base64.b64decode("".join(encoded.split()), validate=True)

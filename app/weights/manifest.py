@@ -165,25 +165,27 @@ def find(name: str) -> Model:
 
 
 def needed(config: Config) -> tuple[Model, ...]:
-    """What the configured profile cannot run without: nothing for profile `shapes`, nor where a path stands for a name.
+    """The models that the configured profile needs, except where the configuration has a path in place of a name.
 
     Raises BadInput for a name that is not in the manifest.
     """
+    config = config.with_generator_settings()
     names = [name for name in _named(config) if "/" not in name]
-    if config.profile.name == "full" and config.validation.enabled and scorer_is_ours(config):
+    if config.validation.enabled and scorer_is_ours(config):
         names.append(SCORER)
     return tuple(map(find, names))
 
 
 def own_paths(config: Config) -> tuple[str, ...]:
     """Folders and files that the configuration gives in place of models; they are not locked."""
-    return tuple(name for name in _named(config) if "/" in name)
+    return tuple(name for name in _named(config.with_generator_settings()) if "/" in name)
 
 
 def _named(config: Config) -> tuple[str, ...]:
-    if config.profile.name == "shapes":
-        return ()
-    return config.image.model, config.cutout.model, config.trellis.model, config.trellis.encoder
+    """The values of the keys that name the generator's models."""
+    tree = config.model_dump(by_alias=True)
+    keys = (key.split(".") for key in config.profile.generator.models)
+    return tuple(tree[section][key] for section, key in keys)
 
 
 def scorer_is_ours(config: Config) -> bool:

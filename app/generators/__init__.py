@@ -1,0 +1,47 @@
+"""The registry of generators. Everything that depends on the profile asks here; no other module names one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from app.errors import BadInput
+from app.generators import full, shapes
+from app.generators.generator import Generator
+
+GENERATORS: dict[str, Generator] = {
+    "full": full.GENERATOR,
+    "shapes": shapes.GENERATOR,
+}
+"""By name, which is the value of profile.name."""
+
+DEFAULT = "shapes"
+
+
+def _known(name: str) -> str:
+    if name not in GENERATORS:
+        raise ValueError(f"no such profile: use one of {', '.join(GENERATORS)}")
+    return name
+
+
+ProfileName = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": list(GENERATORS)})]
+
+
+def check_takes_pictures(generator: Generator) -> None:
+    """Raises BadInput for a generator that makes nothing of a picture."""
+    if not generator.takes_pictures:
+        others = " or ".join(repr(each.name) for each in GENERATORS.values() if each.takes_pictures)
+        raise BadInput(
+            f"profile {generator.name!r} generates from words only: leave the picture out, or use profile {others}"
+        )
+
+
+def without_models() -> str:
+    """For error messages: the profiles that need no models."""
+    return " or ".join(repr(each.name) for each in GENERATORS.values() if not each.models)
+
+
+def without_gpu() -> str:
+    """For error messages: the profiles that run without a GPU."""
+    return " or ".join(repr(each.name) for each in GENERATORS.values() if not each.needs_gpu)
