@@ -1,18 +1,29 @@
-"""What ties a child to its parent: it does not outlive it, says when it is ready, and with its exit code why it ended.
+"""What ties a child process to the supervisor: it does not outlive it, reports through a pipe, exits with a code.
 
-The word that it is ready is one byte through a pipe that it inherited. No database is asked, so that it is known of a
-child that died in the very moment, or that never had a database.
+The child inherits the writing end of the pipe. It writes READY once, when it does what it was started for, and
+HEARTBEAT regularly. So the supervisor needs no database to know whether a child works.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
+import threading
+import time
 from contextlib import suppress
 
-VARIABLE = "SPLATGATE_READY_FD"
-"""Environment variable: the number of the pipe's end that is written to; not there without a supervisor."""
+PIPE_VARIABLE = "SPLATGATE_SUPERVISOR_PIPE"
+"""Environment variable: the file descriptor that the child writes to; not set without a supervisor."""
+
+ENDED_VARIABLE = "SPLATGATE_ENDED"
+"""Environment variable: why earlier instances of this child ended and were restarted, separated by commas."""
+
+SOCKETS_VARIABLE = "SPLATGATE_SOCKETS"
+"""Environment variable: the listening sockets that the web process inherits, as descriptors separated by commas."""
+
+READY, HEARTBEAT = b"R", b"."
 
 BROKEN_GPU, NO_DATABASE, NOT_READY, TAKEN, NO_STORAGE = 70, 71, 72, 73, 74
 CODES = {
@@ -28,7 +39,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def die_with_parent() -> None:
-    """From now on the kernel kills this process when the thread that started it ends, whatever it is doing then."""
+    """From now on the kernel kills this process when the thread that started it ends."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -37,32 +48,73 @@ def prctl(option: int, value: int) -> None:
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def say_ready() -> None:
-    """Tells the supervisor, where there is one, that this process does now what it was started for."""
-    told = os.environ.get(VARIABLE, "")
-    if told.isdigit():
-        with suppress(OSError):  # the supervisor is gone, or whoever started us closed what it did not know
-            os.write(int(told), b"1")
+def report_ready() -> None:
+    """Tells the supervisor, if there is one, that this process does what it was started for."""
+    _write(READY)
 
 
-class Word:
-    """The supervisor's end of the pipe. Both ends are closed by `close`, the child's copy by the child's end.
+def start_heartbeats(seconds: float) -> None:
+    """Starts a thread that sends a heartbeat to the supervisor every `seconds`; without one it does nothing."""
+    if _pipe() is not None:
+        threading.Thread(target=_beat, args=(seconds,), name="supervisor heartbeat", daemon=True).start()
 
-    writing: the number that the child inherits.
-    """
+
+def supervisor_alive() -> bool:
+    """False once the supervisor has closed its end of the pipe, which the kernel does for a dead one."""
+    pipe = _pipe()
+    if pipe is None:
+        return True
+    poll = select.poll()
+    poll.register(pipe, 0)
+    return not poll.poll(0)
+
+
+def earlier_ends() -> tuple[str, ...]:
+    """Why earlier instances of this process ended and were restarted, as far as none has recorded it."""
+    return tuple(filter(None, os.environ.get(ENDED_VARIABLE, "").split(",")))
+
+
+def _beat(seconds: float) -> None:
+    while True:
+        _write(HEARTBEAT)
+        time.sleep(seconds)
+
+
+def _pipe() -> int | None:
+    number = os.environ.get(PIPE_VARIABLE, "")
+    return int(number) if number.isdigit() else None
+
+
+def _write(message: bytes) -> None:
+    pipe = _pipe()
+    if pipe is not None:
+        with suppress(OSError):  # the supervisor is gone or does not read
+            os.write(pipe, message)
+
+
+class ReadyPipe:
+    """The supervisor's end of the pipe of one child. writing: the descriptor that the child inherits."""
 
     def __init__(self) -> None:
         self._reading, self.writing = os.pipe()
         os.set_blocking(self._reading, False)
+        os.set_blocking(self.writing, False)
+        self.ready = False
+        self.last_heartbeat: float | None = None
 
-    @property
-    def given(self) -> bool:
-        """Whether the child has ever said that it is ready. To be asked once, when it has ended."""
-        try:
-            return os.read(self._reading, 1) != b""
-        except BlockingIOError:
-            return False
+    def read(self, now: float) -> None:
+        """Takes what the child has written. now: monotonic seconds."""
+        with suppress(BlockingIOError):
+            while message := os.read(self._reading, 4096):
+                self.ready = self.ready or READY in message
+                self.last_heartbeat = now
+
+    def close_writing(self) -> None:
+        """To be called once the child has inherited it."""
+        if self.writing >= 0:
+            os.close(self.writing)
+            self.writing = -1
 
     def close(self) -> None:
-        for end in (self._reading, self.writing):
-            os.close(end)
+        self.close_writing()
+        os.close(self._reading)

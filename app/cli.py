@@ -110,7 +110,9 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
     def run(chosen: tuple[Path | None, str | None], /, **options: Any) -> None:
         config_path, log_level = chosen
         config = load_config(config_path)
-        start_logging(log_level or config.log.level, validation=config.validation.enabled, as_json=config.log.as_json)
+        if log_level:
+            config = config.model_copy(update={"log": config.log.model_copy(update={"level": log_level})})
+        start_logging(config.log.level, validation=config.validation.enabled, as_json=config.log.as_json)
         if profile := options.pop("profile", None):
             config = config.model_copy(update={"profile": config.profile.model_copy(update={"name": profile})})
         command(config, **options)

@@ -25,7 +25,16 @@ from typing import Any, NoReturn
 import torch
 from loguru import logger
 
-from app.child import BROKEN_GPU, NO_DATABASE, NO_STORAGE, NOT_READY, TAKEN, say_ready
+from app.child import (
+    BROKEN_GPU,
+    NO_DATABASE,
+    NO_STORAGE,
+    NOT_READY,
+    TAKEN,
+    earlier_ends,
+    report_ready,
+    start_heartbeats,
+)
 from app.config import Config, load_config
 from app.errors import DatabaseDown, SplatgateError, StorageDown, Unavailable
 from app.hardware import GpuGone, gpu
@@ -70,6 +79,9 @@ STICKY = (
 )
 """CUDA errors after which nothing in the process works on the GPU any more, as CUDA words them."""
 
+STOP_SECONDS = 0.2
+"""How soon an engine notices that it was told to stop."""
+
 LOOK_SECONDS, CLEAN_SECONDS, COMPARE_SECONDS, ORPHANS_SECONDS = 1.0, 30.0, 60.0, 3_600.0
 
 Values = dict[str, Any]
@@ -96,7 +108,8 @@ class Engine:
         self.queue = JobQueue(self.store)
         if self._trace.last_words:
             self.job_store.record_crash(self.report.predecessors, self._trace.last_words)
-        self.stopping = threading.Event()
+        self.store.count_ends("engine", earlier_ends())
+        self.stopping = False
         self._cramped = ""  # why no job could put its files away
 
     def run(self) -> None:
@@ -105,14 +118,14 @@ class Engine:
         try:
             stages = self._warm_up()
             for number in (signal.SIGTERM, signal.SIGINT):  # until here it has no job, and ends at once when told to
-                signal.signal(number, lambda *_: self.stopping.set())
+                signal.signal(number, self._stop)
             worker = self._launch(stages)
         except DatabaseDown as error:
             self.fatal(error)
         except Exception as error:  # noqa: BLE001  the edge: whatever it is, the state says so and the process ends
             self._fail(error)
         self.say(state="READY", why=self._cramped, progress=None, eta=None)
-        say_ready()
+        report_ready()
         logger.info(f"engine {self.name}: READY on {self.report.engine.device}")
         self._look_after(worker)
         self._drain(worker)
@@ -224,7 +237,8 @@ class Engine:
             (ORPHANS_SECONDS, orphans.sweep),
         ]
         due = [0.0] * len(chores)
-        while not self.stopping.wait(LOOK_SECONDS):
+        while not self.stopping:
+            time.sleep(STOP_SECONDS)
             for index, (every, chore) in enumerate(chores):
                 if time.monotonic() >= due[index]:
                     due[index] = time.monotonic() + every
@@ -243,19 +257,27 @@ class Engine:
         logger.info(f"engine {self.name}: stopped")
         _exit(0)
 
+    def _stop(self, *_signal: object) -> None:
+        """The signal handler. It only sets a flag: a lock that it took might be held by the code it interrupts."""
+        self.stopping = True
+
     def _beat(self) -> None:
         while True:
             time.sleep(self.config.jobs.heartbeat_seconds)
-            if not self.gpu_uuid:
-                self.say()
-                continue
-            try:
-                card = gpu(self.gpu_uuid)
-                self.say(memory_used=card.used, memory_total=card.total)
-            except GpuGone as error:
-                self.fatal(error)
-            except Unavailable as error:
-                logger.warning(str(error))
+            self.say(**self._memory())
+
+    def _memory(self) -> dict[str, int]:
+        """What the driver says; nothing while it does not answer, which is no reason to leave out a heartbeat."""
+        if not self.gpu_uuid:
+            return {}
+        try:
+            card = gpu(self.gpu_uuid)
+        except GpuGone as error:
+            self.fatal(error)
+        except Unavailable as error:
+            logger.warning(str(error))
+            return {}
+        return {"memory_used": card.used, "memory_total": card.total}
 
     # ---- what the worker asks of its engine --------------------------------------------------------------------------
 
@@ -315,7 +337,7 @@ class Engine:
         self.say(why="out of GPU memory: until the next start the models wait in the host's memory, which is slower")
 
     def _busy(self, job: str | None) -> None:
-        state = "DRAINING" if self.stopping.is_set() else "BUSY" if job else "READY"
+        state = "DRAINING" if self.stopping else "BUSY" if job else "READY"
         self.say(job=job, state=state)
 
     def _fail(self, error: Exception) -> NoReturn:
@@ -377,6 +399,7 @@ def main() -> None:
     try:
         config = load_config()
         start_logging(config.log.level, validation=config.validation.enabled, as_json=config.log.as_json)
+        start_heartbeats(config.jobs.heartbeat_seconds)
         _wait_for_database(config)
         engine = Engine(config, asked.device, asked.gpu)
     except Taken as error:

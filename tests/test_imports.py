@@ -30,7 +30,19 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"attempts", "decoding", "gate", "pipeline", "certificate"}),
     frozenset({"jobs"}),
     frozenset({"feedback"}),
-    frozenset({"hardware", "identity", "selftest", "starting", "engine", "serve"}),
+    frozenset(
+        {
+            "hardware",
+            "identity",
+            "selftest",
+            "starting",
+            "engine",
+            "serve",
+            "supervisor",
+            "child_process",
+            "liveness_probe",
+        }
+    ),
     frozenset({"web"}),
     frozenset({"cli", "commands", "__main__"}),
 )

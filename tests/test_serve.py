@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,13 +17,13 @@ import requests
 from hosts import client, settings
 from service import free_port, wait_until
 
+from app.child import PIPE_VARIABLE, ReadyPipe, report_ready, supervisor_alive
+from app.child_process import cause_of_end
 from app.config import Config
 from app.errors import Unavailable
-from app.identity import lock_path, node_id, take_lock
-from app.jobs.heartbeats import Heartbeat
-from app.jobs.records import Engine, JobRequest
-from app.jobs.store import Store
-from app.serve import cause_of_death, check_data, environment, plan
+from app.jobs.records import JobRequest
+from app.liveness_probe import LivenessProbe
+from app.serve import check_data, environment, plan
 
 SMALL = """
 [shapes]
@@ -127,8 +126,14 @@ def test_it_serves_survives_its_children_and_ends_in_order(tmp_path: Path) -> No
 
         hung = service.pid("engine cpu")
         os.kill(hung, signal.SIGSTOP)
-        wait_until(lambda: f"process {hung} has been silent" in service.log, "a hung engine is noticed")
+        wait_until(lambda: f"process {hung}: no heartbeat" in service.log, "a hung engine is noticed")
         wait_until(lambda: service.pid("engine cpu") != hung and service.ready(), "and replaced")
+
+        for name, what in (("web", "a stopped master of gunicorn"), ("worker", "a worker that does not answer")):
+            master = service.pid("web")
+            (worker,) = map(int, Path(f"/proc/{master}/task/{master}/children").read_text().split())
+            os.kill(master if name == "web" else worker, signal.SIGSTOP)
+            wait_until(lambda: service.pid("web") != master and service.ready(), f"{what} is replaced")  # noqa: B023
 
         with client(settings(service.data)) as jobs:
             job = jobs.submit(JobRequest(prompt="a red cube", attempts=1))
@@ -181,41 +186,38 @@ def test_a_data_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> Non
 # ---- the supervisor alone --------------------------------------------------------------------------------------------
 
 
-def supervised(tmp_path: Path, *programs: str, engine: str = "", within: float = 60) -> subprocess.Popen[str]:
-    """A supervisor, in a process of its own, of children that run these Python programs. engine: their device.
+def supervised(tmp_path: Path, *programs: str, within: float = 60, silence: float = 60) -> subprocess.Popen[str]:
+    """A supervisor, in a process of its own, of children that run these Python programs.
 
-    within: seconds in which so many deaths are too many; 0 lets a test wait less for what is slow in life.
+    within: seconds in which so many ends are too many; 0 lets a test wait less for what is slow in life.
+    silence: seconds without a heartbeat after which a child is killed.
     """
     code = f"""
 import os, sys
-from app import serve
-from app.config import Config
+from app import child_process
+from app.child_process import ChildProcess
 from app.log import start_logging
-from app.serve import Child, Supervisor
-serve.WITHIN_SECONDS = {within}
+from app.supervisor import Supervisor
+child_process.WITHIN_SECONDS = {within}
 start_logging("INFO")
-config = Config.model_validate({{"serve": {{"data": {str(tmp_path)!r}, "grace_seconds": 0.5}}}})
 programs = {programs!r}
 command = [sys.executable, "-c"]
-children = [
-    Child(f"child {{i}}", [*command, each], dict(os.environ), {engine!r}) for i, each in enumerate(programs)
-]
-sys.exit(Supervisor(config, children).run())
+children = [ChildProcess(f"child {{i}}", [*command, each], dict(os.environ)) for i, each in enumerate(programs)]
+sys.exit(Supervisor(children, silence={silence}, grace=0.5).run())
 """
-    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=clean())
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=clean(), cwd=tmp_path)
 
 
-@pytest.mark.e2e
 def test_a_child_that_keeps_dying_ends_the_service_with_an_error(tmp_path: Path) -> None:
     supervisor = supervised(tmp_path, "raise SystemExit(71)", "import time; time.sleep(600)")
     _, log = supervisor.communicate(timeout=120)
     assert supervisor.returncode == 1
     assert log.count("child 0: ended: database down") == 5
-    assert "died 5 times" in log
+    assert "ended 5 times" in log
     assert "child 1: started as process" in log
 
 
-READY = "from app.child import say_ready; say_ready(); "
+READY = "from app.child import report_ready; report_ready(); "
 
 
 @pytest.mark.e2e
@@ -224,71 +226,93 @@ def test_a_child_that_never_becomes_ready_ends_the_service_however_long_each_try
     _, log = supervisor.communicate(timeout=120)
     assert supervisor.returncode == 1
     assert log.count("child 0: ended: not ready") == 5
-    assert "died 5 times in a row without ever having been ready, the last time by not ready: giving up" in log
+    assert "ended 5 times in a row without ever having been ready, the last time by not ready: giving up" in log
 
 
 @pytest.mark.e2e
 def test_a_child_that_was_ready_is_started_again_at_once_and_for_ever(tmp_path: Path) -> None:
     supervisor = supervised(tmp_path, READY + "raise SystemExit(70)", within=0)
     assert supervisor.stderr
-    ends = [next(line for line in supervisor.stderr if "started again in" in line) for _ in range(7)]
-    assert all("broken GPU; started again in 0.25 s" in line for line in ends)
+    ends = [next(line for line in supervisor.stderr if "restarting in" in line) for _ in range(7)]
+    assert all("broken GPU; restarting in 0.25 s" in line for line in ends)
     supervisor.send_signal(signal.SIGTERM)
     _, log = supervisor.communicate(timeout=60)
     assert (supervisor.returncode, "giving up" in log) == (0, False)
 
 
-def ready_engine(data: Path) -> Engine:
-    """As it reports itself; its heartbeat stays young however long a test takes."""
-    return Engine(
-        id="0123456789abcdef",
-        name=f"{node_id(data)}-cpu",
-        host="here",
-        pid=os.getpid(),
-        device="CPU",
-        state="READY",
-        why="",
-        heartbeat=time.time() + 86_400,
-        progress=None,
-        eta=None,
-        job=None,
-        started=time.time(),
-        memory_used=None,
-        memory_total=None,
-    )
+BEATS = "from app.child import start_heartbeats; import time; start_heartbeats(0.1); time.sleep(600)"
 
 
-@pytest.mark.e2e
-def test_an_engine_that_died_with_its_supervisor_is_not_shown_ready_by_the_next(tmp_path: Path) -> None:
-    config = Config.model_validate({"serve": {"data": str(tmp_path)}})
-    lock_path(tmp_path, "cpu").parent.mkdir()
-    with closing(Store(config)) as store, client(config) as jobs:
-        Heartbeat(store, ready_engine(tmp_path), time.time)
-        supervisor = supervised(tmp_path, "import time; time.sleep(600)", engine="cpu")
-        wait_until(lambda: jobs.engines()[0].state == "LOST", "it is said that the engine is gone")
-        assert "ended with its service" in jobs.engines()[0].why
-        supervisor.send_signal(signal.SIGTERM)
-        supervisor.communicate(timeout=60)
+def test_a_child_that_hangs_is_killed_and_restarted_without_any_database(tmp_path: Path) -> None:
+    supervisor = supervised(tmp_path, BEATS, silence=2)
+    assert supervisor.stderr
+    lines = iter(supervisor.stderr.readline, "")
+    hung = int(next(line for line in lines if "started as process" in line).rpartition(" ")[2])
+    wait_until(lambda: len(list(Path(f"/proc/{hung}/task").iterdir())) > 1, "it sends heartbeats")
+    os.kill(hung, signal.SIGSTOP)
+    assert "no heartbeat for" in next(line for line in lines if "killed" in line)
+    assert "SIGKILL" in next(line for line in lines if "restarting in" in line)
+    assert "started as process" in next(lines)
+    supervisor.send_signal(signal.SIGTERM)
+    supervisor.communicate(timeout=60)
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.e2e
-def test_a_second_service_leaves_the_engine_of_the_first_ready(tmp_path: Path) -> None:
-    config = Config.model_validate({"serve": {"data": str(tmp_path)}})
-    lock_path(tmp_path, "cpu").parent.mkdir()
-    with closing(Store(config)) as store, client(config) as jobs, closing(take_lock(lock_path(tmp_path, "cpu"))):
-        Heartbeat(store, ready_engine(tmp_path), time.time)
-        supervisor = supervised(tmp_path, "raise SystemExit(73)", engine="cpu")
-        _, log = supervisor.communicate(timeout=120)
-        assert "ended: device taken" in log
-        assert [engine.state for engine in jobs.engines()] == ["READY"]
+def test_a_restarted_child_is_told_why_the_ones_before_it_ended(tmp_path: Path) -> None:
+    program = "from app.child import earlier_ends; print(earlier_ends()); raise SystemExit(70 + len(earlier_ends()))"
+    supervisor = supervised(tmp_path, "import sys; sys.stdout = sys.stderr; " + program)
+    _, log = supervisor.communicate(timeout=120)
+    assert "('broken GPU', 'database down')" in log
 
 
-@pytest.mark.e2e
+def test_a_child_knows_when_its_supervisor_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = ReadyPipe()
+    monkeypatch.setenv(PIPE_VARIABLE, str(os.dup(pipe.writing)))
+    assert supervisor_alive()
+    pipe.close()
+    assert not supervisor_alive()
+    os.close(int(os.environ[PIPE_VARIABLE]))
+
+
+def test_a_pipe_that_nobody_reads_blocks_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(ReadyPipe()) as pipe:
+        monkeypatch.setenv(PIPE_VARIABLE, str(pipe.writing))
+        for _ in range(100_000):
+            report_ready()
+        pipe.read(7.0)
+        assert (pipe.ready, pipe.last_heartbeat) == (True, 7.0)
+
+
+def test_a_server_that_accepts_and_does_not_answer_is_silent() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        probe = LivenessProbe(server.getsockname())
+        assert probe.silence(10.0) == 0
+        connection, _ = server.accept()
+        with closing(connection):
+            assert probe.silence(15.0) == 5
+            connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
+            wait_until(lambda: probe.silence(20.0) == 0, "an answer of any status is one")
+        assert probe.silence(30.0) == 10, "it asks again"
+        probe.reset()
+        assert probe.silence(31.0) == 0
+        probe.close()
+
+
+def test_a_port_that_another_program_uses_is_one_line_before_anything_starts(tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as other:
+        port = str(other.getsockname()[1])
+        command = splatgate("serve", "--data", str(tmp_path), "--port", port)
+        asked = subprocess.run(command, env=clean(), capture_output=True, text=True, timeout=120)
+    assert (asked.returncode, "started as process" in asked.stderr) == (1, False)
+    assert "another program uses the port" in asked.stderr
+    assert "--port" in asked.stderr
+
+
 def test_pauses_before_a_new_start_become_longer(tmp_path: Path) -> None:
     supervisor = supervised(tmp_path, "raise SystemExit(3)")
     _, log = supervisor.communicate(timeout=120)
-    pauses = [line.rpartition("in ")[2] for line in log.splitlines() if "started again in" in line]
-    assert pauses == ["0.25 s", "0.5 s", "1 s", "2 s", "2 s"]
+    pauses = [line.rpartition("in ")[2] for line in log.splitlines() if "restarting in" in line]
+    assert pauses == ["0.25 s", "0.5 s", "1 s", "2 s"]
 
 
 @pytest.mark.e2e
@@ -373,8 +397,8 @@ def test_what_the_command_line_says_reaches_the_children() -> None:
     assert Path(told["SPLATGATE__SERVE__DATA"]).is_absolute()
 
 
-def test_causes_of_death_are_few_words() -> None:
-    assert [cause_of_death(code) for code in (-9, -11, 70, 5)] == ["SIGKILL", "SIGSEGV", "broken GPU", "exit code 5"]
+def test_causes_of_ends_are_few_words() -> None:
+    assert [cause_of_end(code) for code in (-9, -11, 70, 5)] == ["SIGKILL", "SIGSEGV", "broken GPU", "exit code 5"]
 
 
 def test_a_data_folder_is_made_and_left_as_it_was(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from flask.testing import FlaskClient
 from loguru import logger
 from PIL import Image
 
+from app.child import PIPE_VARIABLE, ReadyPipe
 from app.config import Config
 from app.jobs.client import Jobs
 from app.jobs.records import JobRequest
@@ -402,12 +402,12 @@ def test_scores_of_words_and_of_pictures_are_told_apart_by_their_buckets() -> No
 
 
 def test_live_only_while_the_supervisor_lives(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    monkeypatch.setenv("SPLATGATE_SUPERVISOR", str(os.getpid()))
+    pipe = ReadyPipe()
+    monkeypatch.setenv(PIPE_VARIABLE, str(os.dup(pipe.writing)))
     assert client.get("/livez").status_code == 200
-    monkeypatch.setenv("SPLATGATE_SUPERVISOR", str(gone.pid))
+    pipe.close()
     assert "supervisor" in _problem(client.get("/livez"), 503)["detail"]
+    os.close(int(os.environ[PIPE_VARIABLE]))
 
 
 def test_every_answer_has_the_security_headers(client: FlaskClient) -> None:

@@ -26,13 +26,12 @@ def serve(config: Config, host: str | None, port: int | None, data: Path | None)
 
     SIGTERM lets the running stage finish (serve.grace_seconds) and exits 0. Exit code 1: a process kept dying.
     """
-    from app import serve as supervisor
+    from app.serve import environment, run
 
     given = {"host": host, "port": port, "data": str(data) if data else None}
     chosen = {key: value for key, value in given.items() if value is not None}
     config = config.model_copy(update={"serve": ServeConfig(**config.serve.model_dump() | chosen)})
-    supervisor.check_data(Path(config.serve.data))
-    environ = supervisor.environment(config, os.environ)
+    environ = environment(config, os.environ)
     if chosen_file := click.get_current_context().obj[0]:
         environ["SPLATGATE_CONFIG"] = str(Path(chosen_file).absolute())
-    sys.exit(supervisor.Supervisor(config, supervisor.plan(config, environ)).run())
+    sys.exit(run(config, environ))

@@ -49,15 +49,19 @@ class Jobs:
     """The jobs as a caller sees them. Thread-safe; one for each web process.
 
     The database is opened at the first call, not before, so that the process starts without one. Every method raises
-    DatabaseDown while the database cannot be used. clock: seconds since 1970; None takes the database's.
+    DatabaseDown while the database cannot be used. clock: seconds since 1970; None takes the database's. restarted: why
+    earlier web processes ended; counted once the database is open.
     """
 
-    def __init__(self, config: Config, clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self, config: Config, clock: Callable[[], float] | None = None, restarted: tuple[str, ...] = ()
+    ) -> None:
         self.config = config
         self.assets = Assets(config)
         self._opening = threading.Lock()
         self._opened: _Opened | None = None
         self._clock = clock
+        self._restarted = restarted
         self._watch = Watch(self._versions)
 
     @property
@@ -258,6 +262,8 @@ class Jobs:
         with self._opening:
             if not self._opened:
                 store = Store(self.config)
+                store.count_ends("web", self._restarted)
+                self._restarted = ()
                 self._opened = _Opened(store, JobQueue(store), self._clock or DatabaseClock(store))
             return self._opened
 

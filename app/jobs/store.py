@@ -256,6 +256,13 @@ class Store:
             rows = connection.execute(sa.select(info).where(info.c.name.startswith(WARNING), info.c.value != "")).all()
         return {row.name.removeprefix(WARNING): row.value for row in rows}
 
+    def count_ends(self, kind: str, causes: tuple[str, ...]) -> None:
+        """Counts processes of this kind that ended and were restarted."""
+        if causes:
+            with self.noting() as connection:
+                for cause in causes:
+                    self.tally(connection, "death", f"{kind}: {cause}")
+
     def _prepare(self) -> None:
         if self.sqlite:
             _make_folder(self.url)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 from flask import Response
 from flask_openapi3 import APIBlueprint, Tag
 from pydantic import BaseModel
 
+from app.child import supervisor_alive
 from app.errors import SplatgateError, StorageDown, Unavailable
 from app.jobs.records import SERVING, Engine
 from app.web.context import current_jobs
@@ -15,9 +14,6 @@ from app.web.models import EngineView, Readiness, json_answer
 from app.web.problems import described
 
 health = APIBlueprint("health", __name__, abp_tags=[Tag(name="health")], abp_responses=described())
-
-SUPERVISOR = "SPLATGATE_SUPERVISOR"
-"""Environment variable: the process id of the supervisor, where there is one."""
 
 
 class Life(BaseModel):
@@ -27,7 +23,7 @@ class Life(BaseModel):
 @health.get("/livez", responses={200: Life})
 def livez() -> Response:
     """200 while this process answers and the supervisor, where there is one, lives."""
-    if not _lives(os.environ.get(SUPERVISOR, "")):
+    if not supervisor_alive():
         raise Unavailable("the supervisor has gone: nothing restarts the engines any more; restart the service")
     return json_answer(Life(alive=True))
 
@@ -65,15 +61,3 @@ def _disk_space_problem() -> str:
 def _in_words(engine: Engine) -> str:
     left = "" if engine.eta is None else f", about {engine.eta:.0f} s left"
     return f"{engine.name} is {engine.state}{': ' * bool(engine.why)}{engine.why}{left}"
-
-
-def _lives(pid: str) -> bool:
-    if not pid.isdigit():
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # it is there, and another user's
-    return True

@@ -19,7 +19,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from loguru import logger
 
 from app.address import host_and_port, is_loopback, listening_host
-from app.child import die_with_parent, say_ready
+from app.child import SOCKETS_VARIABLE, die_with_parent, earlier_ends, report_ready, start_heartbeats
 from app.config import Config, load_config
 from app.errors import SplatgateError
 from app.jobs.assets import check_url
@@ -105,12 +105,12 @@ class Server(BaseApplication):
 
     def load(self) -> Any:
         """In the worker: neither a database connection nor a thread outlives the fork."""
-        return Dispatcher(create_app(self.config, Jobs(self.config)), self.config.limits)
+        return Dispatcher(create_app(self.config, Jobs(self.config, restarted=earlier_ends())), self.config.limits)
 
 
 def _settings(config: Config) -> dict[str, Any]:
     return {
-        "bind": listen_address(config),
+        "bind": _bind(config),
         "workers": 1,
         "worker_class": Worker,
         "worker_connections": _max_connections(),
@@ -119,6 +119,7 @@ def _settings(config: Config) -> dict[str, Any]:
         "graceful_timeout": round(config.serve.grace_seconds),
         "worker_tmp_dir": str(MEMORY_FOLDER) if os.access(MEMORY_FOLDER, os.W_OK) else None,
         "control_socket_disable": True,
+        "when_ready": lambda _server: start_heartbeats(config.jobs.heartbeat_seconds),  # of the master
         "post_fork": lambda _server, _worker: die_with_parent(),  # it would keep the port from the next one
         "post_worker_init": _serving,
         "logger_class": Log,
@@ -126,9 +127,16 @@ def _settings(config: Config) -> dict[str, Any]:
     }
 
 
+def _bind(config: Config) -> list[str]:
+    """What gunicorn listens at: the sockets of the supervisor if there is one, else the configured address."""
+    address = listen_address(config)
+    inherited = os.environ.get(SOCKETS_VARIABLE, "")
+    return [f"fd://{number}" for number in inherited.split(",")] if inherited else [address]
+
+
 def _serving(worker: Worker) -> None:
     drain_of(worker.wsgi.app).begin_when(lambda: not worker.alive)
-    say_ready()
+    report_ready()
 
 
 def _max_connections() -> int:
