@@ -14,7 +14,7 @@ from app.commands.output import print_findings, print_repairs
 from app.config import Config
 
 if TYPE_CHECKING:
-    from app.splat.diagnosis import Diagnosis
+    from app.splat.findings import Diagnosis
 
 
 @click.command()
@@ -33,7 +33,7 @@ def inspect(config: Config, file: Path, as_json: bool) -> None:
         return
     click.echo(f"{file}: {len(splat):,} gaussians, SH degree {splat.sh_degree}")
     _print_statistics(diagnosis)
-    print_findings(diagnosis.to_dict()["findings"])
+    print_findings(diagnosis.to_dict())
 
 
 @click.command()
@@ -63,7 +63,7 @@ def repair(config: Config, source: Path, output: Path, strategy: str | None, as_
     if as_json:
         print_json(summary | {"diagnosis": diagnosis.to_dict(), "repairs": report.to_dict()})
         return
-    print_findings(diagnosis.to_dict()["findings"])
+    print_findings(diagnosis.to_dict())
     print_repairs(report.to_dict()["repairs"])
     click.echo(f"wrote {output}: {len(repaired):,} gaussians" + (" (unchanged)" if repaired is splat else ""))
 

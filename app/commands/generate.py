@@ -91,7 +91,7 @@ def _steps(on_stage: Callable[[str], None]) -> Callable[[int, int], None]:
 
 def _print_judgement(issued: Certificate, folder: Path) -> None:
     scores = {view.name: view.score for view in issued.views if view.score is not None}
-    print_findings(issued.diagnosis["findings"])
+    print_findings(issued.diagnosis)
     print_repairs(issued.repairs["repairs"])
     value = issued.score.value if issued.score else None
     print_verdict(issued.verdict.outcome, issued.verdict.reasons, value, scores)

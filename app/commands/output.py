@@ -11,11 +11,14 @@ REFUSED = 3
 """Exit code."""
 
 
-def print_findings(findings: list[dict[str, Any]]) -> None:
-    if not findings:
+def print_findings(diagnosis: dict[str, Any]) -> None:
+    """Findings and hints of a diagnosis, as Diagnosis.to_dict gives it."""
+    if not diagnosis["findings"]:
         click.echo("findings: none")
-    for finding in findings:
+    for finding in diagnosis["findings"]:
         click.secho(f"finding: {finding['kind']} in {finding['field']}: {finding['message']}", fg="yellow")
+    for hint in diagnosis.get("hints", ()):  # certificates of older releases have none
+        click.echo(f"hint: {hint['kind']} in {hint['field']}: {hint['message']}")
 
 
 def print_repairs(repairs: list[dict[str, Any]]) -> None:

@@ -40,13 +40,14 @@ def validate(config: Config, file: Path, prompt: str, as_json: bool) -> None:
         on_stage("Scoring")
         score, verdict = pipeline.validate(splat, views, prompt, scorer, config)
     reasons = tuple(map(str, verdict.reasons))
-    findings, stand_in = diagnosis.to_dict()["findings"], config.profile.generator.stand_in
+    stand_in = config.profile.generator.stand_in
     if as_json:
         asked = {"file": str(file), "prompt": prompt, "profile": config.profile.name, "stand_in": bool(stand_in)}
         found = {"outcome": verdict.outcome, "reasons": reasons, "reason_codes": [why.code for why in verdict.reasons]}
-        print_json(asked | found | {"score": asdict(score) if score else None, "findings": findings})
+        diagnosed = {key: diagnosis.to_dict()[key] for key in ("findings", "hints")}
+        print_json(asked | found | {"score": asdict(score) if score else None} | diagnosed)
     else:
-        print_findings(findings)
+        print_findings(diagnosis.to_dict())
         names = [view.name for view in config.render.views]
         views_scored = dict(zip(names, score.per_view, strict=True)) if score else {}
         print_verdict(verdict.outcome, reasons, score.value if score else None, views_scored)
