@@ -24,11 +24,8 @@ def service(folder: Path, **settings: object) -> Iterator[str]:
 
     Raises RuntimeError with the end of the log if it does not become ready.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("SPLATGATE")}
-    environ |= {f"SPLATGATE__{name}": str(value) for name, value in settings.items()}
+    port = free_port()
+    environ = clean_environ() | {f"SPLATGATE__{name}": str(value) for name, value in settings.items()}
     words = "serve", "--profile", "shapes", "--port", str(port), "--data", str(folder / "data")
     url, log = f"http://127.0.0.1:{port}", folder / "serve.log"
     with log.open("wb") as stream:
@@ -45,6 +42,17 @@ def service(folder: Path, **settings: object) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(PATIENCE)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def clean_environ() -> dict[str, str]:
+    """The environment without settings of Splatgate."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SPLATGATE")}
 
 
 def _ready(url: str) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
+from _serving import clean_environ, free_port
 
 PATIENCE = 600
 """Seconds; how long a test waits for a process, at most."""
@@ -78,16 +77,9 @@ def wait_until(condition: Callable[[], bool], what: str, log: Callable[[], str] 
         time.sleep(0.05)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def _process(module: str, log: Path, settings: dict[str, object]) -> Iterator[subprocess.Popen[bytes]]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SPLATGATE")}
-    environment |= {f"SPLATGATE__{name}": str(value) for name, value in settings.items()}
+    environment = clean_environ() | {f"SPLATGATE__{name}": str(value) for name, value in settings.items()}
     with log.open("wb") as stream:
         process = subprocess.Popen([sys.executable, "-m", module], env=environment, stderr=stream, stdout=stream)
         try:

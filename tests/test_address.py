@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service import web
+from service import clean_environ, web
 
 from app.address import listening_host, own_address
 from app.config import Config
@@ -53,7 +52,7 @@ def test_what_is_asked_reaches_a_socket_that_listens_there(host: str) -> None:
 def test_health_finds_a_service_that_was_told_another_address_than_it_may_listen_at(tmp_path: Path) -> None:
     """Without tokens it listens on loopback, and serve.host is what a proxy in front is called, perhaps."""
     with web(tmp_path, SERVE__HOST="gpu7.example") as service:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("SPLATGATE")}
+        environ = clean_environ()
         environ |= {"SPLATGATE__SERVE__HOST": "gpu7.example", "SPLATGATE__SERVE__PORT": str(service.port)}
         command = [sys.executable, "-m", "app", "health", "--live", "--json"]
         asked = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ import requests
 import sqlalchemy as sa
 from hosts import Server, client, postgres_server, settings
 from object_store import BUCKET, SECRET, bucket, give_credentials, object_store, s3_server
-from service import FAST, PATIENCE, engine, free_port, wait_until, web
+from service import FAST, PATIENCE, clean_environ, engine, free_port, wait_until, web
 
 from app.child import CODES
 from app.commands.doctor import Fact, shared
@@ -84,7 +83,7 @@ class EngineHost:
 def engine_host(folder: Path, port: int, given: dict[str, object]) -> Iterator[EngineHost]:
     folder.mkdir()
     told = given | {"SERVE__WEB": "false", "SERVE__DATA": folder, "SERVE__PORT": port}
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("SPLATGATE")}
+    environ = clean_environ()
     environ |= {f"SPLATGATE__{name}": str(value) for name, value in told.items()}
     with (folder / "serve.log").open("wb") as stream:
         command = [sys.executable, "-m", "app", "serve"]

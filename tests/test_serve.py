@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 from hosts import client, settings
-from service import free_port, wait_until
+from service import clean_environ, free_port, wait_until
 
 from app.child import PIPE_VARIABLE, ReadyPipe, report_ready, supervisor_alive
 from app.child_process import cause_of_end
@@ -50,7 +50,7 @@ class Serving:
         self.config_file.write_text(SMALL)
         command = ["--config", str(self.config_file), "serve", "--port", str(self.port), "--data", str(self.data)]
         with self.log_file.open("wb") as stream:
-            self.process = subprocess.Popen(splatgate(*command), env=clean(), stdout=stream, stderr=stream)
+            self.process = subprocess.Popen(splatgate(*command), env=clean_environ(), stdout=stream, stderr=stream)
 
     @property
     def log(self) -> str:
@@ -72,16 +72,12 @@ class Serving:
         return int(line.rpartition(" ")[2])
 
     def health(self, *options: str) -> subprocess.CompletedProcess[str]:
-        environ = clean() | {"SPLATGATE__SERVE__PORT": str(self.port)}
+        environ = clean_environ() | {"SPLATGATE__SERVE__PORT": str(self.port)}
         return subprocess.run(splatgate("health", *options), env=environ, capture_output=True, text=True, timeout=120)
 
 
 def splatgate(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "app", *arguments]
-
-
-def clean() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("SPLATGATE")}
 
 
 @contextmanager
@@ -155,7 +151,7 @@ def _read_until(service: Serving, stop: threading.Event, failed: list[str]) -> N
 
 @pytest.mark.e2e
 def test_a_service_that_is_not_there_is_not_healthy() -> None:
-    environ = clean() | {"SPLATGATE__SERVE__PORT": str(free_port())}
+    environ = clean_environ() | {"SPLATGATE__SERVE__PORT": str(free_port())}
     asked = subprocess.run(splatgate("health"), env=environ, capture_output=True, text=True, timeout=120)
     assert asked.returncode == 1
     assert "is splatgate serve running?" in asked.stdout
@@ -165,7 +161,9 @@ def test_a_service_that_is_not_there_is_not_healthy() -> None:
 def test_a_port_of_another_program_is_not_healthy() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as other:
         command = splatgate("health", "--port", str(other.getsockname()[1]))
-        asked = subprocess.Popen(command, env=clean(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        asked = subprocess.Popen(
+            command, env=clean_environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         connection, _ = other.accept()
         with closing(connection):
             connection.sendall(b"SSH-2.0-other\r\n")
@@ -177,7 +175,7 @@ def test_a_port_of_another_program_is_not_healthy() -> None:
 def test_a_data_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     command = splatgate("serve", "--data", str(tmp_path / "file" / "data"), "--port", str(free_port()))
-    asked = subprocess.run(command, env=clean(), capture_output=True, text=True, timeout=120)
+    asked = subprocess.run(command, env=clean_environ(), capture_output=True, text=True, timeout=120)
     assert asked.returncode == 1
     assert "the data folder cannot be written" in asked.stderr
     assert "Traceback" not in asked.stderr
@@ -205,7 +203,9 @@ command = [sys.executable, "-c"]
 children = [ChildProcess(f"child {{i}}", [*command, each], dict(os.environ)) for i, each in enumerate(programs)]
 sys.exit(Supervisor(children, silence={silence}, grace=0.5).run())
 """
-    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=clean(), cwd=tmp_path)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=clean_environ(), cwd=tmp_path
+    )
 
 
 def test_a_child_that_keeps_dying_ends_the_service_with_an_error(tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_a_port_that_another_program_uses_is_one_line_before_anything_starts(tmp
     with closing(socket.create_server(("127.0.0.1", 0))) as other:
         port = str(other.getsockname()[1])
         command = splatgate("serve", "--data", str(tmp_path), "--port", port)
-        asked = subprocess.run(command, env=clean(), capture_output=True, text=True, timeout=120)
+        asked = subprocess.run(command, env=clean_environ(), capture_output=True, text=True, timeout=120)
     assert (asked.returncode, "started as process" in asked.stderr) == (1, False)
     assert "another program uses the port" in asked.stderr
     assert "--port" in asked.stderr

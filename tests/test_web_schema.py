@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import requests
-from service import Service
+from service import Service, clean_environ
 
 pytestmark = pytest.mark.e2e
 
@@ -52,7 +51,7 @@ def _run(service: Service, folder: Path, examples: int, job: str = "") -> None:
         *("--exclude-checks", "use_after_free", "--suppress-health-check", "all", "--warnings", "off", "--no-color"),
         *chosen,
     ]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SPLATGATE")}
+    environment = clean_environ()
     ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     told = ran.stdout[-6_000:]
     assert ran.returncode == 0, told
