@@ -42,7 +42,6 @@ from app.identity import Taken, Trace, lock_path, node_id, take_lock
 from app.jobs.assets import Assets
 from app.jobs.clock import DatabaseClock
 from app.jobs.clock_guard import ClockGuard, clock_tolerance
-from app.jobs.disk_space import check_disk_space, probe_folder
 from app.jobs.heartbeats import FORGET_SECONDS, Heartbeat, Liveness
 from app.jobs.job_store import JobStore
 from app.jobs.orphans import Orphans
@@ -51,6 +50,7 @@ from app.jobs.reconciler import Reconciler
 from app.jobs.records import Engine as EngineRow
 from app.jobs.retention import Retention
 from app.jobs.steps import Steps
+from app.jobs.storage_check import check_storage, probe_folder
 from app.jobs.store import Store
 from app.jobs.workflow import Host, Worker
 from app.log import ToLoguru, start_logging
@@ -158,9 +158,9 @@ class Engine:
         while not self._can_store(lambda: self.assets.probe(f"probe-{self.name}")):
             time.sleep(LOOK_SECONDS)
 
-    def _has_space(self) -> bool:
-        """Whether the disk has space for what a job makes."""
-        return self._can_store(lambda: check_disk_space(self.config, self.assets))
+    def _storage_is_up(self) -> bool:
+        """Whether the files of a job can be stored."""
+        return self._can_store(lambda: check_storage(self.config, self.assets))
 
     def _can_store(self, check: Callable[[], None]) -> bool:
         """Whether a job could put its files away. check: raises StorageDown. What is wrong is said once."""
@@ -192,7 +192,7 @@ class Engine:
     def _launch(self, stages: Stages) -> Worker:
         """Takes jobs from now on."""
         self.steps = Steps(self.config, stages, self.job_store, self.assets)
-        host = Host(self.guard, self.arm, self._busy, self._has_space, self.fatal)
+        host = Host(self.guard, self.arm, self._busy, self._storage_is_up, self.fatal)
         worker = Worker(self.steps, self.job_store, self.queue, self.assets, host)
         logging.getLogger("dbos").handlers = [ToLoguru()]
         logging.getLogger("dbos").propagate = False

@@ -32,6 +32,10 @@ class BadFile(BadInput):
     """A splat, picture or certificate file is broken, of the wrong kind, or over a limit."""
 
 
+class NotWritable(BadFile):
+    """A file cannot be written where it was asked for."""
+
+
 class BadPrompt(BadInput):
     """The prompt is empty, too long, or beyond what the profile can generate."""
 
@@ -49,7 +53,7 @@ class DatabaseDown(Unavailable):
 
 
 class StorageDown(Unavailable):
-    """The object store of assets.url cannot be reached, read or written, or the disk is full."""
+    """The asset store cannot be reached, read or written, or a disk is full. Jobs wait until it can be used again."""
 
     retryable = True
 

@@ -17,7 +17,7 @@ from app.config import Config
 from app.errors import ConfigError, StorageDown, Unavailable
 from app.generators import without_gpu
 from app.hardware import gpus
-from app.jobs.disk_space import probe_folder
+from app.jobs.storage_check import probe_folder
 from app.liveness_probe import LivenessProbe
 from app.supervisor import Supervisor
 

@@ -31,7 +31,7 @@ from app.certificate import Certificate
 from app.child import NO_DATABASE
 from app.config import Config
 from app.engine import STICKY, Engine, is_sticky
-from app.errors import SelfTestFailed
+from app.errors import SelfTestFailed, StorageDown
 from app.identity import Taken, Trace, node_id, take_lock
 from app.jobs import store as tables
 from app.jobs.client import Jobs
@@ -363,11 +363,37 @@ def test_an_engine_without_room_on_the_disk_begins_no_job_and_says_so(tmp_path: 
 def test_an_engine_whose_disk_is_full_takes_no_job_until_there_is_room(idle: Engine) -> None:
     with client(idle.config) as jobs:
         roomy, idle.config = idle.config, settings(Path(idle.config.serve.data), limits={"min_free_mb": 1 << 40})
-        assert not idle._has_space()
+        assert not idle._storage_is_up()
         assert "its disk is full" in jobs.engines()[0].why
         idle.config = roomy
-        assert idle._has_space()
+        assert idle._storage_is_up()
         assert jobs.engines()[0].why == ""
+
+
+@pytest.mark.e2e
+def test_jobs_wait_while_their_files_cannot_be_stored_and_none_fails(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    config = settings(tmp_path, assets={"url": str(store)}, shapes={"gaussians": 40_000}, jobs={"max_deaths": 1})
+    with host(config) as here, client(config) as jobs:
+        here.start_ready()
+        ids = [jobs.submit(replace(ROCKET, seed=seed)).id for seed in range(5)]
+        wait_until(lambda: jobs.get(ids[0]).state != "QUEUED", "the first job has begun")
+        store.rename(tmp_path / "away")
+        store.write_text("a file in the place of the folder")
+        wait_until(lambda: f"{store}" in here.log, "it says what is wrong", lambda: here.log)
+        with pytest.raises(StorageDown):
+            jobs.submit(ROCKET)
+        assert {jobs.get(id).state for id in ids} <= {"QUEUED", "RUNNING", "DONE"}
+        store.unlink()
+        (tmp_path / "away").rename(store)
+
+        def all_done() -> bool:
+            if not here.running[-1].is_alive():  # a job was writing: the supervisor would start the engine again
+                here.start()
+            return {jobs.get(id).state for id in ids} == {"DONE"}
+
+        wait_until(all_done, "every job is done", lambda: here.log)
 
 
 @pytest.mark.e2e

@@ -760,6 +760,37 @@ def test_ids_sort_by_the_time_of_their_making(now: float, later: float) -> None:
     assert len(new_id(now)) == 32
 
 
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOTDIR, errno.ENOSPC])
+def test_every_fault_of_a_disk_is_one_of_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    assets = Assets(settings(tmp_path))
+    assets.put("job/1/asset.ply", b"ply")
+
+    def broken(*_arguments: object, **_options: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("pathlib.Path.replace", broken)
+    with pytest.raises(StorageDown, match=os.strerror(code)):
+        assets.put("job/1/asset.ply", b"other")
+    with (
+        pytest.raises(StorageDown, match=os.strerror(code)),
+        assets.folder("job/2") as folder,
+        replacing(folder / "asset.ply") as stream,
+    ):
+        stream.write(b"other")
+    assert assets.is_down()
+    monkeypatch.undo()
+    assert not assets.is_down()
+    assert assets.read("job/1/asset.ply") == b"ply"
+
+
+def test_no_order_is_taken_while_its_files_could_not_be_stored(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file")
+    with client(settings(tmp_path, assets={"url": str(tmp_path / "store")})) as jobs:
+        with pytest.raises(StorageDown, match="is not a folder"):
+            jobs.submit(ROCKET)
+        assert jobs.recent(9) == []
+
+
 def test_a_full_disk_is_no_fault_of_the_job_whose_files_met_it(tmp_path: Path) -> None:
     """An engine that meets StorageDown ends and waits for room; any other error would have failed the job."""
     assets = Assets(settings(tmp_path))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ import fsspec
 
 from app.config import Config
 from app.digest import sha256_of
-from app.errors import FULL, ConfigError, NotFound, SplatgateError, StorageDown, Unavailable
+from app.errors import FULL, ConfigError, NotFound, NotWritable, SplatgateError, StorageDown
 from app.splat.files import replacing
 
 READ_AHEAD = 8 * 2**20
@@ -52,8 +53,8 @@ class Stored:
 class Assets:
     """The files of all jobs, by path `job/attempt/name`.
 
-    url: where they lie, as it may be shown. Raises ConfigError for a URL that cannot be one, Unavailable where the disk
-    fails, StorageDown where it is full or the object store fails.
+    url: where they lie, without secrets. Raises ConfigError for a URL that cannot be one, StorageDown if the disk or
+    the object store fails or is full.
     """
 
     def __init__(self, config: Config) -> None:
@@ -146,11 +147,21 @@ class Assets:
             raise StorageDown(f"assets: {self.url}: gives back other bytes than were stored: is it an object store?")
         self.remove(name)
 
+    def is_down(self) -> bool:
+        """Whether nothing can be stored at present."""
+        try:
+            self.probe(f"probe-{secrets.token_hex(8)}")
+        except StorageDown:
+            return True
+        return False
+
     @contextmanager
     def _explained(self, path: str, done: str) -> Iterator[None]:
-        """One line with the remedy. What a library of an object store raises is of any kind, and often no OSError."""
+        """One line with the remedy. The libraries of object stores raise exceptions of every kind."""
         try:
             yield
+        except NotWritable as error:
+            raise StorageDown(f"assets: {error}") from None
         except SplatgateError:
             raise
         except Exception as error:
@@ -159,10 +170,9 @@ class Assets:
                 remedy = "check assets.url, that the store can be reached from here, and the credentials (AWS_*)"
                 raise StorageDown(f"assets: {self.url}/{path}: cannot be {done}: {reason}; {remedy}") from None
             if isinstance(error, OSError):
-                if error.errno in FULL:
-                    raise StorageDown(f"assets: {path}: cannot be {done}: {reason}; free space on the disk") from None
-                remedy = "check assets.url, permissions and free space"
-                raise Unavailable(f"assets: {path}: cannot be {done}: {reason}; {remedy}") from None
+                full, other = "free space on the disk", "check assets.url, the disk or its mount, and the permissions"
+                remedy = full if error.errno in FULL else other
+                raise StorageDown(f"assets: {self.url}/{path}: cannot be {done}: {reason}; {remedy}") from None
             raise
 
 

@@ -21,13 +21,13 @@ from app.errors import Conflict, KeyReused, NotFound, QueueFull
 from app.jobs import store as tables
 from app.jobs.assets import Asset, Assets, Stored, stored_bytes
 from app.jobs.clock import DatabaseClock
-from app.jobs.disk_space import check_disk_space
 from app.jobs.heartbeats import list_engines
 from app.jobs.job_request import check, new_id, picture_name
 from app.jobs.listing import Listing
 from app.jobs.queue import JobQueue
 from app.jobs.records import SERVING, Engine, Job, JobRequest, Kind, Result, StageTime, Stats, Tally
 from app.jobs.retention import remove_jobs
+from app.jobs.storage_check import check_storage
 from app.jobs.store import Store, to_job
 from app.jobs.watch import Following, Watch
 from app.splat import formats
@@ -81,9 +81,9 @@ class Jobs:
                 self._opened.store.close()
                 self._opened = None
 
-    def check_disk_space(self) -> None:
-        """Raises StorageDown where the disk is full."""
-        check_disk_space(self.config, self.assets)
+    def check_storage(self) -> None:
+        """Raises StorageDown if a disk is full or cannot be written."""
+        check_storage(self.config, self.assets)
 
     # ---- asking for something ----------------------------------------------------------------------------------------
 
@@ -105,7 +105,7 @@ class Jobs:
             with self.store.writing(alone=True) as connection:
                 twin = _joined(connection, row) if shared and not key else None
                 if not twin:
-                    self.check_disk_space()
+                    self.check_storage()
                     self._check_queue(connection, order)
                     sequence = _next(connection)
                     connection.execute(sa.insert(tables.jobs), row | {"sequence": sequence})

@@ -142,8 +142,8 @@ class Worker:
             self._host.fatal(error)
         logger.warning(f"job {id}: this engine lost its claim; what it did is dropped")
 
-    def _end_process(self, error: DatabaseDown) -> NoReturn:
-        """Without the database nothing can be said about a job, so nothing is: the next engine finds it as it was."""
+    def _end_process(self, error: DatabaseDown | StorageDown) -> NoReturn:
+        """Without database or storage nothing can be done for a job: the next engine finds it as it was."""
         if self._claim:
             with suppress(DatabaseDown):
                 self._job_store.release(self._claim)
@@ -195,7 +195,9 @@ class Worker:
             except DatabaseDown as error:
                 self._end_process(error)
             except StorageDown as error:
-                self._host.fatal(error)  # not released: should this one job's files be the trouble, it kills a few only
+                if self._assets.is_down():
+                    self._end_process(error)
+                self._host.fatal(error)  # the store works: this job may be the cause, so its start counts
             finally:
                 progress.close()
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from app.errors import FULL, BadFile, StorageDown
+from app.errors import FULL, BadFile, NotWritable, StorageDown
 from app.reading import reading, refuse_special
 from app.splat import formats
 from app.splat.format import Format
@@ -68,7 +68,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A binary stream whose content becomes `path`, on disk and in one step, when the block ends without an exception.
 
     Until then it has a temporary name in the same folder, which is gone afterwards whatever happened.
-    Raises BadFile where the file cannot be written, StorageDown where the disk is full.
+    Raises NotWritable if the file cannot be written, StorageDown if the disk is full.
     """
     temporary = path.parent / f".splatgate-{secrets.token_hex(8)}.tmp"
     try:
@@ -87,7 +87,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         why = f"{path}: cannot be written: {error.strerror or error}"
         if error.errno in FULL:
             raise StorageDown(f"{why}; free space on its disk") from None
-        raise BadFile(f"{why}; check the folder, its permissions and free space") from None
+        raise NotWritable(f"{why}; check the folder, its permissions and free space") from None
 
 
 def _map(path: Path) -> memoryview:

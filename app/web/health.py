@@ -36,7 +36,7 @@ def readyz() -> Response:
     """
     engines: list[Engine] = []
     warnings: tuple[str, ...] = ()
-    why = _disk_space_problem()
+    why = _storage_problem()
     try:
         engines = current_jobs().engines()
         warnings = tuple(current_jobs().store.warnings().values())
@@ -50,9 +50,9 @@ def readyz() -> Response:
     return json_answer(answer, 200 if ready else 503)
 
 
-def _disk_space_problem() -> str:
+def _storage_problem() -> str:
     try:
-        current_jobs().check_disk_space()
+        current_jobs().check_storage()
     except StorageDown as error:
         return str(error)
     return ""

@@ -1,4 +1,4 @@
-"""Room on the disk: asked before a job is taken, so that a full disk makes jobs wait, and not fail half-way."""
+"""Whether jobs can store their files: checked before a job is taken, so that jobs wait and do not fail half-way."""
 
 from __future__ import annotations
 
@@ -14,20 +14,34 @@ from app.jobs.assets import Assets
 PROBE_BYTES = 1 << 20
 
 
-def check_disk_space(config: Config, assets: Assets) -> None:
-    """Raises StorageDown where a disk that jobs are written to has less than limits.min_free_mb free.
+def check_storage(config: Config, assets: Assets) -> None:
+    """Raises StorageDown if jobs cannot be written to a disk, or it has less than limits.min_free_mb free.
 
-    The data folder's, where the database is in it, and that of the assets; where those go to an object store, that of
-    the temporary files that they are until then. A folder that is not there yet is not full.
+    The disks are those of the data folder, if the database is in it, and of the assets; if those go to an object store,
+    that of the temporary files. A folder that does not exist yet is neither full nor read-only.
     """
-    folders = [] if config.database.url else [Path(config.serve.data)]
-    folders.append(Path(assets.root if assets.local else tempfile.gettempdir()))
-    for folder in folders:
+    store = Path(assets.root if assets.local else tempfile.gettempdir())
+    for folder in (store,) if config.database.url else (Path(config.serve.data), store):
+        _check_writable(folder)
         if folder.exists() and shutil.disk_usage(folder).free < config.limits.min_free_mb * 2**20:
             raise StorageDown(
                 f"{folder}: its disk is full: under {config.limits.min_free_mb:,} MB (limits.min_free_mb) are free; "
                 "free space on it; accepted jobs wait meanwhile"
             )
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        exists, is_folder = folder.exists(), folder.is_dir()
+    except OSError as error:  # ESTALE, EIO: the disk or the server behind it is gone
+        raise StorageDown(f"{folder}: cannot be read: {error.strerror}; accepted jobs wait meanwhile") from None
+    if exists and not is_folder:
+        raise StorageDown(f"{folder}: is not a folder; make it one; accepted jobs wait meanwhile")
+    if exists and not os.access(folder, os.W_OK | os.X_OK):
+        raise StorageDown(
+            f"{folder}: cannot be written: check its permissions, and whether its disk turned read-only; accepted jobs "
+            "wait meanwhile"
+        )
 
 
 def probe_folder(folder: Path) -> None:
