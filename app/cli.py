@@ -53,7 +53,7 @@ class Within(click.ParamType[float]):
 
 
 class Group(click.Group):
-    """One place that turns an error of ours into one line and exit code 1. Its --help lists commands by section."""
+    """Reports an expected error as one line with exit code 1, and lists the commands by section in --help."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -76,34 +76,44 @@ class Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except SplatgateError as error:
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            if _interrupted(error):
+                click.echo("interrupted; no incomplete files are left", err=True)
+                ctx.exit(130)
+            if not (line := _one_line(error)):
+                raise
             if ctx.meta["json"]:
-                print_json({"error": {"kind": type(error).__name__, "message": str(error)}})
-            click.secho(f"error: {error}", fg="red", err=True)
+                print_json({"error": {"kind": type(error).__name__, "message": line}})
+            click.secho(f"error: {line}", fg="red", err=True)
             ctx.exit(1)
-        except MemoryError:
-            click.secho(
-                "error: out of memory: fewer or smaller views, or a lower limits.max_gaussians", fg="red", err=True
-            )
-            ctx.exit(1)
-        except RuntimeError as error:
-            if type(error).__name__ != "OutOfMemoryError":  # torch's, which this file does not import
-                raise
-            remedy = "set gpu.memory to offload or gpu.quantize to nf4, or close what else uses the card"
-            click.secho(f"error: out of GPU memory: {remedy}", fg="red", err=True)
-            ctx.exit(1)
-        except OSError as error:
-            if error.errno == errno.EPIPE:  # whoever read our output has gone
-                raise
-            click.secho(f"error: {error.filename or 'output'}: {error.strerror or error}", fg="red", err=True)
-            ctx.exit(1)
-        except KeyboardInterrupt:
-            click.echo("interrupted; nothing half-written is left behind", err=True)
-            ctx.exit(130)
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind it: numba and some imports turn it into an error of their own."""
+    while error:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _one_line(error: BaseException) -> str:
+    """What to tell the user; empty for an error that is a bug."""
+    if isinstance(error, SplatgateError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory: use fewer or smaller views, or lower limits.max_gaussians"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which this file does not import
+        return "out of GPU memory: set gpu.memory to offload or gpu.quantize to nf4, or stop other programs on the GPU"
+    if isinstance(error, OSError) and error.errno != errno.EPIPE:  # EPIPE: the reader of our output has gone
+        return f"{error.filename or 'output'}: {error.strerror or error}"
+    return ""
 
 
 def configured(command: Callable[..., None]) -> Callable[..., None]:
-    """Hands the command its Config, with the chosen profile in it; read here, so that --help needs none."""
+    """Passes the command its Config, with the chosen profile; read when the command runs, not for --help."""
 
     @wraps(command)
     @click.pass_obj
@@ -122,7 +132,7 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def progress(first: str) -> Iterator[Callable[[str], None]]:
-    """A spinner with the stage and the time on a terminal; elsewhere the log lines alone tell."""
+    """On a terminal, a spinner with the stage and the elapsed time; elsewhere the log shows the progress."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda _stage: None
@@ -140,5 +150,5 @@ def print_json(document: dict[str, Any]) -> None:
 
 
 def nearest(folder: Path) -> Path:
-    """The folder, or the first above it that is there: what decides whether it can be made and written."""
+    """The folder, or its closest parent that exists."""
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())

@@ -82,7 +82,6 @@ class RepairConfig(Section):
     enabled: bool = True
     strategy: Literal["restore", "noise"] = "restore"
     noise_std: Annotated[float, Field(gt=0)] = 2.0
-    max_lost: Annotated[float, Field(gt=0, le=1)] = 0.5
     seed: Seed = 0
 
 
@@ -375,7 +374,7 @@ def _explain(error: ValidationError, path: Path | None, variables: Mapping[str, 
         source = variable if variable in variables else str(path or "built-in defaults")
         if problem["type"] == "extra_forbidden":
             lines.append(
-                f"{source}: {place}: no such key; docs/configuration.md lists all keys, --config uses another file"
+                f"{source}: {place}: no such key; see docs/configuration.md, or use another file with --config"
             )
         else:
             lines.append(f"{source}: {place} = {problem['input']!r}: {problem['msg']}")

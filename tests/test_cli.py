@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from plyfile import PlyData
 
-from app.commands.generate import _slug
 from app.commands.main import main
+from app.commands.output_folder import folder_name
 from app.splat.files import read_splat, write_splat
 from app.stages import shapes
 from app.stages.shapes import ShapesParams
@@ -71,7 +71,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_made(monk
     monkeypatch.setattr(os, "access", lambda _path, _mode: False)  # whoever runs the tests may write everywhere
     result = run("generate", "a blue rocket", "-o", "/nowhere/out")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "error: /nowhere/out: nothing can be written to /; choose another folder with -o" in result.stderr
+    assert "error: /nowhere/out: cannot write to /; choose another folder with -o" in result.stderr
     assert "Loading" not in result.stderr
 
 
@@ -113,6 +113,18 @@ def test_certificate_matches_its_files(judged: Path, name: str) -> None:
     result = run("check", judged / "certificate.json", judged / name)
     assert result.exit_code == 0, result.output
     assert "NO MATCH" not in result.stdout
+
+
+def test_inspect_tells_each_fault_once_and_exits_with_4_if_asked(small: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.ply"
+    splat = read_splat(small, 10_000)
+    write_splat(broken, replace(splat, opacity_logits=np.full(len(splat), -9.0, np.float32)))
+    result = run("inspect", broken)
+    assert result.exit_code == 0
+    assert result.output.count("uniform") == 2, "its kind and its message"
+    assert "corruption" not in result.stderr
+    assert [run("inspect", "--strict", path).exit_code for path in (broken, small)] == [4, 0]
+    assert run("inspect", "--strict", "--json", broken).exit_code == 4
 
 
 def test_certificate_does_not_match_another_file(judged: Path, small: Path) -> None:
@@ -345,7 +357,7 @@ def test_repair_goes_by_content_not_by_suffix(small: Path, tmp_path: Path) -> No
     assert (tmp_path / "out.ply").read_bytes().startswith(b"ply\n")
 
 
-@pytest.mark.parametrize("prompt", ["", "   ", "a" * 3_000, "\udcff", "a [/red] ball", "\n\x00"])
+@pytest.mark.parametrize("prompt", ["   ", "a" * 3_000, "\udcff", "a [/red] ball", "\n\x00"])
 def test_odd_prompts_are_one_clear_line(tmp_path: Path, prompt: str) -> None:
     result = run("generate", "--profile", "shapes", prompt, "-o", tmp_path / "out")
     assert result.exit_code == 1
@@ -354,9 +366,15 @@ def test_odd_prompts_are_one_clear_line(tmp_path: Path, prompt: str) -> None:
 
 
 def test_default_folders_do_not_collide() -> None:
-    assert _slug("a blue rocket") == "a-blue-rocket"
+    assert folder_name("a blue rocket", 7) == "a-blue-rocket-7"
     assert (
-        len({_slug(prompt) for prompt in ("a red ball", "a red, ball", "赤いボール", "青いボール", "A red ball")}) == 4
+        len(
+            {
+                folder_name(prompt, 0)
+                for prompt in ("a red ball", "a red, ball", "赤いボール", "青いボール", "A red ball")
+            }
+        )
+        == 4
     )
 
 

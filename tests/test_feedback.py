@@ -314,6 +314,13 @@ def test_import_says_what_became_of_each_line(config: Config, tmp_path: Path) ->
     }
 
 
+def test_a_report_creates_no_database(config: Config) -> None:
+    result = run(config, "report")
+    assert result.exit_code == 1
+    assert f"{config.serve.data}/splatgate.db: no database yet" in result.stderr
+    assert not Path(config.serve.data, "splatgate.db").exists()
+
+
 UNDATED = "Feedback from [7]: Score=0.7, AvgScore=1, ELO=1, Reward=1, Observations=2\n"
 
 
@@ -374,7 +381,7 @@ def test_report_prints_names_and_draws(town: tuple[Config, str], tmp_path: Path)
     picture = tmp_path / "report.png"
     result = run(town[0], "report", "--split", "2026-03-02", "--plot", str(picture), "--theme", "dark")
     assert result.exit_code == 0, result.output
-    assert "judge 99 never observes" in result.stdout
+    assert "judge 99 processes nothing" in result.stdout
     assert "validate.threshold = 0.2: set it to 0.2" in result.stdout
     assert "2026-03-02" in result.stdout
     with Image.open(picture) as image:

@@ -48,8 +48,12 @@ def test_prompts_people_write(prompt: str, scene: Scene) -> None:
         ("a red blue ball", "two colours"),
         ("red", "names no kind"),
         ("", "a thing is missing"),
-        ("a ball on ", "'on' is unknown"),
-        ("a ball on a table on a house", "'on' is unknown"),
+        ("a ball on ", "a thing is missing"),
+        ("beside a tree", "a thing is missing"),
+        ("a ball on a table on a house", "'on' is known only in 'on', once and between two things"),
+        ("a ball next to a table on a house", "'next' is known only in 'next to', once"),
+        ("a ball next a table", "'next' is known only in 'next to'"),
+        ("a small top", "'top' is known only in 'on top of'"),
     ],
 )
 def test_refusal_says_why_and_what_it_knows(prompt: str, why: str) -> None:

@@ -1,4 +1,4 @@
-"""`splatgate backup`: a copy of the database of the running service."""
+"""`splatgate backup`: copies the database of the running service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from app.config import Config
 
 @click.command()
 @click.option("-o", "--output", type=FILE, help="Folder for the copies. Default: backups in serve.data.")
-@click.option("--keep", type=click.IntRange(1, 1_000), default=14, show_default=True, help="Older copies are removed.")
+@click.option(
+    "--keep",
+    type=click.IntRange(1, 1_000),
+    default=14,
+    show_default=True,
+    help="Number of copies to keep; older ones are deleted.",
+)
 @JSON
 @configured
 def backup(config: Config, output: Path | None, keep: int, as_json: bool) -> None:

@@ -58,7 +58,10 @@ class Fact:
 @JSON
 @configured
 def doctor(config: Config, as_json: bool) -> None:
-    """Look at GPU, driver, versions, disk, memory, models and databases: exit 0 the profile can run, 1 it cannot."""
+    """Check whether this host can run the profile.
+
+    Checks GPU, driver, versions, disk, memory, models, database and assets. Exit code: 0 it can, 1 it cannot.
+    """
     with progress("Looking around"):
         facts = tuple(examine(config))
     blocked = any(fact.blocking for fact in facts)

@@ -1,4 +1,4 @@
-"""`splatgate feedback import | report`: what judges downstream said of the results, and what follows for the gate."""
+"""`splatgate feedback import | report`: the judges' answers, and what they mean for the gate."""
 
 from __future__ import annotations
 
@@ -31,18 +31,19 @@ T = TypeVar("T")
 
 @click.group()
 def feedback() -> None:
-    """What judges downstream said of the results, and what follows for the gate."""
+    """Import judges' answers and report on them."""
 
 
 @feedback.command("import")
 @click.argument("logs", metavar="LOG...", nargs=-1, required=True, type=LOGS)
-@click.option("--zone", default="UTC", show_default=True, help="Time zone of dates that do not name theirs.")
+@click.option("--zone", default="UTC", show_default=True, help="Time zone of dates without one.")
 @JSON
 @configured
 def import_logs(config: Config, logs: tuple[Path, ...], zone: str, as_json: bool) -> None:
-    """Read the judges' lines in each LOG (- is standard input) and join them to the jobs that they speak of.
+    """Import the judges' answers from log files.
 
-    Importing a log again adds nothing, so a log that grows can be given again and again.
+    Each LOG may be compressed (gzip, bzip2, xz, zstd); - is standard input. The answers are joined to the jobs that
+    they refer to. Importing a log again adds nothing, so a growing log can be imported regularly.
     """
     from app.feedback.dates import zone_of
     from app.feedback.lines import read_lines
@@ -64,18 +65,21 @@ def import_logs(config: Config, logs: tuple[Path, ...], zone: str, as_json: bool
 
 
 @feedback.command("report")
-@click.option("--since", help="Only what was said since this time, e.g. 2026-01-31 or 2026-01-31T18:00+01:00.")
-@click.option("--split", help="Compare before and after this time, to see what a change did.")
-@click.option("--plot", "picture", type=FILE, help="PNG to draw.")
-@click.option("--theme", type=click.Choice(["light", "dark"]), default="light", show_default=True, help="Of the PNG.")
+@click.option("--since", help="Only answers since then: 2026-01-31 or 2026-01-31T18:00+01:00.")
+@click.option("--split", help="Compare the answers before and after this time.")
+@click.option("--plot", "picture", type=FILE, help="PNG file to write the plot to.")
+@click.option(
+    "--theme", type=click.Choice(["light", "dark"]), default="light", show_default=True, help="Colours of the plot."
+)
 @JSON
 @configured
 def show_report(
     config: Config, since: str | None, split: str | None, picture: Path | None, theme: str, as_json: bool
 ) -> None:
-    """Acceptance by judge and by score, what another threshold would mean, and advice where it can be given.
+    """Report acceptance and advise on the gate.
 
-    Intervals are of 95 %. docs/feedback.md explains every number.
+    Shows acceptance by judge and by score with 95 % intervals, what other thresholds would mean, and advice if there is
+    enough evidence. docs/feedback.md explains the numbers.
     """
     import numpy as np
 
@@ -85,9 +89,9 @@ def show_report(
     given = {"--since": since, "--split": split}
     times = [None if text is None else _checked(option, moment, text) for option, text in given.items()]
     if picture and picture.suffix.lower() != ".png":
-        raise click.UsageError(f"{picture}: a picture is written as .png")
+        raise click.UsageError(f"--plot {picture}: give a .png file")
     _check_database(config)
-    with _opened_store(config) as answers, progress("Weighing the verdicts"):
+    with _opened_store(config) as answers, progress("Computing the report"):
         found = report(answers, config, np.random.default_rng(0), *times)
         if picture:
             _write_plot(found, picture, theme)
@@ -105,9 +109,7 @@ def _check_database(config: Config) -> None:
 
     url = database_url(config)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
-        raise Unavailable(
-            f"{url.database}: no database; is serve.data ({config.serve.data}) the service's data folder?"
-        )
+        raise Unavailable(f"{url.database}: no database yet; run splatgate feedback import LOG..., or set serve.data")
 
 
 def _shown_database(config: Config) -> str:
@@ -186,7 +188,7 @@ def _print_report(found: Report, database: str) -> None:
         f"{found.answers:,} answers, {_day(found.first)} to {_day(found.last)}; {found.failed:,} failed (no verdict)"
     )
     if found.left_out:
-        click.secho(f"the newest only: {found.left_out:,} older ones were not read; see --since", fg="yellow")
+        click.secho(f"only the newest answers: {found.left_out:,} older ones were not read", fg="yellow")
     click.echo(f"accepted: {_share(found.acceptance)}; quartiles of the scores: {_quartiles(found.scores)}")
     joins = found.joins
     click.echo(
@@ -197,7 +199,7 @@ def _print_report(found: Report, database: str) -> None:
     if found.judges_left_out:
         click.echo(f"and {found.judges_left_out:,} judges with fewer answers")
     _print_scores(found)
-    click.echo(f"our own gate refused: {_share(found.refusal)} of the jobs still kept")
+    click.echo(f"our gate refused: {_share(found.refusal)} of the jobs still stored")
     _print_advice(found.threshold)
     for point in found.now_and_then if found.usable else ():
         refusal = f"{100 * point.refusal:.1f} % of all jobs, {100 * point.lost:.1f} % of the accepted results"
@@ -217,7 +219,7 @@ def _print_judges(judges: Iterable[Judge]) -> None:
     for judge in judges:
         if judge.silent:
             click.secho(
-                f"judge {judge.uid} never observes: Observations=0 in all of its answers; it processes nothing",
+                f"judge {judge.uid} processes nothing: Observations=0 in all of its answers",
                 fg="yellow",
             )
 
@@ -233,7 +235,7 @@ def _print_scores(found: Report) -> None:
 
 def _print_advice(advice: Advice) -> None:
     if advice.answer == "change" and advice.value is not None:
-        where = f" (the best lies between {advice.low:g} and {advice.high:g})"
+        where = f" (the best value is between {advice.low:g} and {advice.high:g})"
         click.secho(f"{advice.setting} = {advice.present:g}: set it to {advice.value:g}{where}", fg="green", bold=True)
     else:
         words = {"too few": "no advice", "no relation": "no advice", "keep": "keep it"}[advice.answer]
@@ -265,7 +267,7 @@ def _share(share: Share) -> str:
 
 
 def _quartiles(found: Quartiles | None) -> str:
-    """A quartile that lies among the rejected is under the judge's cut, wherever that is."""
+    """<cut: a quartile among the rejected, below the judge's unknown cut-off."""
     if not found:
         return "-"
     return " / ".join("<cut" if value is None else f"{value:.2f}" for value in astuple(found))

@@ -1,4 +1,4 @@
-"""`splatgate health`: of the service on this machine, by its port, or, where it has none, by the database."""
+"""`splatgate health`: whether the service on this machine is ready, over HTTP or from the database."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ MOST_BYTES = 1_000_000
 
 @click.command()
 @click.option("--live", is_flag=True, help="Ask only whether it runs, not whether an engine is ready.")
-@click.option("--port", type=Within(PORT), help="Where it was told to listen. Default: config (10010).")
+@click.option("--port", type=Within(PORT), help="Port of the service. Default: config (10010).")
 @JSON
 @configured
 def health(config: Config, live: bool, port: int | None, as_json: bool) -> None:
-    """Ask the service on this machine how it is: exit 0 ready, 1 not. For HEALTHCHECK and load balancers.
+    """Show whether the service on this machine is ready.
 
-    Where serve.web is off, the database is asked how the engines of this host are.
+    Exit code: 0 ready, 1 not. For HEALTHCHECK and load balancers. With serve.web = false the state of this host's
+    engines is read from the database.
     """
     if config.serve.web:
         url = f"http://{own_address(config, port)}/{'livez' if live else 'readyz'}"
@@ -46,14 +47,14 @@ def _ask(url: str) -> tuple[bool, object]:
     from urllib.error import HTTPError, URLError
     from urllib.request import ProxyHandler, build_opener
 
-    opener = build_opener(ProxyHandler({}))  # a proxy is for elsewhere, not for this machine
+    opener = build_opener(ProxyHandler({}))  # no proxy for this machine
     try:
         with opener.open(url, timeout=HEALTH_SECONDS) as response:
             return True, _parsed(response.read(MOST_BYTES))
     except HTTPError as error:
         return False, _parsed(error.read(MOST_BYTES))
     except HTTPException as error:
-        return False, f"what listens there speaks no HTTP ({type(error).__name__}): is the port another program's?"
+        return False, f"the answer is not HTTP ({type(error).__name__}); does another program use the port?"
     except (URLError, OSError) as error:
         return False, f"no answer: {getattr(error, 'reason', error)}; is splatgate serve running?"
 

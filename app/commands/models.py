@@ -30,7 +30,7 @@ COLOURS = {"verified": "green", "present": "green", "missing": "yellow", "broken
 
 @click.group()
 def models() -> None:
-    """The weights of profile full: what is needed, what is here, and fetching it."""
+    """List, fetch and verify the weights."""
 
 
 @models.command("list")
@@ -58,6 +58,7 @@ def list_models(config: Config, as_json: bool) -> None:
         cells = f"{star} {state.model.name}", state.model.role.replace("_", " "), state.model.licence, size
         table.add_row(*map(Text, cells), Text(state.condition, COLOURS[state.condition]), Text(commit[:7]))
     Console().print(table)
+    click.echo(f"folder: {config.models.folder}")
     _print_problems(states)
 
 

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
+from loguru import logger
 
-REFUSED = 3
-"""Exit code."""
+REFUSED, FOUND = 3, 4
+"""Exit codes: the gate refused or a certificate does not match; `inspect --strict` has findings."""
+
+COLOURS = {"passed": "green", "refused": "red"}
+"""Of outcomes; others are yellow."""
 
 
-def print_findings(diagnosis: dict[str, Any]) -> None:
-    """Findings and hints of a diagnosis, as Diagnosis.to_dict gives it."""
-    if not diagnosis["findings"]:
+def print_findings(findings: list[dict[str, Any]]) -> None:
+    if not findings:
         click.echo("findings: none")
-    for finding in diagnosis["findings"]:
-        click.secho(f"finding: {finding['kind']} in {finding['field']}: {finding['message']}", fg="yellow")
-    for hint in diagnosis.get("hints", ()):  # certificates of older releases have none
-        click.echo(f"hint: {hint['kind']} in {hint['field']}: {hint['message']}")
+    for finding in findings:
+        click.secho(f"finding: {finding['kind']}: {finding['message']}", fg="yellow")
+
+
+@contextmanager
+def findings_not_logged() -> Iterator[None]:
+    """Keeps findings and repairs out of the log, for a command that prints them."""
+    modules = "app.splat.diagnosis", "app.splat.repair"
+    for module in modules:
+        logger.disable(module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            logger.enable(module)
 
 
 def print_repairs(repairs: list[dict[str, Any]]) -> None:
@@ -27,8 +43,7 @@ def print_repairs(repairs: list[dict[str, Any]]) -> None:
 
 
 def print_verdict(outcome: str, reasons: tuple[str, ...], value: float | None, views: dict[str, float]) -> None:
-    colour = {"passed": "green", "refused": "red"}.get(outcome, "yellow")
-    click.secho(outcome.upper(), fg=colour, bold=True, nl=False)
+    click.secho(outcome.upper(), fg=COLOURS.get(outcome, "yellow"), bold=True, nl=False)
     score = "" if value is None else f"  score {value:.3f}  ("
     click.echo(score + ", ".join(f"{name} {each:.3f}" for name, each in views.items()) + (")" if score else ""))
     for reason in reasons:

@@ -1,4 +1,4 @@
-"""`splatgate render`: a splat file from several sides, as one PNG."""
+"""`splatgate render`: a splat from several sides, as one PNG."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def _numbers(_ctx: click.Context, parameter: click.Parameter, value: str | None)
     try:
         numbers = tuple(float(word) for word in value.split(","))
     except ValueError:
-        raise click.BadParameter(f"{value!r}: give numbers with commas, e.g. --{parameter.name}=-15,0") from None
+        raise click.BadParameter(
+            f"{value!r}: give numbers separated by commas, e.g. --{parameter.name}=-15,0"
+        ) from None
     if not numbers or len(numbers) > 64 or not all(abs(number) <= 36_000 for number in numbers):
         raise click.BadParameter(f"{value!r}: give 1 to 64 finite angles in degrees")
     return numbers
@@ -27,17 +29,23 @@ def _numbers(_ctx: click.Context, parameter: click.Parameter, value: str | None)
 
 @click.command()
 @click.argument("file", type=FILE)
-@click.option("-o", "--output", type=FILE, required=True, help="PNG to write, the views side by side.")
-@click.option("--size", type=Within(VIEW_SIZE), help="Pixels a side of one view. Default: config.")
-@click.option("--azimuth", callback=_numbers, help="Degrees, with commas: 0 is the front, 90 the side on +X.")
-@click.option("--pitch", callback=_numbers, help="Degrees, with commas; negative is above: --pitch=-15,-60.")
-@click.option("--radius", type=Within(RADIUS), help="Distance of the camera. Default: config.")
+@click.option("-o", "--output", type=FILE, required=True, help="PNG to write; the views are side by side.")
+@click.option("--size", type=Within(VIEW_SIZE), help="Pixels per side of a view. Default: config.")
+@click.option("--azimuth", callback=_numbers, help="Degrees, separated by commas: 0 is the front, 90 the +X side.")
+@click.option("--pitch", callback=_numbers, help="Degrees, separated by commas; negative is from above.")
+@click.option("--radius", type=Within(RADIUS), help="Distance of the camera from the origin. Default: config.")
 @click.option("--fov", type=Within(FOV), help="Vertical field of view, degrees. Default: config.")
 @click.option(
-    "--placement", type=click.Choice(["none", "judge"]), help="judge: scale and centre as the public judge does."
+    "--placement",
+    type=click.Choice(["none", "judge"]),
+    help="judge: scaled and centred as the public judge does. Default: config.",
 )
-@click.option("--extent", type=Within(EXTENT), help="Longest side after judge placement. Default: config.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Rasteriser: gsplat (cuda) or ours (cpu).")
+@click.option("--extent", type=Within(EXTENT), help="Longest side after placement judge. Default: config.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    help="cuda: gsplat; cpu: the built-in rasteriser. Default: config.",
+)
 @JSON
 @configured
 def render(
@@ -49,13 +57,20 @@ def render(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Draw a splat FILE from several sides into one PNG; without angles, from the four judging views."""
+    """Render a splat from several sides as one PNG.
+
+    Without angles it is rendered from the judging views.
+
+    \b
+    splatgate render rocket.ply -o rocket.png
+    splatgate render rocket.ply -o rocket.png --azimuth 0,90 --pitch=-15,-60
+    """
     from app import certificate, pipeline
     from app.splat.files import read_splat
     from app.splat.raster import coverage
 
     if output.suffix.lower() != ".png":
-        raise click.UsageError(f"{output}: a picture is written as .png")
+        raise click.UsageError(f"-o {output}: give a .png file")
     update = {key: value for key, value in settings.items() if value is not None}
     if azimuth or pitch:
         update["views"] = _views(azimuth or (0.0,), pitch or (-15.0,))
@@ -82,7 +97,7 @@ def _with_render(config: Config, update: dict[str, Any]) -> Config:
 
 
 def _views(azimuth: tuple[float, ...], pitch: tuple[float, ...]) -> tuple[Any, ...]:
-    """One view a pair; a single angle serves all of the other list."""
+    """One view per pair; a single angle is combined with all of the other list."""
     count = max(len(azimuth), len(pitch))
     if len(azimuth) not in (1, count) or len(pitch) not in (1, count):
         raise click.UsageError(

@@ -15,16 +15,16 @@ from app.config import Config, ServeConfig
 
 @click.command()
 @PROFILE
-@click.option("--host", help="Address to listen at. Default: config (this machine only).")
-@click.option("--port", type=Within(PORT), help="Default: config (10010).")
-@click.option("--data", type=click.Path(path_type=Path), help="Folder for database, assets, locks. Default: config.")
+@click.option("--host", help="Address to listen on. Default: config (this machine only).")
+@click.option("--port", type=Within(PORT), help="Port to listen on. Default: config (10010).")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder for database, assets and locks. Default: config.")
 @configured
 def serve(config: Config, host: str | None, port: int | None, data: Path | None) -> None:
-    """Serve prompts over HTTP: a web process, an engine for each GPU, and durable jobs between them.
+    """Serve HTTP with a web process and an engine per GPU.
 
-    With serve.web = false the engines alone, for the jobs of another host on the same database (docs/cluster.md).
+    With serve.web = false only the engines run, for the jobs of another host on the same database (docs/cluster.md).
 
-    SIGTERM lets the running stage finish (serve.grace_seconds) and exits 0. Exit code 1: a process kept dying.
+    SIGTERM lets the running stage finish (serve.grace_seconds). Exit code: 0, or 1 if a process kept dying.
     """
     from app.serve import environment, run
 

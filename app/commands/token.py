@@ -1,4 +1,4 @@
-"""`splatgate token`: tokens for the HTTP side."""
+"""`splatgate token`: tokens for callers of the service."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from app.cli import JSON, print_json
 
 @click.group()
 def token() -> None:
-    """Tokens that callers of the service show."""
+    """Create tokens for callers of the service."""
 
 
 @token.command()

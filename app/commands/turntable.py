@@ -1,4 +1,4 @@
-"""`splatgate turntable`: a splat file as an MP4 that goes once around it."""
+"""`splatgate turntable`: a film once around a splat."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from app.config import Config
 @click.command()
 @click.argument("file", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="MP4 to write.")
-@click.option("--size", type=Within(FILM_SIZE), help="Pixels a side, even. Default: config.")
-@click.option("--seconds", type=Within(FILM_SECONDS), help="For one turn. Default: config.")
-@click.option("--fps", type=Within(FILM_FPS), help="Frames a second. Default: config.")
+@click.option("--size", type=Within(FILM_SIZE), help="Pixels per side, even. Default: config.")
+@click.option("--seconds", type=Within(FILM_SECONDS), help="Seconds for one turn. Default: config.")
+@click.option("--fps", type=Within(FILM_FPS), help="Frames per second. Default: config.")
 @JSON
 @configured
 def turntable(
@@ -28,12 +28,15 @@ def turntable(
     fps: int | None,
     as_json: bool,
 ) -> None:
-    """Film a splat FILE once around, in the judge's placement on white, and write an MP4 (H.264)."""
+    """Film a splat once around as an MP4.
+
+    The splat is scaled and centred as the public judge does, on white. The codec is H.264.
+    """
     from app.splat.files import read_splat
     from app.turntable import write_turntable
 
     if output.suffix.lower() != ".mp4":
-        raise click.UsageError(f"{output}: a turntable is written as .mp4")
+        raise click.UsageError(f"-o {output}: give a .mp4 file")
     with progress("Reading") as on_stage:
         splat = read_splat(file, config.limits.max_gaussians)
         write_turntable(

@@ -1,4 +1,4 @@
-"""`splatgate validate | check`: the gate asked of a splat file; a certificate held against its file."""
+"""`splatgate validate | check`: judge a splat file, and check a certificate against its file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.cli import FILE, JSON, PROFILE, configured, print_json, progress
-from app.commands.output import REFUSED, exit_by, print_findings, print_verdict
+from app.commands.output import REFUSED, exit_by, findings_not_logged, print_findings, print_verdict
 from app.config import Config
 from app.prompt import check_prompt
 
@@ -24,7 +24,10 @@ from app.prompt import check_prompt
 @JSON
 @configured
 def validate(config: Config, file: Path, prompt: str, as_json: bool) -> None:
-    """Score a splat FILE, as it is, against a prompt and ask the gate: exit 0 passed, 3 refused."""
+    """Score a splat against a prompt and pass or refuse it.
+
+    The file is judged as it is, without repairs. Exit code: 0 passed, 3 refused.
+    """
     from app import pipeline
     from app.splat.diagnosis import diagnose
     from app.splat.files import read_splat
@@ -32,7 +35,8 @@ def validate(config: Config, file: Path, prompt: str, as_json: bool) -> None:
     check_prompt(prompt, config.limits)
     with progress("Reading") as on_stage:
         splat = read_splat(file, config.limits.max_gaussians)
-        diagnosis = diagnose(splat, config.diagnose)
+        with findings_not_logged():
+            diagnosis = diagnose(splat, config.diagnose)
         on_stage("Loading the scorer")
         scorer = pipeline.load_scorer(config)
         on_stage("Rendering")
@@ -40,14 +44,13 @@ def validate(config: Config, file: Path, prompt: str, as_json: bool) -> None:
         on_stage("Scoring")
         score, verdict = pipeline.validate(splat, views, prompt, scorer, config)
     reasons = tuple(map(str, verdict.reasons))
-    stand_in = config.profile.generator.stand_in
+    findings, stand_in = diagnosis.to_dict()["findings"], config.profile.generator.stand_in
     if as_json:
         asked = {"file": str(file), "prompt": prompt, "profile": config.profile.name, "stand_in": bool(stand_in)}
         found = {"outcome": verdict.outcome, "reasons": reasons, "reason_codes": [why.code for why in verdict.reasons]}
-        diagnosed = {key: diagnosis.to_dict()[key] for key in ("findings", "hints")}
-        print_json(asked | found | {"score": asdict(score) if score else None} | diagnosed)
+        print_json(asked | found | {"score": asdict(score) if score else None, "findings": findings})
     else:
-        print_findings(diagnosis.to_dict())
+        print_findings(findings)
         names = [view.name for view in config.render.views]
         views_scored = dict(zip(names, score.per_view, strict=True)) if score else {}
         print_verdict(verdict.outcome, reasons, score.value if score else None, views_scored)
@@ -62,7 +65,10 @@ def validate(config: Config, file: Path, prompt: str, as_json: bool) -> None:
 @JSON
 @configured
 def check(config: Config, certificate: Path, file: Path, as_json: bool) -> None:
-    """Recompute what CERTIFICATE claims of FILE (an asset it names): exit 0 it matches, 3 it does not."""
+    """Check a certificate against its splat.
+
+    Recomputes what CERTIFICATE says about FILE, one of the files it names. Exit code: 0 it matches, 3 it does not.
+    """
     from app.certificate import check as recheck
     from app.certificate import read_certificate
 

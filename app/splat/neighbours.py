@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from app.splat.model import Float32, Splat
-from app.splat.statistics import Mask
+
+Mask = NDArray[np.bool_]
 
 NEIGHBOURS = 8
 

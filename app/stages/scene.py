@@ -82,7 +82,7 @@ class Scene:
 
 def parse(prompt: str) -> Scene:
     """Reads a prompt. Raises BadPrompt with the word at fault and everything this world knows."""
-    text = re.sub(r"[\s,.!]+", " ", prompt.lower()).strip()
+    text = " " + re.sub(r"[\s,.!]+", " ", prompt.lower()).strip() + " "
     for relation, spellings in RELATIONS.items():
         for spelling in sorted((relation, *spellings), key=len, reverse=True):
             first, found, second = text.partition(f" {spelling} ")
@@ -108,7 +108,7 @@ def _thing(text: str, prompt: str) -> Thing:
             raise _bad(prompt, f"{found[role]!r} and {name!r} are two {role}s for one thing")
         found[role] = name
     if "kind" not in found:
-        raise _bad(prompt, f"{text!r} names no kind of thing" if text else "a thing is missing")
+        raise _bad(prompt, f"{text.strip()!r} names no kind of thing" if text.strip() else "a thing is missing")
     return Thing(found["kind"], found.get("colour"), found.get("size"))
 
 
@@ -117,7 +117,13 @@ def _meaning(word: str, prompt: str) -> tuple[str, str]:
         for name, others in names.items():
             if word == name or word in others:
                 return role, name
+    if phrases := [phrase for phrase in _phrases() if word in phrase.split()]:
+        raise _bad(prompt, f"{word!r} is known only in {phrases[0]!r}, once and between two things")
     raise _bad(prompt, f"the word {word!r} is unknown to it")
+
+
+def _phrases() -> list[str]:
+    return [phrase for relation, others in RELATIONS.items() for phrase in (relation, *others)]
 
 
 def _bad(prompt: str, why: str) -> BadPrompt:
