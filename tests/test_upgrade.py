@@ -12,6 +12,7 @@ from hosts import client, host, settings
 
 from app.config import Config
 from app.jobs import store as tables
+from app.jobs.listing import Listing
 from app.jobs.records import JobRequest
 
 RELEASES = sorted((Path(__file__).parent / "data").glob("*.sql"))
@@ -31,7 +32,7 @@ def upgraded(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
 
 def test_the_jobs_of_an_earlier_release_are_there_as_they_were(upgraded: Config) -> None:
     with client(upgraded) as jobs:
-        by_state = {state: jobs.recent(9, state=state) for state in ("DONE", "RUNNING", "QUEUED")}
+        by_state = {state: jobs.list_jobs(Listing(states=(state,)), 9) for state in ("DONE", "RUNNING", "QUEUED")}
         assert [(job.prompt, job.outcome) for job in by_state["DONE"]] == [(ENDED, "passed")]
         assert [(job.prompt, job.attempt) for job in by_state["RUNNING"]] == [(CUT, 2)]
         waiting = sorted(by_state["QUEUED"], key=lambda job: jobs.position(job.id) or 0)
@@ -43,7 +44,7 @@ def test_the_jobs_of_an_earlier_release_are_there_as_they_were(upgraded: Config)
 def test_the_jobs_of_an_earlier_release_go_on_in_their_order(upgraded: Config) -> None:
     """The one that was running goes on after its first attempt, which its engine had finished."""
     with client(upgraded) as jobs, host(upgraded) as here:
-        cut, waiting = jobs.recent(9, state="RUNNING")[0], jobs.recent(9, state="QUEUED")
+        (cut,), waiting = (jobs.list_jobs(Listing(states=(state,)), 9) for state in ("RUNNING", "QUEUED"))
         waiting.sort(key=lambda job: jobs.position(job.id) or 0)
         here.start_ready()
         new = jobs.submit(JobRequest(prompt="a blue rocket"))
