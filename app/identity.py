@@ -1,4 +1,4 @@
-"""Who an engine is on this host: its name, which outlives it, its lock, and the last words of the one before it."""
+"""The identity of an engine on this host: the name of the host, the lock of the device, the crash report before it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import TextIO
 
 from app.errors import Unavailable
 
-MAX_WORDS = 100_000
-"""Bytes of a traceback that are read back."""
+MAX_BYTES = 100_000
+"""Of a traceback that are read back."""
 
 
 class Taken(Unavailable):
@@ -22,7 +22,7 @@ class Taken(Unavailable):
 
 
 def node_id(data: Path) -> str:
-    """The name of the host that owns this data folder, made at the first start: host names repeat, this does not."""
+    """The id of the host that owns this data folder, made at the first start: host names repeat, this does not."""
     path = data / "node"
     if not path.exists():
         made = data / f".node-{os.getpid()}"
@@ -37,7 +37,7 @@ def node_id(data: Path) -> str:
 
 
 def known_node(data: Path) -> str:
-    """The name of the host that owns this data folder; empty where no engine was ever started on it."""
+    """The id of the host that owns this data folder; empty if no engine was ever started on it."""
     path = data / "node"
     if not path.exists():
         return ""
@@ -48,12 +48,12 @@ def known_node(data: Path) -> str:
 
 
 def lock_path(data: Path, device: str) -> Path:
-    """The file that the engine of a device holds the lock of. The name of the device: cpu, gpu0, gpu1, ..."""
+    """The lock file of a device. device: cpu, gpu0, gpu1, ..."""
     return data / "engines" / f"{device}.lock"
 
 
 def take_lock(path: Path) -> TextIO:
-    """The device, as long as the file stays open: the kernel lets go of it whatever kills the process."""
+    """Locks the device as long as the file stays open: the kernel releases it whatever kills the process."""
     file = path.open("a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,21 +63,21 @@ def take_lock(path: Path) -> TextIO:
     return file
 
 
-class Trace:
-    """The file that takes the traceback of a process that hangs or crashes.
+class CrashTrace:
+    """The file that faulthandler writes to when the process hangs or crashes.
 
-    last_words: what the process before this one wrote there when it died, in one line; empty where it wrote nothing.
+    report: the traceback that the previous process left, in one line; empty if it left none.
     """
 
     def __init__(self, path: Path) -> None:
-        self.last_words = _in_one_line(path.read_text(errors="replace")[:MAX_WORDS]) if path.exists() else ""
-        if self.last_words:
+        self.report = _in_one_line(path.read_text(errors="replace")[:MAX_BYTES]) if path.exists() else ""
+        if self.report:
             path.replace(path.with_suffix(".last-trace"))
         self.stream = path.open("w")
         faulthandler.enable(self.stream)
 
     def close(self) -> None:
-        """Crashes are told on standard error again."""
+        """Crashes are written to standard error again."""
         faulthandler.enable(sys.__stderr__ or 2)
         self.stream.close()
 

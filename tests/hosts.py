@@ -59,7 +59,7 @@ class Host:
 
     def start(self, device: str = "cpu") -> BaseProcess:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["app.engine"])
+        context.set_forkserver_preload(["app.engine.engine"])
         config_file = Path(self.config.serve.data) / "config.json"
         config_file.write_text(self.config.model_dump_json(by_alias=True))
         process = context.Process(target=_engine, args=(str(config_file), device, str(self.log_file)))
@@ -95,7 +95,7 @@ class Host:
 
 
 def _engine(config_file: str, device: str, log: str) -> None:
-    from app import engine
+    from app.engine import __main__ as engine
 
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(stream, 1)

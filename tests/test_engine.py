@@ -30,9 +30,12 @@ from service import PATIENCE, wait_until
 from app.certificate import Certificate
 from app.child import NO_DATABASE
 from app.config import Config
-from app.engine import STICKY, Engine, is_sticky
+from app.engine.engine import Engine
+from app.engine.gpu_errors import STICKY, is_sticky
+from app.engine.guard import Guard
+from app.engine.instance import Instance
 from app.errors import SelfTestFailed, StorageDown
-from app.identity import Taken, Trace, node_id, take_lock
+from app.identity import CrashTrace, Taken, node_id, take_lock
 from app.jobs import store as tables
 from app.jobs.client import Jobs
 from app.jobs.heartbeats import Heartbeat
@@ -362,11 +365,12 @@ def test_an_engine_without_room_on_the_disk_begins_no_job_and_says_so(tmp_path: 
 
 def test_an_engine_whose_disk_is_full_takes_no_job_until_there_is_room(idle: Engine) -> None:
     with client(idle.config) as jobs:
-        roomy, idle.config = idle.config, settings(Path(idle.config.serve.data), limits={"min_free_mb": 1 << 40})
-        assert not idle._storage_is_up()
+        roomy = idle.config
+        idle.storage.config = settings(Path(roomy.serve.data), limits={"min_free_mb": 1 << 40})
+        assert not idle.storage.is_up()
         assert "its disk is full" in jobs.engines()[0].why
-        idle.config = roomy
-        assert idle._storage_is_up()
+        idle.storage.config = roomy
+        assert idle.storage.is_up()
         assert jobs.engines()[0].why == ""
 
 
@@ -639,25 +643,30 @@ def test_a_broken_record_of_the_self_test_is_named(tmp_path: Path) -> None:
 @pytest.fixture
 def idle(tmp_path: Path) -> Iterator[Engine]:
     """An engine that was not started."""
-    with closing(Engine(settings(tmp_path), "cpu", "")) as engine:
-        yield engine
+    with closing(Instance(settings(tmp_path), "cpu", "")) as instance:
+        yield Engine(instance)
+
+
+def guarded(idle: Engine) -> tuple[Guard, Steps]:
+    steps = Steps(idle.config, load_stages(idle.config), idle.instance.job_store, idle.assets)
+    return Guard(idle.instance, steps), steps
 
 
 def test_out_of_memory_is_tried_once_more_with_waiting_models(idle: Engine) -> None:
-    idle.steps = Steps(idle.config, load_stages(idle.config), idle.job_store, idle.assets)
-    before, calls = idle.steps.stages, []
+    guard, steps = guarded(idle)
+    before, calls = steps.stages, []
 
     def step() -> dict[str, object]:
-        calls.append(idle.steps.config.gpu.memory)
+        calls.append(steps.config.gpu.memory)
         if len(calls) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return {"done": True}
 
-    assert idle.guard(step) == {"done": True}
+    assert guard.run(step) == {"done": True}
     assert calls == ["auto", "offload"]
-    assert idle.steps.stages is not before
+    assert steps.stages is not before
     with pytest.raises(torch.OutOfMemoryError):
-        idle.guard(lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("again")))
+        guard.run(lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("again")))
 
 
 def test_models_that_cannot_be_loaded_again_end_the_process(idle: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -666,12 +675,12 @@ def test_models_that_cannot_be_loaded_again_end_the_process(idle: Engine, monkey
     def cannot(_config: Config) -> NoReturn:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    idle.steps = Steps(idle.config, load_stages(idle.config), idle.job_store, idle.assets)
-    monkeypatch.setattr("app.engine.load_stages", cannot)
+    guard, _ = guarded(idle)
+    monkeypatch.setattr("app.engine.guard.load_stages", cannot)
     child = os.fork()
     if not child:
         with suppress(BaseException):  # what comes out of here must not become a second test run
-            idle.guard(lambda: cannot(idle.config))
+            guard.run(lambda: cannot(idle.config))
         os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 72
@@ -688,9 +697,10 @@ def test_errors_of_one_job_do_not_count_as_poison(words: str) -> None:
 
 
 def test_a_poisoned_gpu_ends_the_process_at_once(idle: Engine) -> None:
+    guard, _ = guarded(idle)
     child = os.fork()
     if not child:
-        idle.guard(lambda: (_ for _ in ()).throw(RuntimeError("CUDA error: an illegal memory access was encountered")))
+        guard.run(lambda: (_ for _ in ()).throw(RuntimeError("CUDA error: an illegal memory access was encountered")))
         os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 70
@@ -711,12 +721,12 @@ def test_a_lock_is_free_again_once_its_holder_is_gone(tmp_path: Path) -> None:
     take_lock(tmp_path / "lock").close()
 
 
-def test_last_words_are_one_line_with_the_place(tmp_path: Path) -> None:
+def test_a_crash_report_is_one_line_with_the_place(tmp_path: Path) -> None:
     (tmp_path / "cpu.trace").write_text(
         "Timeout (0:02:00)!\nThread 0x1 (most recent call first):\n"
         '  File "/usr/lib/python3/threading.py", line 1 in wait\n'
         '  File "/opt/splatgate/app/splat/raster.py", line 30 in render\n'
     )
     for words in ("Timeout (0:02:00) at raster.py, line 30 in render", ""):
-        with closing(Trace(tmp_path / "cpu.trace")) as trace:
-            assert trace.last_words == words
+        with closing(CrashTrace(tmp_path / "cpu.trace")) as trace:
+            assert trace.report == words

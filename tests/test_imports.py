@@ -35,7 +35,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "hardware",
             "identity",
             "selftest",
-            "starting",
+            "load_progress",
             "engine",
             "serve",
             "supervisor",

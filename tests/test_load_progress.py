@@ -15,7 +15,7 @@ from app.config import Config
 from app.jobs.heartbeats import Heartbeat
 from app.jobs.records import Engine
 from app.jobs.store import Store
-from app.starting import Starting
+from app.load_progress import LoadProgress
 from app.web import create_app
 from app.weights.lock import Lock, write_lock
 
@@ -28,15 +28,15 @@ class Listener:
     def __init__(self) -> None:
         self.now = 100.0
         self.said: list[dict[str, object]] = []
-        self.starting = Starting(lambda **words: self.said.append(words), lambda: self.now)
+        self.progress = LoadProgress(lambda **words: self.said.append(words), lambda: self.now)
 
 
 def test_figures_are_said_once_a_second_and_a_new_thing_at_once() -> None:
     listener = Listener()
     for _ in range(30):
-        listener.starting("verifying u2net", GB, 40 * GB)
+        listener.progress("verifying u2net", GB, 40 * GB)
         listener.now += 0.25
-    listener.starting("loading u2net", 0, 176_000_000)
+    listener.progress("loading u2net", 0, 176_000_000)
     assert [words["why"] for words in listener.said] == [
         *(f"verifying u2net, {done}.0 GB of 40.0 GB" for done in (1, 5, 9, 13, 17, 21, 25, 29)),
         "loading u2net, 176 MB",
@@ -47,7 +47,7 @@ def test_figures_are_said_once_a_second_and_a_new_thing_at_once() -> None:
 def test_the_time_left_follows_the_rate_and_is_not_said_before_there_is_one() -> None:
     listener = Listener()
     for _ in range(11):
-        listener.starting("verifying FLUX.1-schnell", 2 * GB, 40 * GB)
+        listener.progress("verifying FLUX.1-schnell", 2 * GB, 40 * GB)
         listener.now += 1
     assert [words["eta"] for words in listener.said[:3]] == [None] * 3
     last = listener.said[-1]
@@ -57,7 +57,7 @@ def test_the_time_left_follows_the_rate_and_is_not_said_before_there_is_one() ->
 def test_what_was_there_before_says_nothing_of_the_rate() -> None:
     listener = Listener()
     for done in (30, 30, 30, 30, 31, 32):
-        listener.starting.at("models are missing", done * GB, 40 * GB)
+        listener.progress.set("models are missing", done * GB, 40 * GB)
         listener.now += 1
     assert [words["eta"] for words in listener.said] == [None, None, None, None, 9 * 4 / 1, 8 * 5 / 2]
 
@@ -65,7 +65,7 @@ def test_what_was_there_before_says_nothing_of_the_rate() -> None:
 def test_more_than_was_announced_is_not_over_the_whole() -> None:
     listener = Listener()
     for _ in range(6):
-        listener.starting("verifying mine", 10 * GB, 40 * GB)
+        listener.progress("verifying mine", 10 * GB, 40 * GB)
         listener.now += 1
     assert (listener.said[-1]["progress"], listener.said[-1]["eta"]) == (1.0, 0.0)
 
@@ -73,7 +73,7 @@ def test_more_than_was_announced_is_not_over_the_whole() -> None:
 def test_threads_that_hash_at_once_lose_no_byte() -> None:
     listener = Listener()
     threads = [
-        threading.Thread(target=lambda: [listener.starting("verifying u2net", 1, 40_000) for _ in range(10_000)])
+        threading.Thread(target=lambda: [listener.progress("verifying u2net", 1, 40_000) for _ in range(10_000)])
         for _ in range(4)
     ]
     for thread in threads:
@@ -81,7 +81,7 @@ def test_threads_that_hash_at_once_lose_no_byte() -> None:
     for thread in threads:
         thread.join()
     listener.now += 1
-    listener.starting("verifying u2net", 0, 40_000)
+    listener.progress("verifying u2net", 0, 40_000)
     assert listener.said[-1]["progress"] == 1.0
 
 
@@ -119,7 +119,7 @@ def test_who_asks_whether_it_is_ready_is_told_how_far_it_is(tmp_path: Path) -> N
     config = settings(tmp_path, jobs={"lost_after_seconds": 3_600})
     with closing(Store(config)) as store, client(config) as jobs:
         report = Heartbeat(store, starting_engine(), time.time)
-        said = Starting(report.beat, iter([0.0, 0.0, 5.0]).__next__)
+        said = LoadProgress(report.beat, iter([0.0, 0.0, 5.0]).__next__)
         for _ in range(2):
             said("verifying FLUX.1-schnell", 6_150_000_000, 33_700_000_000)
         web = create_app(config, jobs).test_client()

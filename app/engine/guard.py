@@ -1,0 +1,75 @@
+"""Runs heavy calls: under a deadline, again with offloaded models if GPU memory runs out, never on a poisoned GPU."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from loguru import logger
+
+from app.engine.gpu_errors import is_sticky
+from app.engine.instance import Instance
+from app.jobs.steps import Steps
+from app.pipeline import load_stages
+from app.stage import Stage
+
+Values = dict[str, Any]
+
+
+class Guard:
+    """For the steps of one engine, whose models it may load again."""
+
+    def __init__(self, instance: Instance, steps: Steps) -> None:
+        self._instance = instance
+        self._steps = steps
+
+    def run(self, call: Callable[[], Values]) -> Values:
+        """Runs a step. A poisoned GPU ends the process; out of memory, it frees what it can and tries once more with
+        the models in the memory of the host."""
+        try:
+            return self._checked(call)
+        except torch.OutOfMemoryError as error:
+            if self._steps.config.gpu.memory == "offload":
+                raise
+            logger.warning(f"out of GPU memory: {error}; trying once more with gpu.memory = offload")
+        self._offload()  # after the except block: the exception keeps the failed stage's tensors alive
+        return self._checked(call)
+
+    def set_deadline(self, stage: Stage | None) -> None:
+        """A stage that takes longer than its deadline counts as hung: the process writes a traceback and ends."""
+        seconds = getattr(self._instance.config.deadlines, stage) if stage else None
+        set_deadline(self._instance, seconds)
+
+    def _checked(self, call: Callable[[], Values]) -> Values:
+        try:
+            return call()
+        except RuntimeError as error:
+            if is_sticky(error):
+                self._instance.fatal(error)
+            raise
+
+    def _offload(self) -> None:
+        """Loads the models again, into the memory of the host. Ends the process if that fails: it would have none."""
+        set_deadline(self._instance, self._instance.config.deadlines.load)
+        del self._steps.stages  # frees the loaded models before the others are loaded
+        gc.collect()
+        torch.cuda.empty_cache()
+        config = self._instance.config
+        offloaded = config.gpu.model_copy(update={"memory": "offload"})
+        self._steps.config = config.model_copy(update={"gpu": offloaded})
+        try:
+            self._steps.stages = load_stages(self._steps.config)
+        except Exception as error:  # noqa: BLE001  the edge: without models every job to come would fail
+            self._instance.fail(error)
+        set_deadline(self._instance, None)
+        self._instance.report(why="out of GPU memory: models are offloaded until the next start, which is slower")
+
+
+def set_deadline(instance: Instance, seconds: float | None) -> None:
+    """From now on, `seconds` until the process writes the traceback of every thread and ends; None: no limit."""
+    faulthandler.cancel_dump_traceback_later()
+    if seconds is not None:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=instance.trace.stream)

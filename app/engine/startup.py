@@ -1,0 +1,45 @@
+"""What an engine does before its first job: waits for its models, loads them, and tests itself."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from loguru import logger
+
+from app.engine.guard import set_deadline
+from app.engine.instance import Instance
+from app.load_progress import LoadProgress
+from app.pipeline import Stages, load_stages
+from app.selftest import self_test
+from app.weights.manifest import Model
+from app.weights.store import arrived, fetch_command, missing, missing_message
+
+RETRY_SECONDS = 1.0
+
+
+def start_up(instance: Instance) -> Stages:
+    """Loaded stages that have passed the self-test. Ends the process if loading takes longer than deadlines.load."""
+    config = instance.config
+    progress = LoadProgress(instance.report)
+    _wait_for_models(instance, progress)
+    set_deadline(instance, config.deadlines.load)
+    stages = load_stages(config, progress)
+    instance.report(state="WARMING", why="self-test", progress=None, eta=None)
+    record = Path(config.serve.data) / "selftest.json"
+    self_test(stages, config, instance.device, record, lambda stage: instance.report(why=stage.line()))
+    set_deadline(instance, None)
+    return stages
+
+
+def _wait_for_models(instance: Instance, progress: LoadProgress) -> None:
+    """Returns once all models are on the disk. An engine only reads them, and reports what to fetch."""
+    logged: tuple[Model, ...] = ()
+    while lacking := missing(instance.config):
+        if lacking != logged:
+            message = missing_message(logged := lacking, instance.config)
+            logger.warning(f"engine {instance.name} waits for models: {message}")
+        total = sum(model.about_bytes for model in lacking)
+        words = f"models are missing: `{fetch_command(lacking)}` fetches them"
+        progress.set(words, arrived(lacking, instance.config), total)
+        time.sleep(RETRY_SECONDS)
