@@ -13,13 +13,6 @@ ADAPTER = "private_api.py"
 DOCUMENTED = {"_exit", "_asdict", "_make", "_replace", "_mapping"}
 """Public in spite of the underscore: os._exit, the methods of named tuples, and the mapping of a SQLAlchemy row."""
 
-PRIVATE_USES: dict[str, set[str]] = {
-    "jobs/queue.py": {"_core", "_error", "_sys_db"},
-    "stages/memory.py": {"_buffers", "_parameters"},
-    "stages/quantize.py": {"_nf4tensor_api"},
-}
-"""What is still to be replaced. Remove entries; never add one."""
-
 MOST_LINES_OF_A_MODULE, MOST_LINES_OF_A_CLASS = 400, 150
 TOO_LONG = {
     "jobs/client.py: Jobs",
@@ -30,8 +23,8 @@ TOO_LONG = {
 
 
 def test_no_private_name_of_a_dependency_is_used() -> None:
-    uses = {path: private_uses(tree) - PRIVATE_USES.get(path, set()) for path, tree in trees().items()}
-    assert {path: names for path, names in uses.items() if names and path != ADAPTER} == {}
+    uses = {path: private_uses(tree) for path, tree in trees().items() if path != ADAPTER}
+    assert {path: names for path, names in uses.items() if names} == {}
 
 
 def test_no_module_and_no_class_is_too_long_to_read() -> None:

@@ -143,13 +143,12 @@ def leaves(module: nn.Module) -> Iterator[Leaf]:
     """Every plain tensor below a module; one that hangs in two places comes once."""
     seen = set()
     for child in module.modules():
-        for parameter in child._parameters.values():
-            if parameter is not None and id(parameter) not in seen:
+        for parameter in child.parameters(recurse=False):
+            if id(parameter) not in seen:
                 seen.add(id(parameter))
                 yield from _pieces(parameter)
-        for name, buffer in child._buffers.items():
-            if buffer is not None:
-                yield Leaf(child, name)
+        for name, _ in child.named_buffers(recurse=False):
+            yield Leaf(child, name)
 
 
 def _pieces(parameter: Tensor) -> Iterator[Leaf]:

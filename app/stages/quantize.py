@@ -26,26 +26,37 @@ def quantize(module: nn.Module, kind: Kind, device: torch.device) -> None:
     """
     if find_spec("torchao") is None:
         raise Unavailable(f"gpu.quantize = {kind!r} needs torchao: pip install 'splatgate[gpu]', or set it to \"none\"")
-    from torchao.quantization import quantize_
-
-    how = _how(kind, device)
     for block in blocks(module):
-        quantize_(block, how, filter_fn=_divides, device=device)
+        if kind == "nf4":
+            _to_nf4(block.to(device))
+        else:
+            _to_fp8(block, device)
         move(block, torch.device("cpu"))
     logger.info(f"{type(module).__name__}: linear layers in {kind}")
 
 
-def _how(kind: Kind, device: torch.device) -> Any:
-    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, Float8WeightOnlyConfig, PerRow
+def _to_nf4(block: nn.Module) -> None:
+    from torchao.quantization import NF4Tensor
 
-    if kind == "nf4":
-        from torchao.prototype._nf4tensor_api import NF4WeightOnlyConfig
+    for name, module in block.named_modules():
+        if _divides(module, name):
+            weight = NF4Tensor.from_tensor(module.weight, block_size=64, scaler_block_size=256)
+            module.weight = nn.Parameter(weight, requires_grad=False)
 
-        return NF4WeightOnlyConfig()
-    # set_inductor_config would tune every kernel of gpu.compile by trial, in minutes at each start
+
+def _to_fp8(block: nn.Module, device: torch.device) -> None:
+    """set_inductor_config would autotune every kernel of gpu.compile, which takes minutes at each start."""
+    from torchao.quantization import (
+        Float8DynamicActivationFloat8WeightConfig,
+        Float8WeightOnlyConfig,
+        PerRow,
+        quantize_,
+    )
+
+    config: Any = Float8WeightOnlyConfig(set_inductor_config=False)
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= FP8_CARDS:
-        return Float8DynamicActivationFloat8WeightConfig(granularity=PerRow(), set_inductor_config=False)
-    return Float8WeightOnlyConfig(set_inductor_config=False)
+        config = Float8DynamicActivationFloat8WeightConfig(granularity=PerRow(), set_inductor_config=False)
+    quantize_(block, config, filter_fn=_divides, device=device)
 
 
 def _divides(module: nn.Module, _name: str) -> bool:
