@@ -410,3 +410,10 @@ def test_help_teaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.toml").write_text("baseURL = 'of another program'")  # is no reason not to help
     for command in main.commands:
         assert run(command, "--help").exit_code == 0
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_offered_to_the_shells_that_the_readme_names(shell: str) -> None:
+    script = CliRunner(env={"_SPLATGATE_COMPLETE": f"{shell}_source"}).invoke(main, prog_name="splatgate")
+    assert script.exit_code == 0
+    assert "splatgate" in script.stdout

@@ -57,9 +57,8 @@ def test_settings_that_are_named_exist(page: Path) -> None:
 
 @page
 def test_variables_that_are_named_are_read_somewhere(page: Path) -> None:
-    used = re.compile(
-        r"\$\{(SPLATGATE_[A-Z_]+)|^[A-Z]+ = \"(SPLATGATE_[A-Z_]+)\"|environ.*\"(SPLATGATE_[A-Z_]+)\"", re.MULTILINE
-    )
+    before = r"\$\{", r"^[A-Z]+ = \"", r"environ.*\"", r"envvar=\""
+    used = re.compile("|".join(rf"{each}(SPLATGATE_[A-Z_]+)" for each in before), re.MULTILINE)
     files = [
         ROOT / "compose.yaml",
         *ROOT.glob("compose/*.yaml"),

@@ -12,11 +12,9 @@ import click
 from app.address import own_address
 from app.bounds import PORT
 from app.cli import JSON, Within, configured, print_json
+from app.commands.client import Client
 from app.config import Config
-from app.errors import SplatgateError
-
-HEALTH_SECONDS = 5.0
-MOST_BYTES = 1_000_000
+from app.errors import SplatgateError, Unavailable
 
 
 @click.command()
@@ -31,8 +29,8 @@ def health(config: Config, live: bool, port: int | None, as_json: bool) -> None:
     engines is read from the database.
     """
     if config.serve.web:
-        url = f"http://{own_address(config, port)}/{'livez' if live else 'readyz'}"
-        ready, answer = _ask(url)
+        host, path = f"http://{own_address(config, port)}", "/livez" if live else "/readyz"
+        url, (ready, answer) = host + path, _ask(host, path)
     else:
         url, ready, answer = _look_up(config, live)
     if as_json:
@@ -42,28 +40,12 @@ def health(config: Config, live: bool, port: int | None, as_json: bool) -> None:
     sys.exit(0 if ready else 1)
 
 
-def _ask(url: str) -> tuple[bool, object]:
-    from http.client import HTTPException
-    from urllib.error import HTTPError, URLError
-    from urllib.request import ProxyHandler, build_opener
-
-    opener = build_opener(ProxyHandler({}))  # no proxy for this machine
+def _ask(url: str, path: str) -> tuple[bool, object]:
     try:
-        with opener.open(url, timeout=HEALTH_SECONDS) as response:
-            return True, _parsed(response.read(MOST_BYTES))
-    except HTTPError as error:
-        return False, _parsed(error.read(MOST_BYTES))
-    except HTTPException as error:
-        return False, f"the answer is not HTTP ({type(error).__name__}); does another program use the port?"
-    except (URLError, OSError) as error:
-        return False, f"no answer: {getattr(error, 'reason', error)}; is splatgate serve running?"
-
-
-def _parsed(body: bytes) -> object:
-    try:
-        return json.loads(body)
-    except ValueError:
-        return body[:200].decode(errors="replace")
+        answer = Client(url).request(path)
+    except Unavailable as error:
+        return False, str(error)
+    return answer.ok, answer.body
 
 
 def _look_up(config: Config, live: bool) -> tuple[str, bool, object]:

@@ -15,6 +15,7 @@ from app.commands.feedback import feedback
 from app.commands.files import convert, inspect, repair
 from app.commands.generate import generate
 from app.commands.health import health
+from app.commands.jobs import jobs
 from app.commands.models import models
 from app.commands.render import render
 from app.commands.serve import serve
@@ -41,5 +42,5 @@ def main(ctx: click.Context, config_path: Path | None, log_level: str | None) ->
 
 
 main.add_section("Splats", (generate, inspect, repair, convert, render, turntable, validate, check))
-main.add_section("Service", (serve, health, backup, assets, token, feedback))
+main.add_section("Service", (serve, jobs, health, backup, assets, token, feedback))
 main.add_section("This host", (doctor, models))

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import sqlalchemy as sa
 
-from app.jobs.records import JobOutcome, Kind, State
+from app.jobs.records import JobOutcome, Kind, Order, State
 from app.jobs.store import jobs
-
-Order = Literal["newest", "oldest", "score", "queue"]
 
 UNSCORED = -2.0
 """Below every cosine: jobs without a score come last."""

@@ -14,6 +14,8 @@ Kind = Literal["generate", "validate", "repair", "turntable"]
 State = Literal["QUEUED", "RUNNING", "DONE", "FAILED", "CANCELLED", "EXPIRED", "QUARANTINED"]
 EngineState = Literal["STARTING", "WARMING", "READY", "BUSY", "DRAINING", "FAILED", "LOST"]
 JobOutcome = Literal["passed", "refused", "not validated"]
+Order = Literal["newest", "oldest", "score", "queue"]
+"""Of a list of jobs."""
 
 ENDED: tuple[State, ...] = ("DONE", "FAILED", "CANCELLED", "EXPIRED", "QUARANTINED")
 SERVING: tuple[EngineState, ...] = ("READY", "BUSY")

@@ -15,8 +15,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from app.bounds import Attempts, Deadline, FilmSize, Priority, Seed
 from app.errors import NotFound
 from app.generators import ProfileName
-from app.jobs.listing import Listing, Order
-from app.jobs.records import Engine, Job, JobOutcome, Kind, State, Stats
+from app.jobs.listing import Listing
+from app.jobs.records import Engine, Job, JobOutcome, Kind, Order, State, Stats
 from app.splat import formats
 
 ASSETS = {
