@@ -19,6 +19,8 @@ from app.bounds import Attempts, Extent, FilmFps, FilmSeconds, FilmSize, Fov, Po
 from app.errors import ConfigError
 from app.generators import DEFAULT, GENERATORS, ProfileName
 from app.generators.generator import Generator
+from app.metrics import Thresholds
+from app.metrics.metric import Metric
 
 ENV_PREFIX = "SPLATGATE__"
 
@@ -185,6 +187,13 @@ class ValidateConfig(Section):
     threshold: Annotated[float, Field(ge=-1, le=1)] = 0.20
     image_threshold: Annotated[float, Field(ge=-1, le=1)] = 0.70
     min_gaussians: Annotated[int, Field(ge=0)] = 150_000
+    thresholds: Thresholds = {}
+
+    def threshold_of(self, metric: Metric) -> float | None:
+        """The threshold of a metric; None if the metric is not asked for."""
+        if metric.setting:
+            return float(getattr(self, metric.setting))
+        return self.thresholds.get(metric.name)
 
 
 class ShapesConfig(Section):

@@ -14,7 +14,7 @@ from loguru import logger
 from app.attempts import best_attempt
 from app.config import Config
 from app.errors import NotFetched, NothingMade, StageFailed
-from app.gate import Outcome, Verdict, judge
+from app.gate import Outcome, Verdict
 from app.generators import check_takes_pictures, without_models
 from app.generators.generator import resolve
 from app.prompt import check_prompt
@@ -26,11 +26,11 @@ from app.splat.model import Splat
 from app.splat.raster import Views, overdraw, render
 from app.splat.repair import RepairReport, repair
 from app.stage import Stage
-from app.stages import score
+from app.stages.measurement import Subject
 from app.stages.picture import ModelInfo, OnStep, Picture
-from app.stages.score import Score, Scorer, ScorerParams
-from app.weights.manifest import SCORER, scorer_is_ours
-from app.weights.store import OnLoad, locate_file, no_progress, require
+from app.stages.score import Scorer
+from app.validation import Measurements, Validator, load_validator, validate
+from app.weights.store import OnLoad, no_progress, require
 
 
 class LoadedGenerator(Protocol):
@@ -54,7 +54,7 @@ class Stages:
     """What a profile brings, loaded."""
 
     generator: LoadedGenerator
-    scorer: Scorer | None  # None: validation is off
+    validator: Validator | None  # None: validation is off
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Attempt:
     repairs: RepairReport
     findings_left: tuple[Finding, ...]
     views: Views
-    judgement: Score | None
+    measurements: Measurements
     verdict: Verdict
 
     @property
@@ -99,7 +99,7 @@ class Attempt:
 
     @property
     def score(self) -> float | None:
-        return self.judgement.value if self.judgement else None
+        return self.verdict.score
 
 
 @dataclass(frozen=True)
@@ -126,29 +126,10 @@ def load_stages(config: Config, on_load: OnLoad = no_progress) -> Stages:
     except NotFetched as error:
         raise NotFetched(f"{error}\nor use profile {without_models()}, which needs none") from None
     generator: LoadedGenerator = resolve(config.profile.generator.load)(config, on_load)
-    scorer = load_scorer(config, on_load)
-    generator.place_weights(scorer, config)
-    return Stages(generator, scorer)
-
-
-def load_scorer(config: Config, on_load: OnLoad = no_progress) -> Scorer | None:
-    """The profile's scorer, or None, with a warning, where validation is switched off."""
-    config = config.with_generator_settings()
-    if stand_in := config.profile.generator.stand_in:
-        logger.warning(stand_in)
-    if not config.validation.enabled:
-        logger.warning("Validation: OFF (validate.enabled = false): nothing will be scored or refused")
-        return None
-    weights = config.score.weights
-    if scorer_is_ours(config):
-        file = locate_file(SCORER, config, on_load)
-        on_load(f"loading {SCORER}", 0, file.stat().st_size)
-        weights = str(file)
-    params = ScorerParams(**config.score.model_dump() | {"weights": weights})
-    scorer = score.load(params)
-    logger.info(f"CLIP validator ready (threshold={config.validation.threshold:g})")
-    logger.info("Validation: ON")
-    return scorer
+    validator = load_validator(config, on_load)
+    models = validator.models.values() if validator else ()
+    generator.place_weights(next((each for each in models if isinstance(each, Scorer)), None), config)
+    return Stages(generator, validator)
 
 
 def generate(
@@ -219,25 +200,25 @@ def build(
     _announce(Stage.RENDER, on_stage)
     views = render_views(splat, config)
     _announce(Stage.SCORE, on_stage)
-    judgement, verdict = validate(splat, views, request.prompt, stages.scorer, config, picture)
+    measurements, verdict = validate(Subject(splat, views, request.prompt, picture), stages.validator, config)
     return Attempt(
         prompt=request.prompt,
         seed=seed,
         number=number,
         generator=stages.generator.model_id,
-        models=_makers(stages.generator, picture),
+        models=_models_used(stages.generator, picture),
         picture=picture,
         splat=splat,
         diagnosis=diagnosis,
         repairs=repairs,
         findings_left=left,
         views=views,
-        judgement=judgement,
+        measurements=measurements,
         verdict=verdict,
     )
 
 
-def _makers(generator: LoadedGenerator, picture: Picture | None) -> tuple[ModelInfo, ...]:
+def _models_used(generator: LoadedGenerator, picture: Picture | None) -> tuple[ModelInfo, ...]:
     """Without what draws pictures where the caller gave one."""
     given = picture is not None and picture.seed is None
     return tuple(model for model in generator.models if not (given and model.role == "text_to_image"))
@@ -278,37 +259,6 @@ def overdrawn(splat: Splat, config: Config) -> Reason | None:
 
 def place(splat: Splat, placement: str, extent: float) -> Placement:
     return judge_placement(splat, extent) if placement == "judge" else IDENTITY
-
-
-def validate(
-    splat: Splat, views: Views, prompt: str, scorer: Scorer | None, config: Config, picture: Picture | None = None
-) -> tuple[Score | None, Verdict]:
-    """Scores the views against the prompt, or where that is empty against the picture, and asks the gate.
-
-    The log says it in the words operators look for.
-    """
-    judgement = _score(views, prompt, scorer, config, picture)
-    against_picture = judgement is not None and judgement.against == "picture"
-    value = judgement.value if judgement else None
-    verdict = judge(len(splat), value, config.validation, against_picture=against_picture)
-    how = " (against the given picture: there was no prompt)" if against_picture else ""
-    if judgement:
-        logger.info(f"DIAGNOSTIC - 3D Render CLIP score: {judgement.value:.3f}{how}")
-    if verdict.outcome == "passed" and judgement:
-        logger.info(f"VALIDATION PASSED: CLIP={judgement.value:.3f}{how}")
-    elif verdict.outcome == "refused":
-        logger.warning(f"VALIDATION FAILED: {'; '.join(map(str, verdict.reasons))}{how}")
-    else:
-        logger.warning(f"NOT VALIDATED: {verdict.reasons[0]}")
-    return judgement, verdict
-
-
-def _score(views: Views, prompt: str, scorer: Scorer | None, config: Config, picture: Picture | None) -> Score | None:
-    if scorer is None:
-        return None
-    if prompt or picture is None:
-        return scorer.run(views.images, prompt)
-    return scorer.run_against(views.images, picture.image, config.render.background)
 
 
 def _announce(stage: Stage, on_stage: OnStage, detail: str = "") -> None:

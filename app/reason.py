@@ -37,10 +37,17 @@ class Reason:
 
 
 def _below_threshold(figures: Mapping[str, Any]) -> str:
-    value = float(figures["value"])
-    # rounded down: 0.1999 is under 0.2, and should not read 0.200
-    shown = f"{math.floor(value * 1000) / 1000:.3f}" if math.isfinite(value) else f"{value}"
+    shown = _rounded(figures, math.floor)  # 0.1999 is under 0.2, and should not read 0.200
     return "{label}={shown}, under the {setting} {threshold:g}".format(**figures, shown=shown)
+
+
+def _above_threshold(figures: Mapping[str, Any]) -> str:
+    return "{label}={shown}, over the {setting} {threshold:g}".format(**figures, shown=_rounded(figures, math.ceil))
+
+
+def _rounded(figures: Mapping[str, Any], towards: Callable[[float], int]) -> str:
+    value = float(figures["value"])
+    return f"{towards(value * 1000) / 1000:.3f}" if math.isfinite(value) else f"{value}"
 
 
 SENTENCES: Mapping[str, str | Callable[[Mapping[str, Any]], str]] = {
@@ -49,6 +56,7 @@ SENTENCES: Mapping[str, str | Callable[[Mapping[str, Any]], str]] = {
     "too_few_gaussians": "{gaussians:,} gaussians, fewer than {min_gaussians:,}",
     "no_score": "no score",
     "below_threshold": _below_threshold,
+    "above_threshold": _above_threshold,
     "overdraw": (
         "too costly to draw: {gaussians_per_tile:,.0f} gaussians lie over each tile, "
         "limits.max_overdraw is {max_overdraw:,.0f}"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from loguru import logger
 
-from app.certificate import versions
 from app.config import Config, RenderConfig, ShapesConfig
 from app.errors import SelfTestFailed
+from app.outputs import versions
 from app.pipeline import Attempt, GenerationRequest, OnStage, Stages, generate
 from app.splat.files import replacing
 
@@ -58,11 +58,10 @@ def self_test(stages: Stages, config: Config, device: str, record: Path, on_stag
 
 def _key(attempt: Attempt, config: Config, device: str) -> str:
     """Equal keys mean that equal scores are due."""
-    assert attempt.judgement
     parts = (
         config.profile.name,
         attempt.generator,
-        attempt.judgement.weights_sha256,
+        *(str(each.model) for each in attempt.measurements.values()),
         attempt.views.backend,
         device,
         json.dumps(versions(), sort_keys=True),

@@ -135,12 +135,12 @@ def test_certificate_does_not_match_another_file(judged: Path, small: Path) -> N
 
 def test_certificate_with_a_better_score_than_the_truth_is_found_out(judged: Path, tmp_path: Path) -> None:
     certificate = json.loads((judged / "certificate.json").read_text())
-    certificate["score"]["value"] += 0.1
+    certificate["metrics"][0]["value"] += 0.1
     forged = tmp_path / "certificate.json"
     forged.write_text(json.dumps(certificate))
     result = run("check", forged, judged / "asset.ply", "--json")
     assert result.exit_code == 3
-    assert [claim["claim"] for claim in document(result)["checks"] if not claim["agrees"]] == ["score"]
+    assert [claim["claim"] for claim in document(result)["checks"] if not claim["agrees"]] == ["clip"]
 
 
 def test_certificate_of_another_prompt_is_found_out(judged: Path, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_certificate_of_another_prompt_is_found_out(judged: Path, tmp_path: Path
     forged.write_text((judged / "certificate.json").read_text().replace("a blue rocket", "a green house"))
     result = run("check", forged, judged / "asset.ply", "--json")
     assert result.exit_code == 3
-    assert {claim["claim"] for claim in document(result)["checks"] if not claim["agrees"]} >= {"score", "verdict"}
+    assert {claim["claim"] for claim in document(result)["checks"] if not claim["agrees"]} >= {"clip", "verdict"}
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", "null", "{" * 1000, '{"format": "other"}', "\x00"])
@@ -210,7 +210,7 @@ def test_refused_attempts_go_on_with_the_next_seed(tmp_path: Path, monkeypatch: 
     assert (tmp_path / "asset.ply").is_file()
     first = document(run("generate", "--profile", "shapes", "a ball", "-o", tmp_path, "--json"))["certificate"]
     second = document(run("generate", "--profile", "shapes", "a ball", "--seed", "1", "-o", tmp_path, "--json"))
-    scores = {each["seed"]: each["score"]["value"] for each in (first, second["certificate"])}
+    scores = {each["seed"]: each["metrics"][0]["value"] for each in (first, second["certificate"])}
     assert certificate["seed"] == max(scores, key=scores.__getitem__)
 
 
@@ -294,8 +294,8 @@ def test_every_checked_claim_counts(judged: Path, tmp_path: Path, change: dict) 
 
 
 def test_per_view_scores_and_a_laxer_gate_are_found_out(judged: Path, tmp_path: Path) -> None:
-    assert not matches(judged, tmp_path, lambda certificate: certificate["views"][0].update(score=0.99))
-    assert not matches(judged, tmp_path, lambda certificate: certificate["gate"].update(threshold=-1.0))
+    assert not matches(judged, tmp_path, lambda certificate: certificate["metrics"][0]["per_view"].__setitem__(0, 0.99))
+    assert not matches(judged, tmp_path, lambda certificate: certificate["metrics"][0].update(threshold=-1.0))
     assert not matches(judged, tmp_path, lambda certificate: certificate["gate"].update(min_gaussians=999))
     assert not matches(judged, tmp_path, lambda certificate: certificate["assets"][0].update(bytes=1))
     assert matches(judged, tmp_path, lambda certificate: certificate.update(seed=77))  # cannot be seen from a file

@@ -94,9 +94,9 @@ def test_a_picture_without_words_is_what_the_views_are_held_against(run, tmp_pat
     result = run("generate", "--image", image, "-o", tmp_path / "a", "--json")
     certificate = document(result)["certificate"]
     assert certificate["prompt"] == ""
-    assert certificate["score"]["against"] == "picture"
+    assert [metric["name"] for metric in certificate["metrics"]] == ["likeness"]
     assert "text_to_image" not in [model["role"] for model in certificate["models"]]
-    assert "against the given picture" in result.stderr
+    assert "3D render likeness to the given picture: 0." in result.stderr
     assert np.array_equal(Image.open(tmp_path / "a/picture.png"), Image.open(image))
     asset = tmp_path / "a/asset.ply"
     assert run("check", tmp_path / "a/certificate.json", asset).exit_code == 0
@@ -125,7 +125,8 @@ def test_a_picture_with_words_is_held_against_the_words(run, tmp_path):
     image = rocket(tmp_path / "rocket.png", cut_out=False)
     result = run("generate", "a blue rocket", "--image", image, "-o", tmp_path / "a", "--json")
     certificate = document(result)["certificate"]
-    assert (certificate["prompt"], certificate["score"]["against"]) == ("a blue rocket", "prompt")
+    assert certificate["prompt"] == "a blue rocket"
+    assert [metric["name"] for metric in certificate["metrics"]] == ["clip"]
 
 
 def test_a_picture_of_nothing_is_refused_with_the_reason_and_the_next_seed_is_tried(run, tmp_path, monkeypatch):

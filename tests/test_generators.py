@@ -1,14 +1,11 @@
 """The registry of generators, and that those of docs/extending.md need no change elsewhere."""
 
-import importlib.util
 import json
-import re
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from click.testing import CliRunner
+from extending import example
 
 from app import generators
 from app.commands.main import main
@@ -18,24 +15,6 @@ from app.generators import GENERATORS, ProfileName
 from app.serve import plan
 from app.web.request_validation import decode_picture, validate_prompt
 from app.weights.manifest import needed, own_paths
-
-PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
-
-
-def example(path: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The example of the page that goes to that path, imported from a file under that name."""
-    code = re.search(rf"<!-- tested: {path} -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert code, f"the page marks {path}"
-    file = folder / path.replace("/", "-")
-    file.write_text(code[1])
-    name = path.removesuffix(".py").replace("/", ".")
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, module)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

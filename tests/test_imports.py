@@ -14,6 +14,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "bounds",
             "stage",
             "generators",
+            "metrics",
             "config",
             "reading",
             "digest",
@@ -27,7 +28,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"splat", "turntable"}),
     frozenset({"weights", "trellis"}),
     frozenset({"stages"}),
-    frozenset({"attempts", "decoding", "gate", "pipeline", "certificate"}),
+    frozenset({"attempts", "decoding", "gate", "validation", "pipeline", "certificate", "outputs", "checking"}),
     frozenset({"jobs"}),
     frozenset({"feedback"}),
     frozenset(

@@ -47,7 +47,7 @@ def test_aggregate_max_is_the_best_view(views: np.ndarray) -> None:
 def test_long_prompt_is_cut_and_says_so(scorer: Scorer, views: np.ndarray) -> None:
     long = "a red ball " * 40
     found = scorer.run(views, long)
-    assert found.prompt_truncated
+    assert found.details["prompt_truncated"]
     assert not scorer.run(views, "a red ball").prompt_truncated
     assert found.per_view == scorer.run(views, long + "and a dragon").per_view
 

@@ -43,7 +43,7 @@ class Row:
             "prompt": self.prompt,
             "outcome": self.made.outcome,
             "reasons": self.made.reasons,
-            "score": score.value if score else None,
+            "score": score,
             "folder": str(self.made.folder) if self.made.folder else None,
             "seconds": self.seconds,
         }

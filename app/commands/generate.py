@@ -14,6 +14,7 @@ from app.commands.output import exit_by, print_findings, print_repairs, print_ve
 from app.commands.output_folder import check_output, folder_name
 from app.commands.result import run_one
 from app.config import Config
+from app.metrics import METRICS
 
 if TYPE_CHECKING:
     from app.certificate import Certificate
@@ -81,13 +82,13 @@ def generate(
 
 
 def _print_judgement(issued: Certificate, folder: Path) -> None:
-    scores = {view.name: view.score for view in issued.views if view.score is not None}
+    first = next(iter(issued.metrics), None)
+    scores = {view.name: each for view, each in zip(issued.views, first.per_view if first else (), strict=False)}
     print_findings(issued.diagnosis["findings"])
     print_repairs(issued.repairs["repairs"])
-    value = issued.score.value if issued.score else None
-    print_verdict(issued.verdict.outcome, issued.verdict.reasons, value, scores)
-    if issued.score and issued.score.against == "picture":
-        click.echo("  compared with the given picture, because there was no prompt")
+    print_verdict(issued.verdict.outcome, issued.verdict.reasons, issued.score, scores)
+    for metric in issued.metrics:
+        click.echo(f"  {METRICS[metric.name].title}: {metric.value:.3f}, threshold {metric.threshold:g}")
     if issued.stand_in:
         click.secho(f"generated and judged by profile {issued.profile!r}, a stand-in for real models", fg="yellow")
     names = [asset.name for asset in issued.assets]

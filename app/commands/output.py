@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,10 +42,11 @@ def print_repairs(repairs: list[dict[str, Any]]) -> None:
         click.echo(f"repaired: {done['field']}, {done['count']:,} gaussians, by {done['strategy']}")
 
 
-def print_verdict(outcome: str, reasons: tuple[str, ...], value: float | None, views: dict[str, float]) -> None:
+def print_verdict(outcome: str, reasons: Sequence[str], value: float | None, views: dict[str, float]) -> None:
     click.secho(outcome.upper(), fg=COLOURS.get(outcome, "yellow"), bold=True, nl=False)
-    score = "" if value is None else f"  score {value:.3f}  ("
-    click.echo(score + ", ".join(f"{name} {each:.3f}" for name, each in views.items()) + (")" if score else ""))
+    score = "" if value is None else f"  score {value:.3f}"
+    each = ", ".join(f"{name} {each:.3f}" for name, each in views.items())
+    click.echo(score + (f"  ({each})" if each else ""))
     for reason in reasons:
         click.echo(f"  because: {reason}")
 

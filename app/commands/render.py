@@ -65,7 +65,7 @@ def render(
     splatgate render rocket.ply -o rocket.png
     splatgate render rocket.ply -o rocket.png --azimuth 0,90 --pitch=-15,-60
     """
-    from app import certificate, pipeline
+    from app import outputs, pipeline
     from app.splat.files import read_splat
     from app.splat.raster import coverage
 
@@ -79,7 +79,7 @@ def render(
         splat = read_splat(file, config.limits.max_gaussians)
         on_stage("Rendering")
         views = pipeline.render_views(splat, config)
-        certificate.write_picture(output, views)
+        outputs.write_picture(output, views)
     shown = {"output": str(output), "views": len(views.cameras), "backend": views.backend, "coverage": coverage(views)}
     if as_json:
         print_json(shown)

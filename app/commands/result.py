@@ -48,7 +48,7 @@ def run_one(
     on_text: OnText,
 ) -> Made:
     """Generates one splat and writes its folder."""
-    from app import certificate, pipeline
+    from app import outputs, pipeline
 
     def on_stage(stage: Stage) -> None:
         on_text(stage.line())
@@ -62,5 +62,5 @@ def run_one(
         return Made("refused", (str(error),), (error.reason.code,))
     on_text("Writing the files")
     with complete_folder(folder) as temporary:
-        issued = certificate.write_outputs(attempt, temporary, config, datetime.now(UTC))
+        issued = outputs.write_outputs(attempt, temporary, config, datetime.now(UTC))
     return Made(attempt.outcome, issued.verdict.reasons, issued.verdict.reason_codes, folder, issued)

@@ -31,6 +31,9 @@ def validate(config: Config, file: Path, prompt: str, as_json: bool) -> None:
     from app import pipeline
     from app.splat.diagnosis import diagnose
     from app.splat.files import read_splat
+    from app.stages.measurement import Subject
+    from app.validation import load_validator, per_view_scores, to_report
+    from app.validation import validate as check_splat
 
     check_prompt(prompt, config.limits)
     with progress("Reading") as on_stage:
@@ -38,22 +41,21 @@ def validate(config: Config, file: Path, prompt: str, as_json: bool) -> None:
         with findings_not_logged():
             diagnosis = diagnose(splat, config.diagnose)
         on_stage("Loading the scorer")
-        scorer = pipeline.load_scorer(config)
+        validator = load_validator(config)
         on_stage("Rendering")
         views = pipeline.render_views(splat, config)
         on_stage("Scoring")
-        score, verdict = pipeline.validate(splat, views, prompt, scorer, config)
-    reasons = tuple(map(str, verdict.reasons))
+        measured, verdict = check_splat(Subject(splat, views, prompt), validator, config)
+    found = to_report(measured, verdict)
     findings, stand_in = diagnosis.to_dict()["findings"], config.profile.generator.stand_in
     if as_json:
         asked = {"file": str(file), "prompt": prompt, "profile": config.profile.name, "stand_in": bool(stand_in)}
-        found = {"outcome": verdict.outcome, "reasons": reasons, "reason_codes": [why.code for why in verdict.reasons]}
-        print_json(asked | found | {"score": asdict(score) if score else None, "findings": findings})
+        print_json(asked | found | {"findings": findings})
     else:
         print_findings(findings)
         names = [view.name for view in config.render.views]
-        views_scored = dict(zip(names, score.per_view, strict=True)) if score else {}
-        print_verdict(verdict.outcome, reasons, score.value if score else None, views_scored)
+        scores = dict(zip(names, per_view_scores(measured), strict=False))
+        print_verdict(verdict.outcome, found["reasons"], verdict.score, scores)
         if stand_in:
             click.secho(stand_in, fg="yellow")
     exit_by(verdict.outcome)
@@ -69,8 +71,8 @@ def check(config: Config, certificate: Path, file: Path, as_json: bool) -> None:
 
     Recomputes what CERTIFICATE says about FILE, one of the files it names. Exit code: 0 it matches, 3 it does not.
     """
-    from app.certificate import check as recheck
     from app.certificate import read_certificate
+    from app.checking import check as recheck
 
     with progress("Checking"):
         claims = recheck(read_certificate(certificate), file, config)

@@ -87,7 +87,8 @@ def _row(result: Result) -> dict[str, Any]:
         "finished": finished,
         "outcome": issued.verdict.outcome,
         "reasons": [reason.to_dict() for reason in issued.verdict.to_reasons()],
-        "score": issued.score.value if issued.score else None,
-        "scores": [view.score for view in issued.views if view.score is not None],
+        "score": issued.score,
+        "scores": next((list(metric.per_view) for metric in issued.metrics), []),
+        "metrics": {each.name: {"value": each.value, "threshold": each.threshold} for each in issued.metrics},
         "gaussians": issued.gaussians,
     }

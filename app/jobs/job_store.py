@@ -5,11 +5,12 @@ An engine that was taken for lost and wakes up again finds that its claim is voi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import sqlalchemy as sa
 
+from app.gate import MetricValue
 from app.jobs.assets import Stored
 from app.jobs.records import ENDED, Job, JobOutcome, Kind, State
 from app.jobs.store import Store, assets, jobs, results, stage_times, to_job
@@ -38,6 +39,7 @@ class JobResult:
     reasons: tuple[Reason, ...] = ()
     score: float | None = None
     scores: tuple[float, ...] = ()
+    metrics: Mapping[str, MetricValue] = field(default_factory=dict)
     gaussians: int | None = None
     findings: tuple[str, ...] = ()
     repairs: tuple[str, ...] = ()
@@ -125,6 +127,7 @@ class JobStore:
             "reasons": [reason.to_dict() for reason in result.reasons],
             "score": result.score,
             "scores": list(result.scores),
+            "metrics": {name: asdict(each) for name, each in result.metrics.items()},
             "gaussians": result.gaussians,
             "error": storable(result.error),
             "version": jobs.c.version + 1,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
+from app.gate import MetricValue
 from app.stage import Stage
 
 Kind = Literal["generate", "validate", "repair", "turntable"]
@@ -59,6 +60,7 @@ class Job:
     stage: what the engine does; empty unless the job runs. fraction: how much is done, 0 to 1, None before it starts.
     attempt: the one that runs, or whose result was kept.
     reasons: why the gate refused, in sentences; reason_codes: the code of each, as in app/reason.py.
+    score: the value of the first of metrics; scores: of each view. metrics: by name, empty in an older release's rows.
     error: one line, empty without one. version: rises with every change. starred: kept by retention.
     assets: names of the files that can be fetched, sorted.
     """
@@ -86,6 +88,7 @@ class Job:
     reason_codes: tuple[str, ...]
     score: float | None
     scores: tuple[float, ...]
+    metrics: Mapping[str, MetricValue]
     gaussians: int | None
     error: str
     engine: str | None

@@ -6,12 +6,12 @@ A step that is done again, because its engine died before it was recorded, write
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from app import certificate, pipeline
+from app import outputs, pipeline
 from app.config import Config
 from app.decoding import Decoder
 from app.errors import BadFile, StageFailed
@@ -26,9 +26,12 @@ from app.splat import formats
 from app.splat.diagnosis import diagnose
 from app.splat.files import decode_splat, replacing, write_splat
 from app.splat.model import Splat
+from app.splat.raster import Views
 from app.stage import Stage
+from app.stages.measurement import Subject
 from app.stages.picture import FORMATS, Picture, encode_png, read_picture
 from app.turntable import write_turntable
+from app.validation import Measurements, per_view_scores, to_report, validate
 
 GIVEN = "given"
 GIVEN_PICTURES = ("picture.png", "picture.jpg")
@@ -88,7 +91,7 @@ class Steps:
             return replace(nothing, reasons=(error.reason,))
         path = f"{progress.claim.job.id}/{attempt}"
         with self._assets.folder(path) as folder:
-            issued = certificate.write_outputs(made, folder, self.config, datetime.now(UTC))
+            issued = outputs.write_outputs(made, folder, self.config, datetime.now(UTC))
             hashes: dict[str, str] = {asset.name: asset.sha256 for asset in issued.assets}
             files = stored(folder, path, (*hashes, "views.png", "certificate.json"), hashes)
         return JobResult(
@@ -98,7 +101,8 @@ class Steps:
             outcome=made.verdict.outcome,
             reasons=made.verdict.reasons,
             score=made.score,
-            scores=made.judgement.per_view if made.judgement else (),
+            scores=per_view_scores(made.measurements),
+            metrics=made.verdict.metrics,
             gaussians=len(made.splat),
             findings=tuple(finding.kind for finding in made.diagnosis.findings),
             repairs=tuple(done["field"] for done in made.repairs.to_dict()["repairs"]),
@@ -112,28 +116,26 @@ class Steps:
         splat = self._given_splat(job)
         findings = diagnose(splat, self.config.diagnose).to_dict()["findings"]
         told(Stage.RENDER)
-        views, score = None, None
+        views: Views | None = None
+        measured: Measurements = {}
         if costly := pipeline.overdrawn(splat, self.config):
             verdict = Verdict("refused", (costly,))
         else:
             views = pipeline.render_views(splat, self.config)
             told(Stage.SCORE)
-            score, verdict = pipeline.validate(splat, views, job.prompt, self.stages.scorer, self.config)
+            measured, verdict = validate(Subject(splat, views, job.prompt), self.stages.validator, self.config)
         report = {
             "prompt": job.prompt,
             "profile": self.config.profile.name,
             "stand_in": bool(self.config.profile.generator.stand_in),
             "gaussians": len(splat),
-            "outcome": verdict.outcome,
-            "reasons": [str(reason) for reason in verdict.reasons],
-            "reason_codes": [reason.code for reason in verdict.reasons],
-            "score": asdict(score) if score else None,
+            **to_report(measured, verdict),
             "views": [view.name for view in self.config.render.views],
             "findings": findings,
         }
         with self._assets.folder(f"{job.id}/1") as folder:
             if views:
-                certificate.write_picture(folder / "views.png", views)
+                outputs.write_picture(folder / "views.png", views)
             _write_json(folder / "verdict.json", report)
             files = stored(folder, f"{job.id}/1", ("views.png", "verdict.json") if views else ("verdict.json",))
         return JobResult(
@@ -141,8 +143,9 @@ class Steps:
             attempt=1,
             outcome=verdict.outcome,
             reasons=verdict.reasons,
-            score=score.value if score else None,
-            scores=score.per_view if score else (),
+            score=verdict.score,
+            scores=per_view_scores(measured),
+            metrics=verdict.metrics,
             gaussians=len(splat),
             findings=tuple(finding["kind"] for finding in findings),
             files=files,

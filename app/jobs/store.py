@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from app.config import Config
 from app.errors import ConfigError, DatabaseDown
+from app.gate import MetricValue
 from app.jobs.records import Engine, Job
 from app.reason import Reason
 from app.stage import Stage
@@ -77,6 +78,7 @@ jobs = sa.Table(
     sa.Column("reasons", sa.JSON, nullable=False, default=list),
     sa.Column("score", sa.Float),
     sa.Column("scores", sa.JSON, nullable=False, default=list),
+    sa.Column("metrics", sa.JSON, default=dict),  # empty in an older release's rows
     sa.Column("gaussians", sa.BigInteger),
     sa.Column("error", sa.Text, nullable=False, default=""),
     sa.Column("engine", sa.String(64)),  # the name of the one that claimed it last, and the id of that process:
@@ -408,7 +410,13 @@ def to_job(row: sa.RowMapping | dict[str, Any], names: tuple[str, ...]) -> Job:
     stage = row["stage"] if row["stage"] in {*Stage} else ""  # an older release's rows hold its log line
     reasons = [Reason.from_stored(reason) for reason in row["reasons"]]
     told = {"reasons": tuple(map(str, reasons)), "reason_codes": tuple(reason.code for reason in reasons)}
-    lists = told | {"scores": tuple(row["scores"]), "assets": names, "starred": bool(row["starred"])}
+    metrics = {name: MetricValue(**each) for name, each in (row["metrics"] or {}).items()}
+    lists = told | {
+        "scores": tuple(row["scores"]),
+        "metrics": metrics,
+        "assets": names,
+        "starred": bool(row["starred"]),
+    }
     return Job(**values | lists | {"stage": stage and Stage(stage)})
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.attempts import best_attempt
 from app.errors import DatabaseDown, SplatgateError, StorageDown, Unavailable
+from app.gate import MetricValue
 from app.jobs.assets import Assets, Stored
 from app.jobs.job_store import Claim, ClaimLost, JobResult, JobStore, Stop
 from app.jobs.progress import Progress, Stopped
@@ -236,7 +237,12 @@ class Worker:
 def _to_job_result(values: Values) -> JobResult:
     tuples = {name: tuple(values[name]) for name in ("scores", "findings", "repairs")}
     tuples["reasons"] = tuple(map(Reason.from_stored, values["reasons"]))
-    return JobResult(**values | tuples | {"files": tuple(Stored(**file) for file in values["files"])})
+    metrics = {
+        name: MetricValue(**each) for name, each in values.get("metrics", {}).items()
+    }  # none in an older release
+    return JobResult(
+        **values | tuples | {"metrics": metrics, "files": tuple(Stored(**file) for file in values["files"])}
+    )
 
 
 def _to_draw_result(values: Values) -> DrawResult:

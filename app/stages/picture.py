@@ -35,7 +35,7 @@ BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 class ModelInfo:
     """A model that took part in making a splat. weights_sha256: of all its files; None where it has none."""
 
-    role: Literal["generator", "text_to_image", "cutout", "image_features", "image_to_splat"]
+    role: Literal["generator", "text_to_image", "cutout", "image_features", "image_to_splat", "scorer"]
     model: str
     weights_sha256: str | None
 

@@ -25,6 +25,8 @@ from app.digest import sha256_of
 from app.errors import BadWeights, StageFailed, Unavailable
 from app.reason import Reason
 from app.splat.model import Float32
+from app.stages.measurement import Measurement
+from app.stages.picture import ModelInfo
 from app.trellis.graphs import GraphCache
 
 TEXT_CACHE_SIZE = 256
@@ -47,19 +49,6 @@ class ScorerParams:
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
-@dataclass(frozen=True)
-class Score:
-    """Cosine similarity of each view with the prompt or the picture, in [-1, 1], and their aggregate."""
-
-    per_view: tuple[float, ...]
-    value: float
-    aggregate: Literal["mean", "max"]
-    model: str
-    weights_sha256: str
-    prompt_truncated: bool
-    against: Literal["prompt", "picture"] = "prompt"
-
-
 class Scorer:
     """A loaded scorer, in half precision on a GPU. Not thread-safe: one engine process owns it.
 
@@ -78,40 +67,32 @@ class Scorer:
         self._texts: OrderedDict[str, tuple[torch.Tensor, bool]] = OrderedDict()
 
     @torch.inference_mode()
-    def run(self, images: Float32, prompt: str) -> Score:
+    def run(self, images: Float32, prompt: str) -> Measurement:
         """Scores images (V, H, W, 3), float32 RGB in [0, 1], against the prompt.
 
         Raises StageFailed where the model answers with a non-finite number.
         """
         text, truncated = self._text(prompt)
-        return self._score(images, text, truncated, "prompt")
+        return self._compare(images, text, truncated=truncated)
 
     @torch.inference_mode()
-    def run_against(self, images: Float32, picture: Image.Image, background: tuple[float, float, float]) -> Score:
+    def run_against(self, images: Float32, picture: Image.Image, background: tuple[float, float, float]) -> Measurement:
         """Scores images (V, H, W, 3), float32 RGB in [0, 1], against a picture on that background.
 
         Raises StageFailed where the model answers with a non-finite number.
         """
-        return self._score(images, self._features(on_square(picture, background))[0], False, "picture")
+        return self._compare(images, self._features(on_square(picture, background))[0], truncated=False)
 
-    def _score(
-        self, images: Float32, wanted: torch.Tensor, truncated: bool, against: Literal["prompt", "picture"]
-    ) -> Score:
+    def _compare(self, images: Float32, wanted: torch.Tensor, *, truncated: bool) -> Measurement:
         """wanted: (D,), unit length."""
         cosines = (self._features(images) @ wanted).cpu()
         if not bool(torch.isfinite(cosines).all()):
             answered = {"model": self.params.model, "values": str(cosines.tolist())}
             raise StageFailed(Reason("score_not_finite", answered))
         value = cosines.max() if self.params.aggregate == "max" else cosines.mean()
-        return Score(
-            tuple(cosines.tolist()),
-            float(value),
-            self.params.aggregate,
-            self.model_id,
-            self.weights_sha256,
-            truncated,
-            against,
-        )
+        model = ModelInfo("scorer", self.model_id, self.weights_sha256)
+        details = {"aggregate": self.params.aggregate, "prompt_truncated": truncated}
+        return Measurement(float(value), tuple(cosines.tolist()), model, details)
 
     def _features(self, images: Float32) -> torch.Tensor:
         """(V, H, W, 3) in [0, 1] -> (V, D) float32, unit length."""
