@@ -22,7 +22,10 @@ CALL = re.compile(rf"\bsplatgate (?:({GROUPS}) )?([a-z]+(?: \| [a-z]+)*)((?: ?[^
 
 MADE = "app/web/static/vendor", "app/web/node_modules"
 """Folders that scripts/page makes."""
-EXAMPLES = {"npy.py", "mine.py", "app/generators/mine.py", "app/generators/ball.py", "app/stages/ball.py"}
+EXAMPLES = {
+    *("npy.py", "mine.py", "coverage.py", "app/generators/mine.py", "app/generators/ball.py", "app/stages/ball.py"),
+    *("app/metrics/coverage.py", "app/stages/coverage.py"),
+}
 """Files that a page tells the reader to write."""
 
 page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

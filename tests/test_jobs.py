@@ -23,6 +23,7 @@ from service import wait_until
 
 from app.config import Config
 from app.errors import BadInput, ConfigError, Conflict, DatabaseDown, KeyReused, NotFound, QueueFull, StorageDown
+from app.gate import MetricValue
 from app.jobs import store as tables
 from app.jobs.assets import Assets, Stored
 from app.jobs.client import Jobs
@@ -652,6 +653,16 @@ def test_why_a_job_was_refused_is_kept_as_code_and_figures(jobs: Jobs) -> None:
     assert (job.reasons, job.reason_codes) == (("1,200 gaussians, fewer than 150,000",), ("too_few_gaussians",))
     with jobs.store.reading() as connection:
         assert connection.execute(sa.select(tables.jobs.c.reasons)).scalar_one() == [reason.to_dict()]
+
+
+def test_the_metrics_of_a_job_are_kept_with_their_thresholds(jobs: Jobs) -> None:
+    claim = begun(jobs)
+    metrics = {"clip": MetricValue(0.31, 0.2), "coverage": MetricValue(0.4, 0.05)}
+    job_store(jobs).end(claim, replace(DONE, metrics=metrics))
+    assert jobs.get(claim.job.id).metrics == metrics
+    with jobs.store.writing() as connection:
+        connection.execute(sa.update(tables.jobs).where(tables.jobs.c.id == claim.job.id).values(metrics=None))
+    assert jobs.get(claim.job.id).metrics == {}, "a row of an older release"
 
 
 def test_the_stage_of_an_older_release_is_left_out(jobs: Jobs) -> None:
