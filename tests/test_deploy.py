@@ -170,6 +170,15 @@ def test_the_image_has_the_versions_that_are_tested() -> None:
     assert not {pin for pin in image - ours if pin.partition("==")[0] in names}, "the same package in two versions"
 
 
+def test_the_first_try_installs_the_tested_versions_without_test_tools() -> None:
+    ours, tried = (
+        set(re.findall(r"^(\S+==\S+)", (ROOT / "scripts" / name).read_text(), re.MULTILINE))
+        for name in ("requirements.lock", "try.lock")
+    )
+    assert tried < ours
+    assert not {"pytest", "playwright", "mypy", "moto"} & {pin.partition("==")[0] for pin in tried}
+
+
 @pytest.mark.parametrize("unit", [name for name in UNITS if name.endswith(".service")])
 def test_units_are_what_systemd_understands_and_confined(unit: str, tmp_path: Path) -> None:
     analyze = tool("systemd-analyze")
