@@ -127,7 +127,7 @@ def test_a_job_of_the_head_is_made_elsewhere_and_goes_on_when_that_host_dies(
         for host in hosts:
             wait_until(lambda own=host: own.health()[0] == 0, "the health of the host")
             said = host.health("--live")[1]
-            assert list(said["answer"]) == [host.engine], said
+            assert list(said["answer"]["engines"]) == [host.engine], said
             assert PASSWORD not in str(said)
         for port in ports:
             with pytest.raises(requests.ConnectionError):

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -212,16 +213,26 @@ def test_the_health_watcher_keeps_to_its_limit(tmp_path: Path) -> None:
     assert "giving up" in done.stdout
 
 
-def test_the_health_watcher_leaves_alone_what_a_restart_would_not_help(tmp_path: Path) -> None:
-    """A container that waits for room on the disk, and then, without another event, is sick."""
+@pytest.mark.parametrize("field", ['"restart_helps": false', '"retryable": true'])
+def test_the_health_watcher_leaves_alone_what_a_restart_would_not_help(tmp_path: Path, field: str) -> None:
+    """A container that waits, and then, without another event, hangs."""
+    answer = f'not ready: http://localhost:10010/readyz: {{"ready": false, {field}}}'
     docker = (
         '  events) echo "c0ffee health_status: unhealthy"; exec sleep 60 ;;\n'
         "  ps) echo c0ffee ;;\n"
         '  inspect) case "$3" in *Name*) echo /splatgate-app-1 ;;\n'
-        '    *) [ $(grep -c State "$LOG") -lt 4 ] && echo "/data: its disk is full" || echo hangs ;; esac ;;'
+        f"    *) [ $(grep -c State \"$LOG\") -lt 4 ] && echo '{answer}' || echo hangs ;; esac ;;"
     )
     done = watch_health(tmp_path, docker, SPLATGATE_HEALTH_LIMIT="1", SPLATGATE_HEALTH_SECONDS="1")
     assert done.returncode == 1
-    assert done.stdout.count("left alone, since a restart would not help: /data: its disk is full") == 1
+    assert done.stdout.count(f"left alone, since a restart would not help: {answer}") == 1
     assert "restart 1 of 1 within an hour). It says: hangs" in done.stdout
     assert (tmp_path / "log").read_text().count("restart --time 60 c0ffee") == 1
+
+
+def test_readiness_is_printed_as_the_health_watcher_reads_it(tmp_path: Path) -> None:
+    """`splatgate health` is what Docker runs: a field that is spelled otherwise would be missed."""
+    config = Config.model_validate({"serve": {"data": str(tmp_path)}, "limits": {"min_free_mb": 1 << 40}})
+    with closing(Jobs(config)) as jobs:
+        full = create_app(config, jobs).test_client().get("/readyz")
+    assert (full.status_code, '"restart_helps": false' in json.dumps(full.json)) == (503, True)

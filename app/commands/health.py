@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -49,26 +50,26 @@ def _ask(url: str, path: str) -> tuple[bool, object]:
 
 
 def _look_up(config: Config, live: bool) -> tuple[str, bool, object]:
-    """The database without its password, whether an engine of this host is ready, and what each of them does.
+    """The database without its password, whether an engine of this host is ready, and the state of each; with
+    restart_helps, as in the answer of /readyz.
 
-    live: whether one has spoken lately, whatever it said, is enough.
+    live: any engine that reports is enough, whatever its state.
     """
     from app.identity import known_node
-    from app.jobs.heartbeats import list_engines
+    from app.jobs.heartbeats import DEAD, list_engines
     from app.jobs.records import SERVING
     from app.jobs.store import Store, database_url
 
     url = database_url(config).render_as_string()
-    store = Store(config, prepare=False)
     try:
-        node = known_node(Path(config.serve.data))
-        engines = list_engines(store, time.time(), config.jobs.lost_after_seconds)
+        with closing(Store(config, prepare=False)) as store:
+            node = known_node(Path(config.serve.data))
+            engines = list_engines(store, time.time(), config.jobs.lost_after_seconds)
     except SplatgateError as error:
-        return url, False, str(error)
-    finally:
-        store.close()
+        return url, False, {"restart_helps": False, "why": str(error)}
     own = [engine for engine in engines if node and engine.name.startswith(f"{node}-")]
-    well = [engine for engine in own if engine.state in SERVING or (live and engine.state not in ("FAILED", "LOST"))]
+    ready = any(engine.state in SERVING or (live and engine.state not in DEAD) for engine in own)
     if not own:
         return url, False, "no engine of this host has reported yet; is splatgate serve running?"
-    return url, bool(well), {engine.name: f"{engine.state} {engine.why}".strip() for engine in own}
+    states = {engine.name: f"{engine.state} {engine.why}".strip() for engine in own}
+    return url, ready, {"restart_helps": all(engine.state in DEAD for engine in own), "engines": states}

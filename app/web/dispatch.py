@@ -22,7 +22,7 @@ from werkzeug.exceptions import BadRequest
 from werkzeug.wsgi import ClosingIterator
 
 from app.config import LimitsConfig
-from app.errors import SplatgateError, TooBusy, TooLarge, TooSlow, Unavailable
+from app.errors import DatabaseDown, SplatgateError, TooBusy, TooLarge, TooSlow
 from app.web.events import EventStream
 from app.web.limits import BEGAN, REFUSAL, wants_body
 
@@ -81,11 +81,11 @@ class Dispatcher:
         return self._started(answer, start_response)
 
     def _answer_health(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        late = Unavailable(f"the database has not answered within {HEALTH_SECONDS:g} s; check that it runs")
+        late = DatabaseDown(f"the database has not answered within {HEALTH_SECONDS:g} s; check that it runs")
         try:
             with gevent.Timeout(HEALTH_SECONDS, late):
                 answer = self._health_threads.apply(_call, (self.app, environ))
-        except Unavailable as error:
+        except DatabaseDown as error:
             environ[REFUSAL] = error
             return self.app(environ, start_response)
         return self._started(answer, start_response)

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from app.child import supervisor_alive
 from app.errors import SplatgateError, StorageDown, Unavailable
+from app.jobs.heartbeats import DEAD
 from app.jobs.records import SERVING, Engine
 from app.web.context import current_jobs
 from app.web.models import EngineView, Readiness, json_answer
@@ -30,23 +31,25 @@ def livez() -> Response:
 
 @health.get("/readyz", responses={200: Readiness, 503: Readiness})
 def readyz() -> Response:
-    """200 when an engine is loaded and self-tested, and there is room for what it makes; else 503, and why.
+    """200 when an engine is loaded and self-tested, and its files can be stored; else 503, and why.
 
-    The reason is told engine by engine, unless it is one of all.
+    The reason is given for each engine, unless it is the same for all. A restart does not help engines that load or
+    wait for models, nor against a full disk or a database that is down.
     """
     engines: list[Engine] = []
     warnings: tuple[str, ...] = ()
-    why = _storage_problem()
+    why = outside = _storage_problem()
     try:
         engines = current_jobs().engines()
         warnings = tuple(current_jobs().store.warnings().values())
     except SplatgateError as error:
-        why = why or str(error)
+        why = outside = why or str(error)
     ready = not why and any(engine.state in SERVING for engine in engines)
     if not (ready or why):
         why = "; ".join(_in_words(engine) for engine in engines) or "no engine has reported yet"
+    helps = not (ready or outside) and all(engine.state in DEAD for engine in engines)
     views = tuple(EngineView(engine) for engine in engines)
-    answer = Readiness(ready=ready, why=why, warnings=warnings, engines=views)
+    answer = Readiness(ready=ready, why=why, restart_helps=helps, warnings=warnings, engines=views)
     return json_answer(answer, 200 if ready else 503)
 
 

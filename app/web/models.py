@@ -191,6 +191,7 @@ class Readiness(Wire):
 
     ready: bool
     why: str
+    restart_helps: bool = Field(description="Whether a restart of the container may help; false while it waits.")
     warnings: tuple[str, ...] = Field(default=(), description="What an operator should look at; jobs run all the same.")
     engines: tuple[EngineView, ...]
 
