@@ -84,6 +84,7 @@ class RepairConfig(Section):
     enabled: bool = True
     strategy: Literal["restore", "noise"] = "restore"
     noise_std: Annotated[float, Field(gt=0)] = 2.0
+    max_lost: Annotated[float, Field(gt=0, le=1)] = 0.5
     seed: Seed = 0
 
 

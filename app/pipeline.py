@@ -20,7 +20,8 @@ from app.generators.generator import resolve
 from app.prompt import check_prompt
 from app.reason import Reason
 from app.splat.cameras import IDENTITY, Placement, judge_placement, judging_views
-from app.splat.diagnosis import Diagnosis, Finding, diagnose
+from app.splat.diagnosis import diagnose
+from app.splat.findings import Diagnosis, Finding
 from app.splat.formats import asset_name, certified
 from app.splat.model import Splat
 from app.splat.raster import Views, overdraw, render

@@ -76,6 +76,14 @@ SENTENCES: Mapping[str, str | Callable[[Mapping[str, Any]], str]] = {
         "structure decoder: sample {sample} has no occupied voxel, its largest logit is {logit:.3g}; "
         "try another seed or picture"
     ),
+    "positions_lost": (
+        "repair refused: {share:.0%} of {gaussians:,} Gaussians have no usable position (repair.max_lost = "
+        "{max_lost:g}): the file is damaged, fetch or generate it again"
+    ),
+    "fields_lost": (
+        "repair refused: {fields} are lost for over {max_lost:.0%} of the Gaussians (repair.max_lost = {max_lost:g}): "
+        "the file is damaged, fetch or generate it again"
+    ),
     "no_position": "none of {gaussians:,} Gaussians has a usable position: generate it again",
     "not_storable": "{problem}: {file} cannot hold that; generate it again",
     "score_not_finite": "score: {model} answered {values}: its weights or the views are broken",

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from app.splat.model import Float32, Splat, sigmoid
+from app.splat.model import SH_C0, Float32, Splat, sigmoid
 
 Damage = Callable[[Splat, np.random.Generator], Splat]
 
@@ -23,6 +23,15 @@ FLOOR = -9.2103
 def _chosen(splat: Splat, share: float, rng: np.random.Generator) -> NDArray[np.intp]:
     """Indices of a share of the Gaussians, at least one."""
     return rng.choice(len(splat), size=max(1, round(share * len(splat))), replace=False)
+
+
+def _some(splat: Splat, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Indices of so many Gaussians, at most a fiftieth."""
+    return rng.choice(len(splat), size=min(count, -(-len(splat) // 50)), replace=False)
+
+
+def _extent(splat: Splat) -> float:
+    return float(np.ptp(splat.means, axis=0).max()) or 1.0
 
 
 def _with(array: Float32, index: NDArray[np.intp] | slice, value: float) -> Float32:
@@ -76,6 +85,36 @@ def flung(splat: Splat, rng: np.random.Generator, *, share: float = 0.01, distan
     return lost(splat, rng, field="means", value=distance, share=share)
 
 
+def strays(splat: Splat, rng: np.random.Generator, *, count: int = 1, distance: float = 5.0) -> Splat:
+    """Some Gaussians lie up to so many object sizes away, each somewhere else."""
+    index = _some(splat, count, rng)
+    means = splat.means.copy()
+    away = rng.normal(size=(len(index), 3))
+    away *= distance * _extent(splat) / np.linalg.norm(away, axis=1, keepdims=True)
+    means[index] = means.mean(axis=0) + away * rng.uniform(0.6, 1, (len(index), 1))
+    return replace(splat, means=means)
+
+
+def giants(splat: Splat, rng: np.random.Generator, *, count: int = 1, size: float = 50.0, logit: float = 5.0) -> Splat:
+    """Some Gaussians become opaque balls of so many object sizes."""
+    index = _some(splat, count, rng)
+    log_size = float(np.log(size * _extent(splat)))
+    logits = _with(splat.opacity_logits, index, logit)
+    return replace(splat, log_scales=_with(splat.log_scales, index, log_size), opacity_logits=logits)
+
+
+def rgb(splat: Splat, rng: np.random.Generator, *, full: float = 255.0, digits: int = 0) -> Splat:  # noqa: ARG001
+    """Colours of 0 to `full` where coefficients belong."""
+    sh = splat.sh.copy()
+    sh[:, 0] = np.round(full * (0.5 + SH_C0 * sh[:, 0]).clip(0, 1), digits)
+    return replace(splat, sh=sh)
+
+
+def opacity_of(splat: Splat, rng: np.random.Generator, *, full: float = 255.0) -> Splat:  # noqa: ARG001
+    """Opacities of 0 to `full`, rounded, where logits belong."""
+    return replace(splat, opacity_logits=np.round(full * sigmoid(splat.opacity_logits)))
+
+
 DAMAGES: dict[str, Damage] = {
     "uniform opacity -9.2103": opacity_at,
     "99 % at the floor": partial(opacity_at, share=0.99),
@@ -96,5 +135,14 @@ DAMAGES: dict[str, Damage] = {
     "colour NaN 10 %": partial(lost, field="sh"),
     "position NaN 2 %": partial(lost, field="means", share=0.02),
     "position flung 1 %": flung,
+    "one stray at 5": strays,
+    "one stray at 60": partial(strays, distance=60.0),
+    "30 strays at 300": partial(strays, count=30, distance=300.0),
+    "one giant of 50": giants,
+    "20 giants of 0.5": partial(giants, count=20, size=0.5, logit=3.0),
+    "colours 0 to 255": rgb,
+    "colours 0 to 1": partial(rgb, full=1.0, digits=6),
+    "opacities 0 to 255": opacity_of,
+    "opacities 0 to 100": partial(opacity_of, full=100.0),
 }
 """Faults by name, for tests and `scripts/bench_repair`."""

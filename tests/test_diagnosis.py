@@ -1,3 +1,4 @@
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,8 +13,12 @@ from hypothesis.extra.numpy import arrays
 from loguru import logger
 
 from app.config import DiagnoseConfig
-from app.splat.diagnosis import PIECE, Diagnosis, diagnose, field_stats, zero_quaternion_mask
+from app.splat.diagnosis import diagnose
+from app.splat.findings import Diagnosis
 from app.splat.model import Float32, Splat, sigmoid
+from app.splat.statistics import CHUNK, field_stats, zero_quaternion_mask
+from app.stages import shapes
+from app.stages.scene import KINDS
 
 EXPECTED = {
     "uniform opacity -9.2103": ("uniform_opacity", "opacity_logits"),
@@ -35,6 +40,15 @@ EXPECTED = {
     "colour NaN 10 %": ("nonfinite", "sh"),
     "position NaN 2 %": ("nonfinite", "means"),
     "position flung 1 %": ("out_of_bounds", "means"),
+    "one stray at 5": ("stray_position", "means"),
+    "one stray at 60": ("stray_position", "means"),
+    "30 strays at 300": ("stray_position", "means"),
+    "one giant of 50": ("oversized", "log_scales"),
+    "20 giants of 0.5": ("oversized", "log_scales"),
+    "colours 0 to 255": ("rgb_255", "sh"),
+    "colours 0 to 1": ("rgb_unit", "sh"),
+    "opacities 0 to 255": ("opacity_255", "opacity_logits"),
+    "opacities 0 to 100": ("opacity_255", "opacity_logits"),
 }
 
 
@@ -174,17 +188,131 @@ def test_counts_are_of_gaussians_and_figures_of_values() -> None:
 
 def test_uniform_thresholds_are_the_configured_ones() -> None:
     rng = np.random.default_rng(0)
-    splat = replace(ball(1_000), opacity_logits=rng.normal(2, 1.5, 1_000))
+    splat = replace(ball(1_000), opacity_logits=rng.normal(-2, 1.5, 1_000))
     assert diagnose(splat, DiagnoseConfig()).healthy
     found = diagnose(splat, DiagnoseConfig(uniform_opacity_std=2)).find("uniform_opacity")
     assert found is not None
     assert found.figures["std"] == pytest.approx(1.5, abs=0.1)
 
 
-def test_a_scene_of_kilometres_is_out_of_bounds_only_beyond_the_configured_extent() -> None:
-    large = replace(ball(500), means=5_000 * ball(500).means)
-    assert ("out_of_bounds", "means") in kinds(large)
-    assert diagnose(large, DiagnoseConfig(max_extent=10_000)).find("out_of_bounds", "means") is None
+# ------------------------------------------------------------------------------- relative to the object
+
+
+def scaled(splat: Splat, factor: float, moved: float = 0.0) -> Splat:
+    """The same splat in another unit, and elsewhere."""
+    log_scales = splat.log_scales + np.float32(np.log(factor))
+    return replace(splat, means=np.float32(factor) * splat.means + np.float32(factor * moved), log_scales=log_scales)
+
+
+@given(
+    name=st.sampled_from(sorted(DAMAGES)), factor=st.sampled_from((1e-6, 0.02, 30.0, 1e6)), moved=st.floats(-5.0, 5.0)
+)
+@settings(max_examples=60)
+def test_the_findings_do_not_depend_on_the_unit_nor_on_the_place(name: str, factor: float, moved: float) -> None:
+    if name in ("linear scale", "uniform scale -5.5"):  # sizes in a space of their own do not scale along
+        return
+    damaged = DAMAGES[name](ball(3_000), np.random.default_rng(0))
+    assert kinds(scaled(damaged, factor, moved)) == kinds(damaged)
+
+
+def of(means: np.ndarray, size: float, seed: int = 0) -> Splat:
+    random = np.random.default_rng(seed)
+    n = len(means)
+    log_scales = np.log(size) + 0.3 * random.normal(size=(n, 3))
+    colours = random.normal(0, 0.7, (n, 1, 3))
+    return Splat(means, random.normal(size=(n, 4)), log_scales, random.normal(1.5, 2.5, n), colours)
+
+
+@given(n=st.integers(1, 3_000), seed=st.integers(0, 10_000), spread=st.sampled_from((1e-3, 0.3, 50.0)))
+@settings(max_examples=100)
+def test_sparse_clouds_are_healthy(n: int, seed: int, spread: float) -> None:
+    random = np.random.default_rng(seed)
+    for cloud in (random.normal(size=(n, 3)), random.uniform(-1, 1, (n, 3))):
+        assert kinds(of(spread * cloud, spread * 0.1, seed)) == []
+
+
+@given(n=st.integers(50, 3_000), seed=st.integers(0, 10_000), width=st.floats(0.0, 0.1))
+def test_thin_rings_and_poles_are_healthy(n: int, seed: int, width: float) -> None:
+    random = np.random.default_rng(seed)
+    turn, across = random.uniform(0, 2 * np.pi, n), width * random.normal(size=(2, n))
+    ring = np.column_stack([(1 + across[0]) * np.cos(turn), across[1], (1 + across[0]) * np.sin(turn)])
+    pole = np.column_stack([across[0], random.uniform(0, 3, n), across[1]])
+    assert kinds(of(ring, 0.01, seed)) == []
+    assert kinds(of(pole, 0.01, seed)) == []
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.03, 0.01])
+@pytest.mark.parametrize("distance", [1.5, 4.0, 20.0])
+def test_two_separate_objects_are_healthy(share: float, distance: float) -> None:
+    splat = ball(10_000)
+    small = np.arange(10_000) < 10_000 * share
+    means = np.where(small[:, None], splat.means * np.float32(share**0.5), splat.means)
+    sizes = np.where(small[:, None], splat.log_scales, splat.log_scales)
+    means[small] += np.float32([distance, 0, 0])
+    assert kinds(replace(splat, means=means, log_scales=sizes)) == []
+
+
+@pytest.mark.parametrize("logit", [-11.0, 0.0, 9.0])
+@pytest.mark.parametrize("where", [(5, 5, 5), (0, -2.5, 0), (60, 0, 0), (0, 0, 600)])
+def test_one_gaussian_of_many_far_away_is_a_stray_however_faint(where: tuple[float, ...], logit: float) -> None:
+    splat = ball(20_000)
+    splat.means[7], splat.opacity_logits[7] = where, logit
+    found = look(splat).find("stray_position")
+    assert found is not None
+    assert (found.count, found.figures["full"] > 2) == (1, True)
+
+
+def test_strays_in_one_place_are_no_object() -> None:
+    splat = ball(20_000)
+    splat.means[:200] = (5, 5, 5)
+    found = look(splat).find("stray_position")
+    assert found is not None
+    assert found.count == 200
+
+
+def test_positions_on_one_point_are_named() -> None:
+    splat = ball(1_000)
+    assert kinds(replace(splat, means=np.full((1_000, 3), 0.25))) == [("uniform_position", "means")]
+    few_apart = np.full((1_000, 3), -3.0)
+    few_apart[:20] = splat.means[:20]
+    assert kinds(replace(splat, means=few_apart)) == [("uniform_position", "means")]
+
+
+@pytest.mark.parametrize(("factor", "multiplied"), [(0.02, 0.012), (1_000.0, 604)])
+def test_another_unit_is_a_hint_with_what_the_judge_makes_of_opacities(factor: float, multiplied: float) -> None:
+    diagnosis = look(scaled(ball(5_000), factor))
+    assert diagnosis.healthy
+    (hint,) = diagnosis.hints
+    assert (hint.kind, hint.field) == ("other_unit", "means")
+    assert hint.figures["opacity_factor"] == pytest.approx(multiplied, rel=0.05)
+    assert "repair --extent 1.5" in hint.message
+    assert look(ball(5_000)).hints == ()
+
+
+@pytest.mark.parametrize(("value", "healthy"), [(10.0, True), (255.0, True), (0.5, True), (-2.2, False), (-9.2, False)])
+def test_one_opacity_for_all_is_a_fault_only_where_it_is_low(value: float, healthy: bool) -> None:
+    assert look(replace(ball(500), opacity_logits=np.full(500, value))).healthy is healthy
+
+
+def test_pale_colours_between_0_and_1_are_a_hint_only() -> None:
+    splat = ball(2_000)
+    pale = replace(splat, sh=np.random.default_rng(0).uniform(0.3, 0.7, (2_000, 1, 3)))
+    diagnosis = look(pale)
+    assert diagnosis.healthy
+    assert [hint.kind for hint in diagnosis.hints] == ["rgb_unit"]
+
+
+@pytest.mark.parametrize("degree", [1, 3])
+def test_colours_as_rgb_are_found_beside_harmonics(degree: int) -> None:
+    damaged = DAMAGES["colours 0 to 255"](ball(2_000, degree=degree), np.random.default_rng(0))
+    assert kinds(damaged) == [("rgb_255", "sh")]
+
+
+def test_every_kind_of_generated_shape_is_healthy() -> None:
+    generator = shapes.Shapes(shapes.ShapesParams(3_000))
+    for number, (kind, colour) in enumerate(itertools.product(KINDS, ("red", "black", "white"))):
+        diagnosis = look(generator.build(f"a {colour} {kind}", None, number))
+        assert (diagnosis.findings, diagnosis.hints) == ((), ()), (kind, colour)
 
 
 def test_sizes_without_end_are_out_of_bounds() -> None:
@@ -205,7 +333,7 @@ def test_statistics_are_of_finite_values_only() -> None:
 
 
 @pytest.mark.parametrize(("level", "spread"), [(0, 1), (1e6, 0.1), (-9.2103, 0), (0, 1e38)])
-@pytest.mark.parametrize("count", [1, PIECE, 2 * PIECE + 7])
+@pytest.mark.parametrize("count", [1, CHUNK, 2 * CHUNK + 7])
 def test_the_deviation_is_numpys_whatever_the_size_and_the_level(count: int, level: float, spread: float) -> None:
     values = (level + spread * np.random.default_rng(0).uniform(-1, 1, count)).astype(np.float32)
     assert field_stats(values).std == pytest.approx(values.std(dtype=np.float64), rel=1e-12, abs=1e-12)

@@ -15,7 +15,7 @@ from app.commands.output import FOUND, findings_not_logged, print_findings, prin
 from app.config import Config
 
 if TYPE_CHECKING:
-    from app.splat.diagnosis import Diagnosis
+    from app.splat.findings import Diagnosis
 
 
 @click.command()
@@ -36,7 +36,7 @@ def inspect(config: Config, file: Path, strict: bool, as_json: bool) -> None:
     else:
         click.echo(f"{file}: {len(splat):,} gaussians, SH degree {splat.sh_degree}")
         _print_statistics(diagnosis)
-        print_findings(diagnosis.to_dict()["findings"])
+        print_findings(diagnosis.to_dict())
     sys.exit(FOUND if strict and not diagnosis.healthy else 0)
 
 
@@ -73,7 +73,7 @@ def repair(config: Config, source: Path, output: Path, strategy: str | None, as_
     if as_json:
         print_json(summary | {"diagnosis": diagnosis.to_dict(), "repairs": report.to_dict()})
         return
-    print_findings(diagnosis.to_dict()["findings"])
+    print_findings(diagnosis.to_dict())
     print_repairs(report.to_dict()["repairs"])
     click.echo(f"wrote {output}: {len(repaired):,} gaussians" + (" (unchanged)" if repaired is splat else ""))
 

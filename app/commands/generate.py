@@ -84,7 +84,7 @@ def generate(
 def _print_judgement(issued: Certificate, folder: Path) -> None:
     first = next(iter(issued.metrics), None)
     scores = {view.name: each for view, each in zip(issued.views, first.per_view if first else (), strict=False)}
-    print_findings(issued.diagnosis["findings"])
+    print_findings(issued.diagnosis)
     print_repairs(issued.repairs["repairs"])
     print_verdict(issued.verdict.outcome, issued.verdict.reasons, issued.score, scores)
     for metric in issued.metrics:

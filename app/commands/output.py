@@ -17,11 +17,14 @@ COLOURS = {"passed": "green", "refused": "red"}
 """Of outcomes; others are yellow."""
 
 
-def print_findings(findings: list[dict[str, Any]]) -> None:
-    if not findings:
+def print_findings(diagnosis: dict[str, Any]) -> None:
+    """Findings and hints of a diagnosis, as Diagnosis.to_dict gives it."""
+    if not diagnosis["findings"]:
         click.echo("findings: none")
-    for finding in findings:
+    for finding in diagnosis["findings"]:
         click.secho(f"finding: {finding['kind']}: {finding['message']}", fg="yellow")
+    for hint in diagnosis.get("hints", ()):  # certificates of older releases have none
+        click.echo(f"hint: {hint['kind']} in {hint['field']}: {hint['message']}")
 
 
 @contextmanager

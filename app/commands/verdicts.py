@@ -46,13 +46,12 @@ def validate(config: Config, file: Path, prompt: str, as_json: bool) -> None:
         views = pipeline.render_views(splat, config)
         on_stage("Scoring")
         measured, verdict = check_splat(Subject(splat, views, prompt), validator, config)
-    found = to_report(measured, verdict)
-    findings, stand_in = diagnosis.to_dict()["findings"], config.profile.generator.stand_in
+    found, stand_in = to_report(measured, verdict), config.profile.generator.stand_in
     if as_json:
         asked = {"file": str(file), "prompt": prompt, "profile": config.profile.name, "stand_in": bool(stand_in)}
-        print_json(asked | found | {"findings": findings})
+        print_json(asked | found | {key: diagnosis.to_dict()[key] for key in ("findings", "hints")})
     else:
-        print_findings(findings)
+        print_findings(diagnosis.to_dict())
         names = [view.name for view in config.render.views]
         scores = dict(zip(names, per_view_scores(measured), strict=False))
         print_verdict(verdict.outcome, found["reasons"], verdict.score, scores)

@@ -90,10 +90,13 @@ class Placement:
 
 
 IDENTITY = Placement()
+JUDGE_EXTENT = 1.5
+"""World units: the longest side after the public judge's placement."""
+
 SMALLEST_EXTENT = 1e-12
 
 
-def judge_placement(splat: Splat, extent: float = 1.5) -> Placement:
+def judge_placement(splat: Splat, extent: float = JUDGE_EXTENT) -> Placement:
     """The public judge's placement (validation service 2.4).
 
     extent: length, world units, that the longest side of the bounding box of the centres gets.

@@ -7,194 +7,108 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from loguru import logger
 
-from app.splat.model import Float32, Splat, sigmoid
-from app.splat.neighbours import Mask, nearest
+from app.splat.cameras import JUDGE_EXTENT
+from app.splat.extent import (
+    LARGE,
+    LEAST_GAUSSIANS,
+    Core,
+    core_of,
+    oversized_mask,
+    stray_mask,
+)
+from app.splat.findings import FIELDS, Diagnosis, Field, FieldStats, Finding
+from app.splat.model import NOWHERE, Float32, Splat
+from app.splat.neighbours import nearest
+from app.splat.opacity_findings import opacity_findings
+from app.splat.statistics import Mask, field_stats, finite_values, nonfinite_mask, outside, zero_quaternion_mask
 
 if TYPE_CHECKING:
     from app.config import DiagnoseConfig
 
-Field = Literal["means", "quats", "log_scales", "opacity_logits", "sh"]
-Kind = Literal[
-    "nonfinite",
-    "out_of_bounds",
-    "zero_quaternion",
-    "uniform_scale",
-    "linear_scale",
-    "uniform_opacity",
-    "linear_opacity",
-    "double_logit",
-]
-
-FIELDS: tuple[Field, ...] = ("means", "quats", "log_scales", "opacity_logits", "sh")
-LOADER_FLOORS = (1e-4, 1e-3)
-"""Probabilities at which the loaders seen in the field clamp before they apply a logit that is not wanted."""
-
-CLAMP_TOLERANCE = 4e-3
-"""A clamped logit is recognised within this: float32 is off by 2e-4 at 9.2103, float16 by 4e-3."""
-
 LEAST_LOG_SCALE = -100.0
 """Below, a size is no float32 any more; a disc of no thickness is stored at about -20 to -88."""
 
-SMALLEST_MASS = 0.005
-"""Share of the Gaussians at a clamp from which that is no chance: a healthy file has 0.001 within the tolerance."""
+LEAST_COINCIDENT = 8
+"""Fewer Gaussians on one point may be meant to be there."""
 
-PIECE = 32_768
-"""Values looked at together where a wider copy of them is needed: 0.25 MB, which stay in a core's cache."""
-
-STRAY_SHARE = 0.001
-"""Share of values beyond a clamp up to which they are garbage, and do not speak for the file."""
-
-
-@dataclass(frozen=True)
-class FieldStats:
-    """Mean, standard deviation (population) and range over the finite values; None where there is none.
-
-    count: values in the field, all components. nonfinite: of them, NaN or infinite.
-    """
-
-    count: int
-    nonfinite: int
-    mean: float | None
-    std: float | None
-    min: float | None
-    max: float | None
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing wrong with one field.
-
-    count: Gaussians concerned. figures: the numbers that led to it, by name, in the field's own unit.
-    """
-
-    kind: Kind
-    field: Field
-    count: int
-    message: str
-    figures: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """Statistics by field name, and the findings: first what is lost, then what a whole field suffers from."""
-
-    gaussians: int
-    stats: dict[Field, FieldStats]
-    findings: tuple[Finding, ...]
-
-    @property
-    def healthy(self) -> bool:
-        """No finding."""
-        return not self.findings
-
-    def find(self, kind: Kind, field: Field | None = None) -> Finding | None:
-        """The finding of this kind (in this field), if there is one."""
-        return next((f for f in self.findings if f.kind == kind and field in (None, f.field)), None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: no NaN, no numpy."""
-        return {
-            "gaussians": self.gaussians,
-            "stats": {field: vars(stats) for field, stats in self.stats.items()},
-            "findings": [vars(finding) for finding in self.findings],
-        }
+UNIT_FACTOR = 3.0
+"""A judge that multiplies opacities by more, or divides them by more, draws another picture: that is said."""
 
 
 def diagnose(splat: Splat, config: DiagnoseConfig) -> Diagnosis:
     """Statistics and findings; the splat is only read. Logs what operators look for."""
     stats = {field: field_stats(getattr(splat, field)) for field in FIELDS}
-    findings = tuple(_findings(splat, stats, config))
-    diagnosis = Diagnosis(len(splat), stats, findings)
+    core = core_within(splat, stats["means"])
+    findings = tuple(_findings(splat, stats, core, config))
+    diagnosis = Diagnosis(len(splat), stats, findings, tuple(_hints(splat, stats, core, findings)))
     _log(diagnosis)
     return diagnosis
 
 
-def field_stats(values: Float32) -> FieldStats:
-    """Statistics of an array of any shape, summed in float64."""
-    finite = values.reshape(-1)
-    mean, std, low, high = _moments(finite)
-    if not math.isfinite(mean):
-        finite = finite_values(values)
-        if not finite.size:
-            return FieldStats(values.size, values.size, None, None, None, None)
-        mean, std, low, high = _moments(finite)
-    return FieldStats(values.size, values.size - finite.size, mean, std, low, high)
+def core_within(splat: Splat, stats: FieldStats | None = None) -> Core | None:
+    """The core of the usable positions: finite, and within NOWHERE. None where there is none."""
+    means = _usable(splat, stats or field_stats(splat.means))[0]
+    return core_of(means) if len(means) else None
 
 
-def _moments(flat: Float32) -> tuple[float, float, float, float]:
-    """Mean, standard deviation, least and greatest, in one pass over pieces; a mean that is not finite where a value
-    is not, or where there is none.
-
-    Sums are of the distance to the first value: so a constant has exactly no deviation, and what is squared is no
-    larger than N deviations, which leaves float64 its first nine digits at a million values.
-    """
-    if not flat.size:
-        return math.nan, math.nan, math.nan, math.nan
-    origin, total, squares = np.float64(flat[0]), 0.0, 0.0
-    lows, highs = [], []
-    room = np.empty(min(PIECE, flat.size))
-    with np.errstate(invalid="ignore"):
-        for start in range(0, flat.size, PIECE):
-            piece = flat[start : start + PIECE]
-            lows.append(float(piece.min()))
-            highs.append(float(piece.max()))
-            away = np.subtract(piece, origin, out=room[: piece.size])
-            total += float(away.sum())
-            squares += float(np.square(away, out=away).sum())
-    mean = total / flat.size
-    return float(origin) + mean, math.sqrt(max(0.0, squares / flat.size - mean**2)), min(lows), max(highs)
+def _usable(splat: Splat, stats: FieldStats) -> tuple[Float32, Float32]:
+    """The usable positions, and the log sizes there; without a copy where all are."""
+    if stats.min is None or stats.max is None:
+        return splat.means[:0], splat.log_scales[:0]
+    if not stats.nonfinite and max(-stats.min, stats.max) <= NOWHERE:
+        return splat.means, splat.log_scales
+    usable = (np.abs(splat.means) <= NOWHERE).all(axis=1)  # false for NaN too
+    return splat.means[usable], splat.log_scales[usable]
 
 
-def finite_values(values: Float32) -> Float32:
-    """The finite values, flat; without a copy where all are."""
-    flat = values.reshape(-1)
-    mask = np.isfinite(flat)
-    return flat if mask.all() else flat[mask]
+def position_limit(core: Core | None, max_extent: float) -> float:
+    """How far outside the core a position is out of bounds, world units."""
+    return min(max_extent * core.extent if core and core.extent else max_extent, NOWHERE)
 
 
-def nonfinite_mask(values: Float32) -> Mask:
-    """(N,) Gaussians with a NaN or an infinity in this field."""
-    return _any(~np.isfinite(values.reshape(len(values), -1)))
+def size_bounds(core: Core | None, max_extent: float) -> tuple[float, float]:
+    """What the logarithm of a size can be, for an object with this core."""
+    shift = math.log(core.extent) if core and core.extent else 0.0
+    return LEAST_LOG_SCALE + min(shift, 0.0), math.log(max_extent) + shift
 
 
-def bounds(field: Field, max_extent: float) -> tuple[float, float]:
-    """What a position, a logarithm of a size or a colour coefficient can be in a world of `max_extent` units."""
-    limit = float(np.float32(math.log(max_extent) if field == "log_scales" else max_extent))
-    return (LEAST_LOG_SCALE, limit) if field == "log_scales" else (-limit, limit)
+def far_positions(means: Float32, core: Core | None, limit: float) -> Mask:
+    """(N,) finite positions more than `limit` outside the core."""
+    finite = np.isfinite(means).all(axis=1)
+    if core is None:
+        return np.asarray(finite)
+    far = np.zeros(len(means), bool)
+    far[finite] = core.distance(means[finite]) > limit
+    return far
 
 
-def out_of_bounds(values: Float32, low: float, high: float) -> Mask:
-    """Finite values outside, in the field's shape; NaN and infinity are findings of their own."""
-    return np.asarray(np.isfinite(values) & ((values < low) | (values > high)))
-
-
-def zero_quaternion_mask(splat: Splat, smallest: float) -> Mask:
-    """(N,) finite quaternions that name no rotation."""
-    mask = np.zeros(len(splat), bool)
-    some = np.flatnonzero(np.abs(splat.quats[:, 0]) <= smallest)  # the norm is no less than any component
-    quats = splat.quats[some].astype(np.float64)
-    mask[some] = np.sqrt(np.einsum("ij,ij->i", quats, quats)) <= smallest  # not for NaN, a finding of its own
-    return mask
-
-
-def _any(values: Mask) -> Mask:
-    return np.asarray(values.any(axis=1))
-
-
-def _findings(splat: Splat, stats: dict[Field, FieldStats], config: DiagnoseConfig) -> Iterator[Finding]:
+def _findings(
+    splat: Splat, stats: dict[Field, FieldStats], core: Core | None, config: DiagnoseConfig
+) -> Iterator[Finding]:
     for field in FIELDS:
         yield from _nonfinite(splat, field, stats[field])
-    for field in ("means", "log_scales", "sh"):
-        yield from _out_of_bounds(splat, field, stats[field], config)
+    yield from _positions(splat, stats["means"], core, config)
+    yield from _sizes_out_of_bounds(splat, stats["log_scales"], core, config)
+    yield from _colours_out_of_bounds(splat, stats["sh"], config)
     yield from _zero_quaternions(splat, config)
+    yield from _oversized(splat, stats["log_scales"], core, config)
     yield from _scales(splat, stats["log_scales"], config)
-    yield from _opacities(splat, stats["opacity_logits"], config)
+    yield from opacity_findings(splat.opacity_logits, stats["opacity_logits"], config)
+    yield from _rgb(splat, stats["sh"], certain=True)
+
+
+def _hints(
+    splat: Splat, stats: dict[Field, FieldStats], core: Core | None, findings: tuple[Finding, ...]
+) -> Iterator[Finding]:
+    if core and not any(finding.field == "means" for finding in findings):
+        yield from _other_unit(splat, core)
+    if not any(finding.field == "sh" for finding in findings):
+        yield from _rgb(splat, stats["sh"], certain=False)
 
 
 def _nonfinite(splat: Splat, field: Field, stats: FieldStats) -> Iterator[Finding]:
@@ -207,11 +121,73 @@ def _nonfinite(splat: Splat, field: Field, stats: FieldStats) -> Iterator[Findin
     yield Finding("nonfinite", field, count, message, {"nan": nans, "inf": stats.nonfinite - nans})
 
 
-def _out_of_bounds(splat: Splat, field: Field, stats: FieldStats, config: DiagnoseConfig) -> Iterator[Finding]:
-    low, high = bounds(field, config.max_extent)
+# ------------------------------------------------------------------------------- positions
+
+
+def _positions(splat: Splat, stats: FieldStats, core: Core | None, config: DiagnoseConfig) -> Iterator[Finding]:
+    """Positions out of bounds, and of the others the strays; or that all are one point."""
+    if core is None:
+        if stats.min is not None:
+            message = f"means: no Gaussian has a position within {NOWHERE:g} units: no shape is left, make it again"
+            yield Finding("out_of_bounds", "means", len(splat), message, {"limit": NOWHERE, "extent": 0.0})
+        return
+    limit = position_limit(core, config.max_extent)
+    means, log_scales = _usable(splat, stats)
+    if core.longest > limit or len(means) + stats.nonfinite < len(splat):
+        far = far_positions(splat.means, core, limit)
+        if count := int(far.sum()):
+            message = (
+                f"means: {count:,} of {len(splat):,} Gaussians lie over {limit:.4g} units from the object "
+                f"(diagnose.max_extent = {config.max_extent:g} times its extent of {core.extent:.4g})"
+            )
+            yield Finding("out_of_bounds", "means", count, message, {"limit": limit, "extent": core.extent})
+            near = np.isfinite(splat.means).all(axis=1) & ~far
+            means, log_scales = splat.means[near], splat.log_scales[near]
+            core = core_of(means)
+    if not core.extent and len(splat) >= LEAST_COINCIDENT:
+        message = f"means: nearly all of {len(splat):,} Gaussians lie on one point: no shape is left, make it again"
+        yield Finding("uniform_position", "means", len(means), message, {"extent": core.longest})
+    elif (strays := stray_mask(means, log_scales, core)) is not None:
+        count, figures = int(strays.sum()), {"extent": core.extent, "full": core.longest}
+        message = (
+            f"means: {count:,} of {len(splat):,} Gaussians lie far from the object: its middle 95 % measure "
+            f"{core.extent:.4g} units, all of it {core.longest:.4g}; the judge's placement shrinks the object by that"
+        )
+        yield Finding("stray_position", "means", count, message, figures)
+
+
+def _other_unit(splat: Splat, core: Core) -> Iterator[Finding]:
+    """The judge multiplies opacities by what it divides lengths by."""
+    factor = core.longest / JUDGE_EXTENT
+    if core.extent and not 1 / UNIT_FACTOR <= factor <= UNIT_FACTOR:
+        message = (
+            f"means: the longest side measures {core.longest:.4g} units; the judge's placement makes it "
+            f"{JUDGE_EXTENT:g} and multiplies opacities by {factor:.4g}; `repair --extent {JUDGE_EXTENT:g}` rescales it"
+        )
+        yield Finding("other_unit", "means", len(splat), message, {"longest": core.longest, "opacity_factor": factor})
+
+
+# ------------------------------------------------------------------------------- sizes and rotations
+
+
+def _sizes_out_of_bounds(
+    splat: Splat, stats: FieldStats, core: Core | None, config: DiagnoseConfig
+) -> Iterator[Finding]:
+    low, high = size_bounds(core, config.max_extent)
+    yield from _out_of_bounds(splat, "log_scales", stats, low, high, config)
+
+
+def _colours_out_of_bounds(splat: Splat, stats: FieldStats, config: DiagnoseConfig) -> Iterator[Finding]:
+    yield from _out_of_bounds(splat, "sh", stats, -config.max_extent, config.max_extent, config)
+
+
+def _out_of_bounds(
+    splat: Splat, field: Field, stats: FieldStats, low: float, high: float, config: DiagnoseConfig
+) -> Iterator[Finding]:
+    low, high = float(np.float32(low)), float(np.float32(high))
     if stats.min is None or stats.max is None or (stats.min >= low and stats.max <= high):
         return
-    count = int(_any(out_of_bounds(getattr(splat, field), low, high).reshape(len(splat), -1)).sum())
+    count = int(outside(getattr(splat, field), low, high).reshape(len(splat), -1).any(axis=1).sum())
     message = (
         f"{field}: {count:,} of {len(splat):,} Gaussians lie outside {low:g} to {high:g} "
         f"(range {stats.min:g} to {stats.max:g}; diagnose.max_extent = {config.max_extent:g})"
@@ -225,6 +201,21 @@ def _zero_quaternions(splat: Splat, config: DiagnoseConfig) -> Iterator[Finding]
     if count:
         message = f"quats: {count:,} of {len(splat):,} rotations are zero and name no orientation"
         yield Finding("zero_quaternion", "quats", count, message, {"norm": config.zero_quaternion_norm})
+
+
+def _oversized(splat: Splat, stats: FieldStats, core: Core | None, config: DiagnoseConfig) -> Iterator[Finding]:
+    """Giants that are not out of bounds."""
+    if core is None or not core.extent or stats.max is None or stats.max <= math.log(LARGE * core.extent):
+        return
+    giants = oversized_mask(splat.log_scales, core)
+    _, high = size_bounds(core, config.max_extent)
+    if count := int((giants & (splat.log_scales.max(axis=1) <= np.float32(high))).sum()):
+        largest = math.exp(min(stats.max, high))
+        message = (
+            f"log_scales: {count:,} of {len(splat):,} Gaussians are giants: standard deviations up to {largest:.4g} "
+            f"units in an object of {core.extent:.4g}"
+        )
+        yield Finding("oversized", "log_scales", count, message, {"largest": largest, "extent": core.extent})
 
 
 def _scales(splat: Splat, stats: FieldStats, config: DiagnoseConfig) -> Iterator[Finding]:
@@ -265,101 +256,47 @@ def _spacing(splat: Splat, sample: int = 2_000) -> float:
     return distance if distance > 0 else 1.0
 
 
-def _opacities(splat: Splat, stats: FieldStats, config: DiagnoseConfig) -> Iterator[Finding]:
-    logits = finite_values(splat.opacity_logits)
-    if logits.size < 2 or stats.mean is None or stats.std is None or stats.min is None or stats.max is None:
+# ------------------------------------------------------------------------------- colours
+
+
+def _rgb(splat: Splat, stats: FieldStats, certain: bool) -> Iterator[Finding]:
+    """Colours where coefficients belong: 0 to 255, or 0 to 1, of which the latter may be a pale object."""
+    some = splat.sh[:1_000, 0]
+    if stats.max is None or stats.min is None or (splat.sh_degree == 0 and stats.min < -0.5) or (some < -0.5).any():
         return
-    figures = {"mean": stats.mean, "std": stats.std, "least_std": config.uniform_opacity_std}
-    if stats.min >= -1e-4 and stats.max <= 1 + 1e-4 and stats.std >= 0.02:
-        message = f"opacity_logits: probabilities, not logits (range {stats.min:.4g} to {stats.max:.4g})"
-        yield Finding("linear_opacity", "opacity_logits", len(splat), message, figures)
-    elif stats.std < config.uniform_opacity_std:
-        message = (
-            f"opacity_logits: uniform at {stats.mean:.4g} "
-            f"(std {stats.std:.4g}, healthy from {config.uniform_opacity_std:g})"
-        )
-        yield Finding("uniform_opacity", "opacity_logits", len(splat), message, figures)
-    else:
-        yield from _double_logit(logits, config)
+    dc = finite_values(splat.sh[:, 0])
+    if dc.size < 3 * LEAST_GAUSSIANS or not -0.5 <= (low := float(dc.min())) <= (high := float(dc.max())) <= 255.5:
+        return
+    figures = {"min": low, "max": high, "full": 255.0 if high > 1.001 else 1.0}
+    what = f"sh: colours of 0 to {figures['full']:g}, not coefficients (range {low:.4g} to {high:.4g})"
+    if high > 8 and (_on_grid(dc, 1.0) or float(dc.mean()) > 4):
+        if certain:
+            yield Finding("rgb_255", "sh", len(splat), what, figures)
+    elif low >= -1e-4 and high <= 1.001 and float(dc.std()) > 0.02:
+        spread = float(dc.std())  # pale objects have less, and those that have as much go on below 0 or above 1
+        sure = _on_grid(dc, 255.0) or spread > 0.2 or (low < 0.02 and (high > 0.98 or spread > 0.15))
+        if certain and sure:
+            yield Finding("rgb_unit", "sh", len(splat), what, figures)
+        if not certain and not sure:
+            yield Finding("rgb_unit", "sh", len(splat), f"{what}, if the object is not pale grey", figures)
 
 
-def _double_logit(logits: Float32, config: DiagnoseConfig) -> Iterator[Finding]:
-    """The mark of a loader that clamps to [p, 1 - p] and takes a logit of what was a logit already.
-
-    Every logit below p lands on one value, every one above 1 - p on its opposite: no healthy distribution has such mass
-    there. Two forms: the whole file went through it, so that nothing exceeds the clamp and the little that lies between
-    is logit(x) of logits x in (0, 1); or only some of it did, or was set to the floor, and the rest is as it should be.
-    """
-    for probability in LOADER_FLOORS:
-        clamp = math.log((1 - probability) / probability)
-        floor = _share(np.abs(logits + clamp) < CLAMP_TOLERANCE)
-        ceiling = _share(np.abs(logits - clamp) < CLAMP_TOLERANCE)
-        if floor + ceiling < config.double_logit_fraction:
-            continue
-        between = logits[np.abs(logits) < clamp - CLAMP_TOLERANCE]
-        beyond = _share(np.abs(logits) > clamp + CLAMP_TOLERANCE)
-        whole = beyond < STRAY_SHARE and between.size < 0.4 * logits.size and _from_unit_interval(between)
-        if whole or _is_partial(floor, ceiling, beyond, between, clamp, config):
-            yield _double_logit_finding(logits.size, clamp, floor, ceiling, whole)
-            return
+def _on_grid(values: Float32, steps: float) -> bool:
+    """Whether every value is a multiple of 1 / steps."""
+    scaled = (np.float32(steps) * part for part in (values[:1_000], values))
+    return all(bool((np.abs(part - np.rint(part)) < 1e-3).all()) for part in scaled)
 
 
-def _share(values: Mask) -> float:
-    """That are true; np.mean would turn each into a float64 first."""
-    return np.count_nonzero(values) / values.size
-
-
-def _from_unit_interval(values: Float32) -> bool:
-    """Whether these are logit(x) of x in (0, 1) with a smooth density: nearly linear over so short a span.
-
-    For every linear density there the mean of x (1 - x) is 1/6, with a standard deviation of 0.0745 a value. Opacities
-    that are what they should be gather at both ends and give less.
-    """
-    if not values.size:
-        return True
-    x = sigmoid(values)
-    moment = float(np.mean(x * (1 - x), dtype=np.float64))
-    return abs(moment - 1 / 6) < 0.015 + 3 * 0.0745 / math.sqrt(values.size)
-
-
-def _is_partial(
-    floor: float, ceiling: float, beyond: float, between: Float32, clamp: float, config: DiagnoseConfig
-) -> bool:
-    """Mass at the clamp beside values that never met it.
-
-    A writer that clamps once, rightly, leaves mass there too, and is told by what lies short of the clamp: the tail of
-    what was cut off, or, where probabilities came in 8 bits, nothing but the grid of k / 255.
-    """
-    if beyond >= STRAY_SHARE:
-        return True
-    if floor < SMALLEST_MASS or not between.size or is_eight_bit(between):
-        return False
-    tail = _share(between < -0.75 * clamp) * (1 - floor - ceiling)
-    return floor + ceiling >= config.double_logit_fraction and tail < 0.1 * floor
-
-
-def is_eight_bit(logits: Float32) -> bool:
-    """Whether every opacity is a multiple of 1 / 255."""
-    steps = 255 * sigmoid(logits)
-    return bool(np.all(np.abs(steps - np.rint(steps)) < 0.02))
-
-
-def _double_logit_finding(size: int, clamp: float, floor: float, ceiling: float, whole: bool) -> Finding:
-    what = "logit taken twice throughout" if whole else "logit taken twice in a part, the rest is plain"
-    message = (
-        f"opacity_logits: {what}: {floor:.1%} at -{clamp:.3f} and {ceiling:.1%} at +{clamp:.3f}, "
-        f"the clamp of a loader that takes logits for probabilities"
-    )
-    figures = {"clamp": clamp, "floor": floor, "ceiling": ceiling, "whole": float(whole)}
-    count = size if whole else round((floor + ceiling) * size)
-    return Finding("double_logit", "opacity_logits", count, message, figures)
+# ------------------------------------------------------------------------------- log
 
 
 def _log(diagnosis: Diagnosis) -> None:
-    """The words that operators grep for; `corruption` here is any finding about the opacities."""
+    """The words that operators search for; `corruption` here is any finding about the opacities."""
     if found := diagnosis.find("uniform_opacity"):
         logger.warning("UNIFORM opacity corruption detected: std={:.2f}", found.figures["std"])
     if not any(finding.field == "opacity_logits" for finding in diagnosis.findings):
         logger.info("No opacity corruption detected ({:,} gaussians)", diagnosis.gaussians)
     for finding in diagnosis.findings:
         logger.warning("{}: {}", finding.kind, finding.message)
+    for hint in diagnosis.hints:
+        logger.info("hint: {}: {}", hint.kind, hint.message)

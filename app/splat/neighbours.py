@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from app.splat.model import Float32, Splat
-
-Mask = NDArray[np.bool_]
+from app.splat.statistics import Mask
 
 NEIGHBOURS = 8
 

@@ -14,7 +14,8 @@ from scipy import ndimage
 from scipy.linalg import cho_factor, cho_solve
 
 from app.splat.model import Float32, Splat, sigmoid
-from app.splat.neighbours import Mask, centred_rank, rotation_matrices
+from app.splat.neighbours import centred_rank, rotation_matrices
+from app.splat.statistics import Mask
 
 VISIBLE_DEPTH = 1.5
 """Opacity times area, summed over the Gaussians of an occupied cell, in cell faces: the level where all are lost.

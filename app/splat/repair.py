@@ -1,8 +1,8 @@
-"""Findings in, a splat that can be seen and a report of what was done to it out.
+"""Findings in, a visible splat and a report of what was done to it out.
 
-Positions come first, for everything else is taken from the neighbours; then sizes, rotations, colours, opacities, each
+Positions come first, because everything else is taken from neighbours; then sizes, rotations, colours, opacities, each
 from fields that are already sound. This file does not know how a fault is recognised (app.splat.diagnosis), nor how a
-lost value is guessed (app.splat.neighbours, app.splat.opacity).
+lost value is estimated (app.splat.neighbours, app.splat.opacity).
 """
 
 from __future__ import annotations
@@ -15,42 +15,19 @@ from loguru import logger
 
 from app.errors import StageFailed
 from app.reason import Reason
-from app.splat import neighbours, opacity
-from app.splat.diagnosis import (
-    CLAMP_TOLERANCE,
-    SMALLEST_MASS,
-    Diagnosis,
-    Field,
-    FieldStats,
-    Finding,
-    Kind,
-    field_stats,
-    holds_plain_sizes,
-    is_eight_bit,
-    nonfinite_mask,
-    out_of_bounds,
-    zero_quaternion_mask,
-)
-from app.splat.model import NOWHERE, Float32, Splat, sigmoid
-from app.splat.neighbours import Mask
+from app.splat import neighbours
+from app.splat.diagnosis import core_within, far_positions, holds_plain_sizes
+from app.splat.extent import core_of, oversized_mask, stray_mask
+from app.splat.findings import BEYOND_REPAIR, Diagnosis, Field, FieldStats, Kind
+from app.splat.model import NOWHERE, SH_C0, Float32, Splat
+from app.splat.repair_opacities import restored
+from app.splat.statistics import Mask, field_stats, nonfinite_mask, outside, zero_quaternion_mask
 
 if TYPE_CHECKING:
     from app.config import RepairConfig
 
 FEW = 0.05
 """Share of healthy Gaussians below which positions tell more about sizes and rotations than far neighbours do."""
-
-LEAST_STD = 1.05
-"""Restored logits spread at least so much, for the next diagnosis not to find them uniform."""
-
-CERTAIN = 1e-6
-"""Probabilities are turned into logits within this of 0 and 1: not at a clamp that is the mark of a fault."""
-
-SATURATED = 5.55
-"""logit(254.01 / 255): where no finite logit is beyond, the infinite ones are 8-bit opacities of 0 and 255."""
-
-EIGHT_BIT_END = 6.23
-"""logit(254.5 / 255), half a step from 255."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +57,13 @@ class RepairReport:
 
 
 def repair(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Splat, RepairReport]:
-    """The splat without its findings. A healthy one, or any where repair is off, comes back as the very same object.
+    """The splat without its findings. A healthy one, or any if repair is off, comes back as the very same object.
 
-    Raises StageFailed where no Gaussian has a position left.
+    Raises StageFailed if more is lost than repair.max_lost allows, or if no Gaussian has a position left.
     """
-    if diagnosis.healthy or not config.enabled:
+    if all(finding.kind in BEYOND_REPAIR for finding in diagnosis.findings) or not config.enabled:
         return splat, RepairReport(len(splat), len(splat), ())
+    _check_lost_fields(splat, diagnosis, config)
     repaired = splat
     repairs: list[Repair] = []
     for step in (_positions, _sizes, _rotations, _misfits, _colours, _opacities):
@@ -97,7 +75,7 @@ def repair(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Sp
 
 
 _Strategies = dict[tuple[Kind, Field], str]
-"""What was done about each finding; a finding of which nothing is said was not repaired."""
+"""What was done about each finding; a finding that is not in it was not repaired."""
 
 
 def _entry(diagnosis: Diagnosis, splat: Splat, done: tuple[tuple[Kind, Field], str]) -> Repair:
@@ -107,29 +85,42 @@ def _entry(diagnosis: Diagnosis, splat: Splat, done: tuple[tuple[Kind, Field], s
     return Repair(kind, field, found.count if found else len(splat), strategy, before, after)
 
 
+def _check_lost_fields(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> None:
+    """What is put in for lost values comes from the others: where most fields are mostly lost, it would be invented."""
+    lost: dict[Field, int] = {}
+    for finding in diagnosis.findings:
+        if finding.kind in ("nonfinite", "out_of_bounds", "zero_quaternion"):
+            lost[finding.field] = lost.get(finding.field, 0) + finding.count
+    fields = [field for field, count in lost.items() if count > config.max_lost * len(splat)]
+    if len(fields) > config.max_lost * len(diagnosis.stats):
+        raise StageFailed(Reason("fields_lost", {"fields": ", ".join(fields), "max_lost": config.max_lost}))
+
+
 # ------------------------------------------------------------------------------- positions
 
 
-def _positions(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Splat, _Strategies]:  # noqa: ARG001
-    """Drops Gaussians whose position is lost, and strays; an object that is large as a whole stays as it is."""
+def _positions(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Splat, _Strategies]:
+    """Drops Gaussians whose position is lost, out of bounds, or a stray."""
     done: _Strategies = {}
     kept = ~nonfinite_mask(splat.means)
     if not kept.all():
         done["nonfinite", "means"] = "dropped: without a position there are no neighbours to ask"
     if found := diagnosis.find("out_of_bounds", "means"):
-        inside = kept & ~_beyond(splat, found.figures["high"])
-        many = inside.sum() > kept.sum() / 2
-        if many and float(np.ptp(splat.means[inside], axis=0).max()) < found.figures["high"] / 2:
-            kept = inside
-            done["out_of_bounds", "means"] = "dropped: far from everything else"
-    kept &= ~_beyond(splat, NOWHERE)
+        kept &= ~far_positions(splat.means, core_within(splat), found.figures["limit"])
+        done["out_of_bounds", "means"] = "dropped: far from everything else"
+    kept &= ~outside(splat.means, -NOWHERE, NOWHERE).any(axis=1)
+    if diagnosis.find("stray_position"):
+        index = np.flatnonzero(kept)
+        means, log_scales = splat.means[index], splat.log_scales[index]
+        strays = stray_mask(means, log_scales, core_of(means))
+        kept[index[strays if strays is not None else []]] = False
+        done["stray_position", "means"] = "dropped: far from the object"
     if not kept.any():
         raise StageFailed(Reason("no_position", {"gaussians": len(splat)}))
+    if np.mean(~kept) > config.max_lost:
+        figures = {"share": float(np.mean(~kept)), "gaussians": len(splat), "max_lost": config.max_lost}
+        raise StageFailed(Reason("positions_lost", figures))
     return (splat if kept.all() else splat.take(kept)), done
-
-
-def _beyond(splat: Splat, limit: float) -> Mask:
-    return np.asarray(out_of_bounds(splat.means, -limit, limit).any(axis=1))
 
 
 # ------------------------------------------------------------------------------- sizes
@@ -149,6 +140,9 @@ def _sizes(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Sp
         upright = replace(upright, log_scales=_sizes_by_spacing(upright, opaque, found.figures["least_std"]))
         done["uniform_scale", "log_scales"] = "from the distances to the nearest positions along each axis"
     lost = _lost(upright.log_scales, diagnosis, "log_scales", done)
+    if diagnosis.find("oversized") and (core := core_within(splat)):
+        lost |= oversized_mask(upright.log_scales, core)[:, None]
+        done["oversized", "log_scales"] = "from the nearest healthy neighbours"
     if lost.any():
         upright = replace(upright, log_scales=_filled_sizes(upright, lost, opaque))
     return replace(splat, log_scales=_within_bounds(upright.log_scales, diagnosis)), done
@@ -166,16 +160,16 @@ def _sizes_by_spacing(splat: Splat, opacity_known: bool, least_std: float) -> Fl
 
 
 def _within_bounds(logs: Float32, diagnosis: Diagnosis) -> Float32:
-    """In an object that is large as a whole a guess can lie outside."""
+    """An estimate can lie outside."""
     found = diagnosis.find("out_of_bounds", "log_scales")
     return logs.clip(found.figures["low"], found.figures["high"]) if found else logs
 
 
 def _lost(values: Float32, diagnosis: Diagnosis, field: Field, done: _Strategies) -> Mask:
-    """(N, ...) components that are not finite or out of bounds; says of both that the neighbours fill them."""
+    """(N, ...) components that are not finite or out of bounds; records for both that neighbours fill them."""
     lost = ~np.isfinite(values)
     if found := diagnosis.find("out_of_bounds", field):
-        lost |= out_of_bounds(values, found.figures["low"], found.figures["high"])
+        lost |= outside(values, found.figures["low"], found.figures["high"])
     for kind in ("nonfinite", "out_of_bounds"):
         if diagnosis.find(kind, field):
             done[kind, field] = "from the nearest healthy neighbours"
@@ -183,7 +177,7 @@ def _lost(values: Float32, diagnosis: Diagnosis, field: Field, done: _Strategies
 
 
 def _with_usable_quats(splat: Splat, diagnosis: Diagnosis) -> Float32:
-    """Rotations with the broken ones upright, for as long as sizes are looked at."""
+    """The rotations, with the identity for broken ones."""
     broken = _broken_quats(splat, diagnosis)
     return np.where(broken[:, None], np.array([1, 0, 0, 0], np.float32), splat.quats) if broken.any() else splat.quats
 
@@ -202,13 +196,13 @@ def _filled_sizes(splat: Splat, lost: Mask, opacity_known: bool) -> Float32:
 def _misfits(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Splat, _Strategies]:  # noqa: ARG001
     """Plain sizes so far from the spacing that the next diagnosis would take their logarithms for plain sizes again.
 
-    Asked after the rotations, since where those are all lost the sizes are evened.
+    After the rotations, because sizes are evened if those are all lost.
     """
     found = diagnosis.find("linear_scale")
     if not found or not holds_plain_sizes(splat):
         return splat, {}
     logs = _sizes_by_spacing(splat, _opacity_known(diagnosis), found.figures["least_std"])
-    strategy = "from the positions: as logarithms too they are far from the spacing"
+    strategy = "from the positions: their logarithms too are far from the spacing"
     return replace(splat, log_scales=_within_bounds(logs, diagnosis)), {("linear_scale", "log_scales"): strategy}
 
 
@@ -249,6 +243,12 @@ def _evened(log_scales: Float32, wanted: Mask) -> Float32:
 
 def _colours(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Splat, _Strategies]:  # noqa: ARG001
     done: _Strategies = {}
+    for kind in ("rgb_255", "rgb_unit"):
+        if found := diagnosis.find(kind):
+            sh = splat.sh.copy()
+            sh[:, 0] = (sh[:, 0] / np.float32(found.figures["full"]) - np.float32(0.5)) / np.float32(SH_C0)
+            splat = replace(splat, sh=sh)
+            done[kind, "sh"] = "colours turned into coefficients"
     lost = _lost(splat.sh, diagnosis, "sh", done)
     wanted = np.asarray(lost.any(axis=(1, 2)))
     if not wanted.any():
@@ -263,98 +263,8 @@ def _colours(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[
 
 
 def _opacities(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Splat, _Strategies]:
-    done: _Strategies = {}
-    read = _Read(splat.opacity_logits, np.isfinite(splat.opacity_logits), np.isfinite(splat.opacity_logits))
-    for finding in (finding for finding in diagnosis.findings if finding.field == "opacity_logits"):
-        read, strategy = _read(splat, read, finding, config)
-        done[finding.kind, finding.field] = strategy
-    if not done:
-        return splat, done
-    found = diagnosis.find("uniform_opacity")
-    least = max(LEAST_STD, 1.05 * found.figures["least_std"]) if found else LEAST_STD
-    logits = _varied(splat, _guessed(splat, read), ~read.firm, least)
-    if found:
-        after = float(logits.std(dtype=np.float64))
-        logger.info("UNIFORM opacity FIXED: std {:.2f} → {:.2f}", found.figures["std"], after)
-    return replace(splat, opacity_logits=logits), done
-
-
-@dataclass(frozen=True, eq=False)
-class _Read:
-    """What the stored values (N,) tell: logits; known: those to keep; firm: of them, the exact ones."""
-
-    logits: Float32
-    known: Mask
-    firm: Mask
-
-
-def _read(splat: Splat, read: _Read, finding: Finding, config: RepairConfig) -> tuple[_Read, str]:
-    """Reads the values again in the light of a finding; what is not known after the last will be guessed."""
-    if finding.kind == "nonfinite":
-        return _read_infinite(read)
-    if finding.kind == "linear_opacity":
-        share = read.logits.clip(CERTAIN, 1 - CERTAIN).astype(np.float64)
-        return replace(read, logits=np.log(share / (1 - share)).astype(np.float32)), "logit taken"
-    if finding.kind == "double_logit":
-        return _read_clamped(splat, read, finding)
-    if config.strategy == "noise":
-        return _read_noisy(read, config)
-    far = read.known & (np.abs(read.logits - np.float32(finding.figures["mean"])) > 3)
-    with_rest = f" and the {int(far.sum()):,} that differ" if far.any() else ""
-    return _Read(read.logits, far, far), f"restore: from geometry{with_rest}"
-
-
-def _read_infinite(read: _Read) -> tuple[_Read, str]:
-    finite = read.logits[read.known]
-    infinite = np.isinf(read.logits)
-    if infinite.any() and finite.size and np.abs(finite).max() < SATURATED and is_eight_bit(finite):
-        saturated = np.clip(read.logits, -EIGHT_BIT_END, EIGHT_BIT_END)
-        known = read.known | infinite
-        return _Read(saturated, known, known), "infinite ones are 8-bit opacities of 0 and 255; NaN guessed"
-    return read, "from geometry and the healthy ones"
-
-
-def _read_noisy(read: _Read, config: RepairConfig) -> tuple[_Read, str]:
-    """The older recipe, kept for those who ask for it: it varies what is stored and brings nothing back."""
-    noise = np.random.default_rng(config.seed).normal(0, config.noise_std, len(read.logits)).astype(np.float32)
-    strategy = f"noise: zero mean, std {config.noise_std:g}, seed {config.seed}: what was invisible stays so"
-    return replace(read, logits=read.logits + noise, firm=read.known), strategy
-
-
-def _read_clamped(splat: Splat, read: _Read, finding: Finding) -> tuple[_Read, str]:
-    """Between the clamps stands logit(x): x is back exactly. At them, all that is left is that x <= 0 or x >= 1.
-
-    Where only the floor has mass, and the rest is plain, it is not even that: those are guessed.
-    """
-    clamp, whole = finding.figures["clamp"], bool(finding.figures["whole"])
-    floor = read.known & (np.abs(read.logits + clamp) < CLAMP_TOLERANCE)
-    ceiling = read.known & (np.abs(read.logits - clamp) < CLAMP_TOLERANCE)
-    firm = read.known & ~floor & ~ceiling
-    if not whole and finding.figures["ceiling"] < SMALLEST_MASS:
-        return _Read(read.logits, firm, firm), "floor restored from geometry and the healthy ones"
-    logits = np.where(firm, sigmoid(read.logits), read.logits) if whole else read.logits.copy()
-    logits[floor] = -1.45 - 0.5 * float(floor.sum()) / len(logits)  # the more lie below, the farther
-    logits[ceiling] = np.maximum(1, 3 + opacity.vary(splat, 0.5)[ceiling])
-    what = "second logit undone; what had met the clamp set to typical values"
-    if not whole:
-        what = "what had met the clamp set to typical values, the rest is plain"
-    return _Read(logits, read.known, firm), what
-
-
-def _guessed(splat: Splat, read: _Read) -> Float32:
-    if read.known.all():
-        return read.logits
-    # what is not known may be anything, infinity too: the guess must not look at it
-    logits = np.where(read.known, read.logits, 0).astype(np.float32)
-    guess = opacity.guess_logits(replace(splat, opacity_logits=logits), read.known)
-    return np.where(read.known, logits, guess)
-
-
-def _varied(splat: Splat, logits: Float32, loose: Mask, least: float) -> Float32:
-    """Where what was put in has left the whole without spread, as much of geometry's pattern as gives it one."""
-    varied = logits
-    for strength in (1, 2, 4, 8):
-        if not loose.any() or float(varied.std(dtype=np.float64)) >= least:
-            break
-        varied = np.where(loose, logits + opacity.vary(splat, strength), logits)
-    return varied
+    findings = [finding for finding in diagnosis.findings if finding.field == "opacity_logits"]
+    if not findings:
+        return splat, {}
+    logits, done = restored(splat, findings, config)
+    return replace(splat, opacity_logits=logits), {(found.kind, found.field): strategy for found, strategy in done}
