@@ -30,14 +30,11 @@ def print_findings(diagnosis: dict[str, Any]) -> None:
 @contextmanager
 def findings_not_logged() -> Iterator[None]:
     """Keeps findings and repairs out of the log, for a command that prints them."""
-    modules = "app.splat.diagnosis", "app.splat.repair"
-    for module in modules:
-        logger.disable(module)
+    logger.disable("app.splat")
     try:
         yield
     finally:
-        for module in modules:
-            logger.enable(module)
+        logger.enable("app.splat")
 
 
 def print_repairs(repairs: list[dict[str, Any]]) -> None:
