@@ -20,9 +20,9 @@ from app.config import Config
 from app.errors import ConfigError, TooManyFailures
 from app.jobs.client import Jobs
 from app.web import create_app
-from app.web.auth import read_hashes, token_hash
 from app.web.failures import ALLOWED, MAX_ADDRESSES, WITHIN_SECONDS, Failures
 from app.web.server import listen_address
+from app.web.tokens import read_tokens, token_hash
 
 TOKEN = "sg_" + "k" * 43  # fixed, so that every process collects the same tests
 
@@ -245,13 +245,13 @@ def test_a_tokens_file_that_cannot_be_meant_stops_the_start(tmp_path: Path, cont
     (tmp_path / "tokens").write_text(content)
     config = Config.model_validate({"auth": {"tokens_file": str(tmp_path / "tokens")}})
     with pytest.raises(ConfigError, match=expected) as error:
-        read_hashes(config.auth)
+        read_tokens(config.auth)
     assert TOKEN not in str(error.value)
 
 
 def test_a_missing_tokens_file_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
-        read_hashes(Config.model_validate({"auth": {"tokens_file": str(tmp_path / "nowhere")}}).auth)
+        read_tokens(Config.model_validate({"auth": {"tokens_file": str(tmp_path / "nowhere")}}).auth)
 
 
 def test_the_command_makes_a_token_and_the_hash_of_it() -> None:

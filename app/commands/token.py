@@ -16,7 +16,7 @@ def token() -> None:
 @JSON
 def new(as_json: bool) -> None:
     """Make a token: keep it, and put its hash line into the file that auth.tokens_file names."""
-    from app.web.auth import new_token, token_hash
+    from app.web.tokens import new_token, token_hash
 
     made = new_token()
     if as_json:

@@ -25,7 +25,7 @@ from app.jobs.heartbeats import list_engines
 from app.jobs.job_request import check, new_id, picture_name
 from app.jobs.listing import Listing
 from app.jobs.queue import JobQueue
-from app.jobs.records import SERVING, Engine, Job, JobRequest, Kind, Result, StageTime, Stats, Tally
+from app.jobs.records import SERVING, Engine, Job, JobRequest, Kind, Result, StageTime, Stats, Tally, Usage
 from app.jobs.retention import remove_jobs
 from app.jobs.storage_check import check_storage
 from app.jobs.store import Store, to_job
@@ -87,7 +87,9 @@ class Jobs:
 
     # ---- asking for something ----------------------------------------------------------------------------------------
 
-    def submit(self, order: JobRequest, *, key: str | None = None, shared: bool = False) -> Job:
+    def submit(
+        self, order: JobRequest, *, key: str | None = None, shared: bool = False, owner: str | None = None
+    ) -> Job:
         """Takes the order, durably, and returns its job; with a key that was used before, the job it was used for.
 
         shared: the job that waits or runs for an order just like this, without a key, will do, and its deadline is put
@@ -99,7 +101,7 @@ class Jobs:
         check(order, key, self.config)
         if key and (known := self._known(key, order)):
             return known
-        row = self._row(order, key)
+        row = self._row(order, key) | {"owner": owner}
         given = self._keep_files(order, row["id"])
         try:
             with self.store.writing(alone=True) as connection:
@@ -163,8 +165,17 @@ class Jobs:
         with self.store.reading() as connection:
             row = connection.execute(sa.select(tables.jobs).where(tables.jobs.c.id == id)).mappings().first()
             if not row:
-                raise NotFound(f"no job {id[:64]!r}: it never was, or its time here is over (assets.keep_days)")
+                raise NotFound(unknown_job(id))
             return _with_assets(connection, [row])[0]
+
+    def usage(self, owner: str, seconds: float) -> Usage:
+        """What a caller uses; recent are the jobs of the last `seconds`."""
+        mine, since = tables.jobs.c.owner == owner, self.clock() - seconds
+        size = sa.select(sa.func.sum(tables.assets.c.size)).join(tables.jobs, tables.jobs.c.id == tables.assets.c.job)
+        with self.store.reading() as connection:
+            waiting = _count(connection, mine & (tables.jobs.c.state == "QUEUED"))
+            recent = _count(connection, mine & (tables.jobs.c.created > since))
+            return Usage(waiting, recent, int(connection.scalar(size.where(mine)) or 0))
 
     def list_jobs(self, listing: Listing, limit: int) -> list[Job]:
         """A page of at most `limit` jobs."""
@@ -327,6 +338,11 @@ class Jobs:
             return connection.execute(query).mappings().all()
 
 
+def unknown_job(id: str) -> str:
+    """What is said of a job that does not exist."""
+    return f"no job {id[:64]!r}: it never was, or its time here is over (assets.keep_days)"
+
+
 def _check_source(connection: sa.Connection, source: str) -> None:
     names = _names(connection, [source])
     state = connection.scalar(sa.select(tables.jobs.c.state).where(tables.jobs.c.id == source))
@@ -358,6 +374,7 @@ def _joined(connection: sa.Connection, row: dict[str, Any]) -> str | None:
     """The id of a job under way that is just like this row, which now has this row's deadline."""
     t = tables.jobs.c
     alike = t.key.is_(None) & (t.digest == row["digest"]) & t.state.in_(("QUEUED", "RUNNING")) & ~t.cancelled
+    alike &= t.owner.is_not_distinct_from(row["owner"])
     twin = connection.scalar(sa.select(t.id).where(alike).order_by(t.id).limit(1))
     if twin:
         change = {"deadline": row["deadline"], "version": t.version + 1}

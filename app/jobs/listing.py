@@ -17,8 +17,9 @@ UNSCORED = -2.0
 class Listing:
     """A filter, an order and a position. An empty filter lets every job pass.
 
-    text: part of the prompt, in any case. starred: only starred jobs. order: newest or oldest first; by score, best
-    first; queue: as the waiting jobs will run. after: the id of the last job of the previous page.
+    text: part of the prompt, in any case. starred: only starred jobs. owner: only the jobs of this caller and those
+    without an owner. order: newest or oldest first; by score, best first; queue: as the waiting jobs will run.
+    after: the id of the last job of the previous page.
     """
 
     states: tuple[State, ...] = ()
@@ -26,6 +27,7 @@ class Listing:
     kinds: tuple[Kind, ...] = ()
     text: str = ""
     starred: bool = False
+    owner: str | None = None
     order: Order = "newest"
     after: str | None = None
 
@@ -45,6 +47,8 @@ class Listing:
                 filters.append(column.in_(values))
         if self.text:
             filters.append(jobs.c.prompt.icontains(self.text, autoescape=True))
+        if self.owner is not None:
+            filters.append(jobs.c.owner.is_(None) | (jobs.c.owner == self.owner))
         if self.starred:
             filters.append(jobs.c.starred.is_(True))
         return filters

@@ -62,6 +62,7 @@ class Job:
     reasons: why the gate refused, in sentences; reason_codes: the code of each, as in app/reason.py.
     score: the value of the first of metrics; scores: of each view. metrics: by name, empty in an older release's rows.
     error: one line, empty without one. version: rises with every change. starred: kept by retention.
+    owner: the name of the caller's token, "" without one; None for jobs of releases that kept no owner.
     assets: names of the files that can be fetched, sorted.
     """
 
@@ -94,6 +95,7 @@ class Job:
     engine: str | None
     version: int
     starred: bool
+    owner: str | None
     assets: tuple[str, ...]
 
     @property
@@ -164,6 +166,15 @@ class Tally:
     what: str
     label: str
     count: int
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one caller uses. waiting: jobs; recent: jobs that it submitted lately; bytes: of the files of its jobs."""
+
+    waiting: int
+    recent: int
+    bytes: int
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,7 @@ jobs = sa.Table(
     sa.Column("crash_report", sa.Text),  # what that process died of, where it did
     sa.Column("version", sa.BigInteger, nullable=False, default=1),
     sa.Column("starred", sa.Boolean, default=False),  # kept by retention
+    sa.Column("owner", sa.String(64)),  # the caller, by the name of its token; empty in an older release's rows
     sa.Column("cancelled", sa.Boolean, nullable=False, default=False),  # asked for; takes effect between stages
     sa.Column("starts", sa.Integer, nullable=False, default=0),  # engines that began it and did not live to end it
     sa.Index("jobs_queue", "state", "priority", "sequence"),

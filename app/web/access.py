@@ -7,6 +7,7 @@ import time
 from flask import Flask, Response, g, request
 from loguru import logger
 
+from app.web.auth import describe_caller
 from app.web.limits import BEGAN
 
 QUIET = ("/livez", "/readyz", "/metrics")
@@ -25,5 +26,6 @@ def _start_clock() -> None:
 def _log(answer: Response) -> Response:
     took = 1_000 * (time.monotonic() - g.began)
     level = "DEBUG" if request.path in QUIET else "INFO"
-    logger.log(level, "{} {!r} {} in {:.0f} ms", request.method, request.path, answer.status_code, took)
+    caller = describe_caller()
+    logger.log(level, "{} {!r} {} in {:.0f} ms for {}", request.method, request.path, answer.status_code, took, caller)
     return answer

@@ -11,6 +11,7 @@ from loguru import logger
 from app.errors import BadInput
 from app.jobs.records import Job, JobRequest
 from app.web.assets import file_answer
+from app.web.auth import describe_caller
 from app.web.context import current_config, current_drain, current_jobs
 from app.web.events import event_stream
 from app.web.models import (
@@ -95,7 +96,7 @@ def remove(path: JobPath) -> Response:
     if not jobs.get(path.id).ended:
         return cancel(path)
     job = jobs.remove(path.id)
-    logger.bind(job=job.id).info("removed by a caller")
+    logger.bind(job=job.id).info(f"removed for {describe_caller()}")
     return json_answer(JobView.of(job))
 
 

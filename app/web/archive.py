@@ -11,9 +11,9 @@ from flask import Response
 from flask_openapi3 import APIBlueprint, Tag
 
 from app.errors import NotFound
-from app.jobs.client import Jobs
 from app.jobs.records import Job
 from app.web.assets import CHUNK, download_name
+from app.web.caller_jobs import CallerJobs
 from app.web.context import current_jobs
 from app.web.models import ArchiveQuery
 from app.web.problems import described
@@ -45,7 +45,7 @@ def _members(found: list[Job], name: str) -> dict[str, Job]:
     return members
 
 
-def _stream(jobs: Jobs, members: dict[str, Job], name: str) -> Iterator[bytes]:
+def _stream(jobs: CallerJobs, members: dict[str, Job], name: str) -> Iterator[bytes]:
     sink = _Sink()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as target:  # splats hardly compress
         for member, job in members.items():

@@ -7,80 +7,37 @@ that change something are refused if their Origin is another site.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import secrets
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from ipaddress import ip_address
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from flask import Flask, current_app, request
 
 from app.address import is_loopback
 from app.config import AuthConfig, Config
-from app.errors import ConfigError, Forbidden, Unauthorized
+from app.errors import Forbidden, Unauthorized
 from app.web.client_address import ClientAddress
 from app.web.failures import Failures
+from app.web.tokens import LOCAL, STRANGER, Caller, TokenFile
 
-PREFIX = "sg_"
 OPEN = ("/livez", "/readyz")
 WORKER = ("/generate/", "/generate", "/generate_video/", "/generate_video")
 ANY_HOST = (*OPEN, "/metrics")
 """Served under any host name: a scraper uses the name of the container."""
 
-CHECK, DENIED = "splatgate.check", "splatgate.denied"
+CHECK, DENIED, CALLER, ADDRESS = "splatgate.check", "splatgate.denied", "splatgate.caller", "splatgate.address"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
-def new_token() -> str:
-    """256 random bits as text, with a prefix that secret scanners can match."""
-    return PREFIX + secrets.token_urlsafe(32)
-
-
-def token_hash(token: str) -> str:
-    """sha256 (hex): the line for auth.tokens_file. A token is random, so it needs no slow password hash."""
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def read_hashes(config: AuthConfig) -> tuple[str, ...]:
-    """The hashes in auth.tokens_file; () if none is configured. Text after a hash on its line is a comment.
-
-    Raises ConfigError, naming the line.
-    """
-    if not config.tokens_file:
-        return ()
-    try:
-        lines = Path(config.tokens_file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"auth.tokens_file {config.tokens_file}: cannot be read: {error}") from None
-    hashes = tuple(_hash_in(line, number, config) for number, line in enumerate(lines, 1) if _is_entry(line))
-    if not hashes:
-        raise ConfigError(f"auth.tokens_file {config.tokens_file}: no token in it: `splatgate token new` creates one")
-    return hashes
-
-
-def _is_entry(line: str) -> bool:
-    return bool(line.strip()) and not line.lstrip().startswith("#")
-
-
-def _hash_in(line: str, number: int, config: AuthConfig) -> str:
-    word = line.split()[0].lower()
-    if len(word) != 64 or set(word) - set("0123456789abcdef"):
-        raise ConfigError(
-            f"auth.tokens_file {config.tokens_file}: line {number} does not start with a sha256 (64 hexadecimal "
-            "digits): `splatgate token new` prints one; do not put the token itself into the file"
-        )
-    return word
-
-
 def guard(app: Flask, config: Config) -> None:
     """Checks every request before its view runs. Raises ConfigError if the tokens cannot be read."""
-    hashes = read_hashes(config.auth)
     client = ClientAddress(config.serve.trusted_proxies)
-    app.extensions[CHECK] = _token_checker(hashes, config.auth, client) if hashes else _local_checker(config, client)
+    with_tokens = bool(config.auth.tokens_file)
+    app.extensions[CHECK] = _token_checker(config.auth, client) if with_tokens else _local_checker(config, client)
+    app.extensions[ADDRESS] = client
     app.before_request(check)
 
 
@@ -90,7 +47,25 @@ def check() -> None:
     if denied := request.environ.get(DENIED):
         raise denied
     _check_site()
-    current_app.extensions[CHECK]()
+    request.environ[CALLER] = current_app.extensions[CHECK]()
+
+
+def current_caller() -> Caller:
+    """Who sends the current request, once it has been checked."""
+    caller: Caller = request.environ[CALLER]
+    return caller
+
+
+def describe_caller() -> str:
+    """Address and name of the caller of the current request, for the log."""
+    caller: Caller | None = request.environ.get(CALLER)
+    return f"{client_address() or 'unknown address'} {caller.name if caller else ''}".rstrip()
+
+
+def client_address() -> str:
+    """The address of the client of the current request; empty if it is unknown."""
+    client: ClientAddress = current_app.extensions[ADDRESS]
+    return client.of_request()
 
 
 def _check_site() -> None:
@@ -116,19 +91,19 @@ def is_open(path: str, config: AuthConfig) -> bool:
     return path in OPEN or (config.open_worker and path in WORKER)
 
 
-def _token_checker(hashes: tuple[str, ...], config: AuthConfig, client: ClientAddress) -> Callable[[], None]:
-    failures = Failures(time.monotonic)
+def _token_checker(config: AuthConfig, client: ClientAddress) -> Callable[[], Caller]:
+    tokens, failures = TokenFile(config), Failures(time.monotonic)
 
-    def check() -> None:
-        if is_open(request.path, config):
-            return
+    def check() -> Caller:
         token = _token()
-        given = token_hash(token)
-        # compare with every hash, each in constant time: the timing does not reveal which one is close
-        if not sum([hmac.compare_digest(given, known) for known in hashes]):
+        caller = tokens.find(token, datetime.now(UTC)) if token else None
+        if not caller and is_open(request.path, config):
+            return STRANGER
+        if not caller:
             if token:
                 failures.count(client.of_request())
             raise Unauthorized("send a token: Authorization: Bearer TOKEN (`splatgate token new` creates one)")
+        return caller
 
     return check
 
@@ -143,7 +118,7 @@ def _token() -> str:
     return given.password or "" if given.type == "basic" else ""
 
 
-def _local_checker(config: Config, client: ClientAddress) -> Callable[[], None]:
+def _local_checker(config: Config, client: ClientAddress) -> Callable[[], Caller]:
     """Refuses other machines, proxies, and host names that another site's DNS may point here (DNS rebinding).
 
     In a container whose port is published on the loopback of the host, callers come from the bridge network: the
@@ -151,9 +126,9 @@ def _local_checker(config: Config, client: ClientAddress) -> Callable[[], None]:
     """
     published_locally = is_loopback(config.serve.published_on)
 
-    def check() -> None:
+    def check() -> Caller:
         if request.path in OPEN:
-            return
+            return STRANGER
         if proxy := client.untrusted_proxy():
             raise Forbidden(
                 f"this request came through a proxy ({proxy}), which would let everybody in: create a token with "
@@ -167,6 +142,7 @@ def _local_checker(config: Config, client: ClientAddress) -> Callable[[], None]:
         name = urlsplit(f"//{request.host}").hostname
         if name not in LOCAL_NAMES and request.path not in ANY_HOST:
             raise Forbidden(f"without auth.tokens_file the host name must be {' or '.join(LOCAL_NAMES)}, not {name!r}")
+        return LOCAL
 
     return check
 

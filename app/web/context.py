@@ -10,6 +10,8 @@ from flask import Flask, current_app
 from app.config import Config
 from app.decoding import Decoder
 from app.jobs.client import Jobs
+from app.web.auth import current_caller
+from app.web.caller_jobs import CallerJobs
 
 KEY = "splatgate"
 POLL_SECONDS = 1.0
@@ -54,10 +56,15 @@ def current_config() -> Config:
     return config
 
 
-def current_jobs() -> Jobs:
-    """The jobs of the application that handles the current request."""
+def all_jobs() -> Jobs:
+    """The jobs of every caller. For views that show no job: health, metrics, feedback."""
     jobs: Jobs = current_app.extensions[KEY][1]
     return jobs
+
+
+def current_jobs() -> CallerJobs:
+    """The jobs that the caller of the current request may see."""
+    return CallerJobs(all_jobs(), current_caller())
 
 
 def current_decoder() -> Decoder:

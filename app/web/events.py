@@ -9,15 +9,15 @@ from flask import Response
 from loguru import logger
 
 from app.errors import SplatgateError
-from app.jobs.client import Jobs
 from app.jobs.records import Job
+from app.web.caller_jobs import CallerJobs
 from app.web.context import POLL_SECONDS, Drain
 from app.web.models import JobView
 
 HEARTBEAT_SECONDS = 10.0
 
 
-def event_stream(jobs: Jobs, drain: Drain, job: Job, seen: int) -> Response:
+def event_stream(jobs: CallerJobs, drain: Drain, job: Job, seen: int) -> Response:
     """seen: the version the caller has. After the last version: 204, which stops a browser from reconnecting."""
     if job.ended and job.version <= seen:
         return Response(status=204)
@@ -29,7 +29,7 @@ def event_stream(jobs: Jobs, drain: Drain, job: Job, seen: int) -> Response:
 class EventStream:
     """Iterates over the events of one job. Ends with the job, or when the process stops; a browser then reconnects."""
 
-    def __init__(self, jobs: Jobs, drain: Drain, job: Job, seen: int) -> None:
+    def __init__(self, jobs: CallerJobs, drain: Drain, job: Job, seen: int) -> None:
         self._jobs = jobs
         self._drain = drain
         self._job = job

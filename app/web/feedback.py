@@ -13,12 +13,13 @@ from flask_openapi3 import APIBlueprint, Tag
 from loguru import logger
 from pydantic import BeforeValidator, Field, RootModel, TypeAdapter
 
-from app.errors import BadInput
+from app.errors import BadInput, Forbidden
 from app.feedback.lines import Found, Line, parse, read_lines, without_controls
 from app.feedback.logs import MAX_LINE, compression
 from app.feedback.report import Report, report
 from app.feedback.store import FeedbackStore
-from app.web.context import current_config, current_jobs
+from app.web.auth import current_caller
+from app.web.context import all_jobs, current_config
 from app.web.models import Query, Wire, json_answer
 from app.web.problems import described
 
@@ -27,6 +28,15 @@ feedback = APIBlueprint(
 )
 
 MAX_ENTRIES = 10_000
+
+
+@feedback.before_request
+def only_with_sight_of_all_jobs() -> None:
+    """Raises Forbidden for a token that may see only its own jobs: the answers are about those of all callers."""
+    if not current_caller().sees_all:
+        raise Forbidden("judges' answers are about the jobs of all callers: use a token with scope=all or scope=admin")
+
+
 PICTURE: dict[str, Any] = {
     "description": "The report as a picture.",
     "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
@@ -151,7 +161,7 @@ def draw(query: Picture) -> Response:
 
 
 def _store() -> FeedbackStore:
-    return FeedbackStore(current_jobs().store, current_config())
+    return FeedbackStore(all_jobs().store, current_config())
 
 
 def _report(query: Span) -> Report:

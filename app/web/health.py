@@ -10,7 +10,7 @@ from app.child import supervisor_alive
 from app.errors import SplatgateError, StorageDown, Unavailable
 from app.jobs.heartbeats import DEAD
 from app.jobs.records import SERVING, Engine
-from app.web.context import current_jobs
+from app.web.context import all_jobs
 from app.web.models import EngineView, Readiness, json_answer
 from app.web.problems import described
 
@@ -40,8 +40,8 @@ def readyz() -> Response:
     warnings: tuple[str, ...] = ()
     why = outside = _storage_problem()
     try:
-        engines = current_jobs().engines()
-        warnings = tuple(current_jobs().store.warnings().values())
+        engines = all_jobs().engines()
+        warnings = tuple(all_jobs().store.warnings().values())
     except SplatgateError as error:
         why = outside = why or str(error)
     ready = not why and any(engine.state in SERVING for engine in engines)
@@ -55,7 +55,7 @@ def readyz() -> Response:
 
 def _storage_problem() -> str:
     try:
-        current_jobs().check_storage()
+        all_jobs().check_storage()
     except StorageDown as error:
         return str(error)
     return ""

@@ -26,9 +26,9 @@ from app.jobs.assets import check_url
 from app.jobs.client import Jobs
 from app.log import ToLoguru, start_logging
 from app.web import create_app
-from app.web.auth import read_hashes
 from app.web.context import drain_of
 from app.web.dispatch import STALL_SECONDS, Dispatcher
+from app.web.tokens import read_tokens
 
 HEADER_SECONDS = 5
 """A client has this long to send the headers of a request, and may be silent for this long between two. The worker has
@@ -46,7 +46,7 @@ def main() -> None:
     try:
         config = load_config()
         start_logging(config.log.level, validation=config.validation.enabled, as_json=config.log.as_json)
-        read_hashes(config.auth)
+        read_tokens(config.auth)
         check_url(config)
     except SplatgateError as error:
         sys.exit(f"error: {error}")
