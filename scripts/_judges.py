@@ -1,5 +1,5 @@
-"""Synthetic judges with a known cut, for the tests and the picture of the feedback report: jobs in a store, and the log
-that a caller of theirs would have written. Nothing here was measured on a real judge."""
+"""Synthetic judges with a known cut, for the tests and for the picture of the feedback report: jobs in a job store, and
+the log that their caller would have written. No number here was measured on a real judge."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ EVERY_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class World:
-    """Jobs whose hidden quality shows in the CLIP score and decides the judges' verdict.
+    """Jobs whose hidden quality q determines the CLIP score and the judges' verdict.
 
-    quality ~ N(quality, spread); score = 0.26 + slope (q - 0.62) + N(0, noise); accepted where q + N(0, 0.02) >= cut.
+    quality ~ N(quality, spread); score = 0.26 + slope (q - 0.62) + N(0, noise); accepted if q + N(0, 0.02) >= cut.
     """
 
     count: int
@@ -33,14 +33,14 @@ class World:
 
     @property
     def best_threshold(self) -> float:
-        """Where a result is as likely accepted as rejected: the best threshold at a rejection cost of 1."""
+        """The score at which acceptance and rejection are equally likely: best at a rejection cost of 1."""
         variance = (self.slope * self.spread) ** 2 + self.noise**2
         per_score = self.slope * self.spread**2 / variance
         return 0.26 + self.slope * (self.quality - 0.62) + (self.cut - self.quality) / per_score
 
 
 def inhabit(store: Store, world: World, rng: np.random.Generator) -> str:
-    """Writes the finished jobs into the store and returns the log: two judges, an older one, and one that is blind."""
+    """Writes finished jobs to the store. Returns the log of four judges: two as today, an older one, one that fails."""
     quality = rng.normal(world.quality, world.spread, world.count)
     scores = 0.26 + world.slope * (quality - 0.62) + rng.normal(0, world.noise, world.count)
     seen = quality + rng.normal(0, 0.02, world.count)

@@ -1,8 +1,7 @@
-"""The models of profile full with random weights, tiny or in their real shapes.
+"""The models of profile full with random weights, tiny for tests or in their real sizes for benchmarks.
 
-Speed and memory do not depend on the values of weights, so that the full ones serve the benches; and the tiny ones
-serve the tests: the very code runs, only the pictures mean nothing. The real shapes are those of the configurations
-published with the models. The tokenizers are real ones with a small vocabulary of their own.
+Speed and memory do not depend on the values of weights. The real sizes are those of the published configurations. The
+tokenizers are real classes with a small vocabulary.
 """
 
 from __future__ import annotations
@@ -137,7 +136,7 @@ def flux_1(size: Size) -> FluxPipeline:
 
 
 def flux_2_klein() -> Flux2KleinPipeline:
-    """FLUX.2-klein-4B, tiny: text encoder, transformer and autoencoder of its classes."""
+    """FLUX.2-klein-4B, tiny, with the classes of its text encoder, transformer and autoencoder."""
     transformer = Flux2Transformer2DModel(
         in_channels=128,
         num_layers=1,
@@ -151,7 +150,7 @@ def flux_2_klein() -> Flux2KleinPipeline:
     return Flux2KleinPipeline(
         FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
         vae("tiny", AutoencoderKLFlux2, latent_channels=32),
-        qwen(28),  # the pipeline takes what layers 9, 18 and 27 say
+        qwen(28),  # the pipeline takes the outputs of layers 9, 18 and 27
         qwen_tokenizer(),
         transformer,
         is_distilled=True,
@@ -159,7 +158,7 @@ def flux_2_klein() -> Flux2KleinPipeline:
 
 
 def z_image() -> ZImagePipeline:
-    """Z-Image-Turbo, tiny: text encoder, transformer and autoencoder of its classes."""
+    """Z-Image-Turbo, tiny, with the classes of its text encoder, transformer and autoencoder."""
     transformer = ZImageTransformer2DModel(
         dim=64, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=32, axes_dims=[8, 12, 12]
     )
@@ -219,7 +218,7 @@ def trellis_models(size: Size) -> dict[str, tuple[str, str, dict[str, Any]]]:
 
 
 def pipeline_json(size: Size) -> dict[str, Any]:
-    """What stands beside TRELLIS's models; the steps are the published ones at full size."""
+    """The pipeline.json of TRELLIS. At full size the number of steps is the published one."""
 
     def sampler(steps: int, strength: float) -> dict[str, Any]:
         steps = steps if size == "full" else 2
@@ -260,7 +259,7 @@ def random_tensors(model: nn.Module, device: torch.device, seed: int) -> Callabl
 
 @contextmanager
 def seeded(seed: int, dtype: torch.dtype, device: str | torch.device = "cpu") -> Any:
-    """Inside: modules are made on the device, in the type, from the seed; the global generator is put back after."""
+    """Creates modules on the device, with the dtype and the seed. Restores the global generator afterwards."""
     with ExitStack() as stack:
         places: list[AbstractContextManager[Any]] = [torch.random.fork_rng(), torch.device(device)]
         for place in places:
@@ -279,7 +278,7 @@ def write_text_to_image(folder: Path, make: Callable[[], DiffusionPipeline], see
 
 
 def write_trellis(folder: Path, size: Size, seed: int, device: torch.device = CPU) -> None:
-    """TRELLIS in its published layout, half precision where the published files have it."""
+    """TRELLIS in its published layout, in half precision where the published files are."""
     (folder / "ckpts").mkdir(parents=True)
     (folder / "pipeline.json").write_text(json.dumps(pipeline_json(size), indent=1))
     for place, (stem, kind, args) in enumerate(trellis_models(size).values()):
@@ -290,7 +289,7 @@ def write_trellis(folder: Path, size: Size, seed: int, device: torch.device = CP
 
 
 def write_encoder(folder: Path, size: Size, seed: int, device: torch.device = CPU) -> None:
-    """DINOv2 with registers, with the configuration beside it that its repository has."""
+    """DINOv2 with registers, and the config.json of its repository."""
     folder.mkdir(parents=True)
     params = dino_params(size)
     shape = {
@@ -306,7 +305,7 @@ def write_encoder(folder: Path, size: Size, seed: int, device: torch.device = CP
 
 
 def write_all(folder: Path, size: Size, seed: int = 0) -> None:
-    """Every model of profile full but the scorer, each in the folder of its name."""
+    """Every model of profile full except the scorer, each in a folder of its name."""
     dtype = torch.bfloat16 if size == "full" else torch.float32
     write_text_to_image(folder / "FLUX.1-schnell", lambda: flux_1(size), seed, dtype)
     write_trellis(folder / "TRELLIS-image-large", size, seed + 1)
@@ -316,7 +315,7 @@ def write_all(folder: Path, size: Size, seed: int = 0) -> None:
 
 
 def settings(folder: Path) -> dict[str, str]:
-    """Variables that make profile full use the models that `write_all` put there."""
+    """Environment variables that make profile full use the models written by `write_all`."""
     return {
         "SPLATGATE__PROFILE__NAME": "full",
         "SPLATGATE__IMAGE__MODEL": f"{folder}/FLUX.1-schnell",

@@ -1,4 +1,4 @@
-"""`splatgate serve` as a user starts it, for scripts and tests: profile shapes, on a free port, ready."""
+"""Starts `splatgate serve` for scripts and tests: profile shapes, on a free port, ready."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ PATIENCE = 600.0
 
 @contextmanager
 def service(folder: Path, **settings: object) -> Iterator[str]:
-    """Its address, without a slash at the end. folder: of its data and its log. settings: SECTION__KEY=value.
+    """Yields its URL without a trailing slash. folder: for its data and log. settings: SECTION__KEY=value.
 
-    Raises RuntimeError, with the end of the log, where it does not become ready.
+    Raises RuntimeError with the end of the log if it does not become ready.
     """
     port = free_port()
     environ = clean_environ() | {f"SPLATGATE__{name}": str(value) for name, value in settings.items()}

@@ -1,8 +1,8 @@
-"""A container engine of our own on a bare Debian machine: no registry, no GPU, nothing left behind.
+"""A private Docker engine on a Debian machine, for scripts/e2e: no registry, no GPU, nothing left behind.
 
-Used by scripts/e2e. Everything lies under one temporary folder: the engine's data, its socket, the newer compose plugin
-unpacked from the next Debian suite (never installed), and the stand-in for the CUDA base image, a minimal Debian under
-the very name that the Dockerfile's FROM uses. Needs root, apt and Linux.
+Everything is under one temporary folder: the engine's data and socket, the newer compose plugin (unpacked from the next
+Debian suite, not installed), and a stand-in for the CUDA base image, a minimal Debian with the name in the Dockerfile's
+FROM. Needs root, apt and Linux.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 
 
 def install(say: Say, packages: tuple[str, ...] = PACKAGES) -> None:
-    """Debian packages that are not there yet."""
+    """Installs the Debian packages that are missing."""
     known = subprocess.run(
         ["dpkg-query", "-W", "-f", "${Package} ${Status}\n", *packages], capture_output=True, text=True
     )
@@ -33,7 +33,7 @@ def install(say: Say, packages: tuple[str, ...] = PACKAGES) -> None:
     if wanted := [name for name in packages if name not in there]:
         say(f"installing {', '.join(wanted)}")
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        # docker.io would start an engine of its own
+        # docker.io would start another engine
         blocked = Path("/usr/sbin/policy-rc.d")
         ours = not blocked.exists()
         if ours:
@@ -49,7 +49,7 @@ def install(say: Say, packages: tuple[str, ...] = PACKAGES) -> None:
 
 
 class Engine:
-    """dockerd under `folder`; `docker(...)` and `compose(...)` speak to it and to no other."""
+    """dockerd under `folder`. `docker(...)` and `compose(...)` talk to this engine only."""
 
     def __init__(self, folder: Path, say: Say) -> None:
         self.folder, self.say = folder, say
@@ -63,7 +63,7 @@ class Engine:
         self._daemon: subprocess.Popen[bytes] | None = None
 
     def unpack(self) -> None:
-        """The newer engine and compose, into our folder only."""
+        """Unpacks the newer engine and compose plugin into our folder."""
         self.say("unpacking the engine and compose of the next Debian suite")
         apt, sources = self.folder / "apt", self.folder / "apt" / "sources.list.d"
         for place in (sources, apt / "lists" / "partial", apt / "cache" / "archives" / "partial", apt / "debs"):
@@ -90,7 +90,7 @@ class Engine:
         )
 
     def start(self) -> None:
-        """Starts dockerd and waits until it answers. Raises RuntimeError with the end of its log where it does not."""
+        """Starts dockerd and waits until it answers. Raises RuntimeError with the end of its log if it does not."""
         log = self.folder / "dockerd.log"
         command = [self.bin / "dockerd", "--data-root", self.data, "--exec-root", self.folder / "exec"]
         command += ["-H", self.environment["DOCKER_HOST"], "-p", self.folder / "dockerd.pid"]
@@ -102,7 +102,7 @@ class Engine:
 
     @contextmanager
     def setting(self, name: str, value: str) -> Iterator[None]:
-        """An environment variable of the commands in the block."""
+        """Sets an environment variable for the commands in the block."""
         self.environment[name] = value
         try:
             yield
@@ -114,7 +114,7 @@ class Engine:
         return self._daemon is not None and self._daemon.poll() is None
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL: containers go with it."""
+        """SIGTERM, then SIGKILL. Containers end with it."""
         if self._daemon and self.running:
             self._daemon.send_signal(signal.SIGTERM)
             try:
@@ -127,7 +127,7 @@ class Engine:
         return _run("docker", *map(str, words), env=self.environment, check=check, **options)
 
     def base_images(self) -> None:
-        """The stand-in under the names of the CUDA images."""
+        """Builds the stand-in under the names of the CUDA images."""
         self.say("making the stand-in base image")
         root = self.folder / "base"
         debootstrap(root, "ca-certificates,python3,python3-venv,python3-pip,curl")
@@ -141,13 +141,13 @@ class Engine:
 
 
 def debootstrap(root: Path, packages: str) -> None:
-    """A minimal Debian of this machine's suite with these packages (names with commas), trusting whom it trusts."""
+    """A minimal Debian of this machine's suite with these packages (names with commas), with its keyring."""
     _run("debootstrap", "--variant=minbase", f"--include={packages}", _field("VERSION_CODENAME"), str(root))
     shutil.copy2(CA, root / CA.relative_to("/"))
 
 
 def small_disk(image: Path, folder: Path) -> None:
-    """A file system of one gigabyte at `folder`, in a file: it can be filled without filling the machine's disk."""
+    """Mounts a file system of one gigabyte, kept in a file, at `folder`, to be filled instead of the machine's disk."""
     folder.mkdir()
     with image.open("wb") as file:
         file.truncate(1 << 30)
@@ -156,7 +156,7 @@ def small_disk(image: Path, folder: Path) -> None:
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, explain: Callable[[], str] = lambda: "") -> float:
-    """Seconds until the condition held, asked five times a second. Raises TimeoutError, with the explanation."""
+    """Polls the condition five times a second. Returns the seconds waited. Raises TimeoutError, with `explain()`."""
     began = time.monotonic()
     while not condition():
         if time.monotonic() - began > seconds:

@@ -1,4 +1,4 @@
-"""U-squared-Net, the network of rembg's default cutout model, with random weights: for benches and tests only."""
+"""U-squared-Net, the network of rembg's default cutout model, with random weights, for benchmarks and tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def block(wide: int, out: int, dilation: int = 1) -> nn.Sequential:
 
 
 class U(nn.Module):
-    """A small U-net beside the identity."""
+    """A small U-Net with a residual connection."""
 
     def __init__(self, height: Height, wide: int, middle: int, out: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class U(nn.Module):
 
 
 class U2Net(nn.Module):
-    """(1, 3, 320, 320) -> seven maps (1, 1, 320, 320) in [0, 1], the fused one first; 44 million weights at share 1."""
+    """(1, 3, 320, 320) -> seven maps (1, 1, 320, 320) in [0, 1], the fused one first. 44 million weights at share 1."""
 
     def __init__(self, share: float = 1.0) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Lets the Python scripts beside this file be started as they are: they go on in the project's environment."""
+"""Lets the Python scripts in this folder be run directly: they re-execute themselves with the interpreter of .venv."""
 
 import os
 import sys
@@ -8,7 +8,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def enter() -> None:
-    """Continues in .venv where there is one (a GPU machine may have packages of its own); makes `app` importable."""
+    """Re-executes the script in .venv if there is one, and makes `app` importable.
+
+    A GPU machine may have the packages elsewhere, and no .venv.
+    """
     python = ROOT / ".venv" / "bin" / "python"
     if python.exists() and Path(sys.prefix).resolve() != (ROOT / ".venv").resolve():
         os.execv(python, [str(python), *sys.argv])
