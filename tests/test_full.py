@@ -142,14 +142,14 @@ def test_a_picture_of_nothing_is_refused_with_the_reason_and_the_next_seed_is_tr
 
 def test_neither_words_nor_picture_is_an_error(run):
     result = run("generate")
-    assert result.exit_code == 1
-    assert "the prompt is empty" in result.stderr
+    assert result.exit_code == 2
+    assert "give a PROMPT" in result.stderr
 
 
 def test_a_path_that_holds_no_model_says_so(run, tmp_path, monkeypatch):
     monkeypatch.setenv("SPLATGATE__IMAGE__MODEL", str(tmp_path / "nothing"))
     result = run("generate", "a blue rocket")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "there is nothing there" in result.stderr
 
 

@@ -12,17 +12,17 @@ from app.config import GpuConfig
 from app.errors import Unavailable
 from app.stages import memory
 from app.stages.memory import (
-    RESERVE,
+    RESERVE_BYTES,
     BlockOffloader,
     Part,
     _spans,
     blocks,
     blocks_to_offload,
-    choose,
+    choose_mode,
+    evenly_spread,
+    offload_blocks,
     pack,
     place_weights,
-    share_out,
-    spread,
     unpack,
 )
 
@@ -55,14 +55,14 @@ def tower():
 @pytest.mark.parametrize(
     ("asked", "room", "chosen"),
     [
-        ("auto", RESERVE + 100, "resident"),
-        ("auto", RESERVE + 99, "offload"),
+        ("auto", RESERVE_BYTES + 100, "resident"),
+        ("auto", RESERVE_BYTES + 99, "offload"),
         ("resident", 0, "resident"),
-        ("offload", RESERVE + 100, "offload"),
+        ("offload", RESERVE_BYTES + 100, "offload"),
     ],
 )
 def test_auto_chooses_by_what_fits_and_words_are_obeyed(asked, room, chosen):
-    assert choose(GpuConfig(memory=asked), 100, room) == chosen
+    assert choose_mode(GpuConfig(memory=asked), 100, room) == chosen
 
 
 def test_blocks_are_the_layers_in_order():
@@ -75,28 +75,28 @@ def test_as_few_visit_as_the_room_allows(sizes, room):
     blocks = {nn.Identity(): size for size in sizes}
     chosen = blocks_to_offload(blocks, room)
     assert sum(size for block, size in blocks.items() if block not in chosen) <= room
-    fewer = spread(list(blocks), max(0, len(chosen) - 1))
+    fewer = evenly_spread(list(blocks), max(0, len(chosen) - 1))
     assert not chosen or sum(size for block, size in blocks.items() if block not in fewer) > room
 
 
 @pytest.mark.parametrize(("room", "staying"), [(0, 0), (40_000, 4), (96_384, 8)])
 def test_what_runs_often_stays_as_room_allows_and_what_runs_once_visits(tower, monkeypatch, room, staying):
-    monkeypatch.setattr(memory, "RESERVE", 0)
-    monkeypatch.setattr(memory, "SMALL", 0)
+    monkeypatch.setattr(memory, "RESERVE_BYTES", 0)
+    monkeypatch.setattr(memory, "SMALL_BYTES", 0)
     sent: list[int] = []
-    monkeypatch.setattr(memory, "BlockOffloader", lambda visiting, _device: sent.append(len(visiting)))
+    monkeypatch.setattr(memory, "BlockOffloader", lambda offloaded, _device: sent.append(len(offloaded)))
     once = Tower()
     parts = [Part("once", once), Part("often", tower, calls=4)]
     fixed = sum(memory._fixed_bytes(part) for part in parts)
-    share_out(parts, fixed + room, torch.device("cpu"))
+    offload_blocks(parts, fixed + room, torch.device("cpu"))
     assert sent == ([8 - staying] if staying < 8 else []) + [8]
     with pytest.raises(Unavailable, match=r"raise gpu.limit_gb"):
-        share_out(parts, fixed - 1, torch.device("cpu"))
+        offload_blocks(parts, fixed - 1, torch.device("cpu"))
 
 
 @given(st.integers(1, 60), st.data())
-def test_visitors_are_evenly_spread(count, data):
-    chosen = spread(list(range(count)), data.draw(st.integers(0, count)))
+def test_offloaded_blocks_are_evenly_spread(count, data):
+    chosen = evenly_spread(list(range(count)), data.draw(st.integers(0, count)))
     gaps = {b - a for a, b in pairwise(chosen)}
     assert len(set(chosen)) == len(chosen)
     assert not gaps or max(gaps) - min(gaps) <= 1
@@ -105,11 +105,11 @@ def test_visitors_are_evenly_spread(count, data):
 def test_a_block_packed_and_unpacked_is_the_same_block():
     block = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, 3, dtype=torch.bfloat16))
     before = {key: value.clone() for key, value in block.state_dict().items()}
-    place = torch.empty(_spans(block)[1], dtype=torch.uint8)
-    pack(block, place)
-    unpack(block, place)
+    buffer = torch.empty(_spans(block)[1], dtype=torch.uint8)
+    pack(block, buffer)
+    unpack(block, buffer)
     assert all(torch.equal(value, before[key]) for key, value in block.state_dict().items())
-    place.zero_()
+    buffer.zero_()
     assert all(not value.any() for value in block.state_dict().values())
 
 
@@ -125,8 +125,8 @@ def test_the_same_numbers_whatever_stays(tower, staying):
     with torch.inference_mode():
         expected = tower.to(CUDA)(x)
         tower.to("cpu")
-        if visiting := spread(blocks(tower), 8 - staying):
-            BlockOffloader(visiting, CUDA)
+        if offloaded := evenly_spread(blocks(tower), 8 - staying):
+            BlockOffloader(offloaded, CUDA)
         tower.to(CUDA)
         for _ in range(50):  # far ahead of the GPU
             found = tower(x)
@@ -146,10 +146,10 @@ def test_blocks_may_run_out_of_order(tower):
 
 @pytest.mark.gpu
 def test_offloading_obeys_the_limit_and_says_when_nothing_fits(tower, monkeypatch):
-    monkeypatch.setattr(memory, "SMALL", 0)
-    monkeypatch.setattr(memory, "RESERVE", 0)
+    monkeypatch.setattr(memory, "SMALL_BYTES", 0)
+    monkeypatch.setattr(memory, "RESERVE_BYTES", 0)
     assert place_weights([Part("tower", tower)], GpuConfig(memory="offload"), CUDA) == "offload"
     assert all(value.is_cuda for value in tower.state_dict().values())
-    monkeypatch.setattr(memory, "RESERVE", 1 << 50)
+    monkeypatch.setattr(memory, "RESERVE_BYTES", 1 << 50)
     with pytest.raises(Unavailable, match=r"needs .* GB of GPU memory"):
         place_weights([Part("tower", Tower())], GpuConfig(memory="offload"), CUDA)

@@ -55,9 +55,9 @@ def test_a_quantised_block_packed_and_unpacked_is_the_same_block(kind):
     block = tower.layers[0]
     with torch.inference_mode():
         before = block(x)
-        home = torch.empty(_spans(block)[1], dtype=torch.uint8)
-        pack(block, home)
-        unpack(block, home.clone())
+        host_memory = torch.empty(_spans(block)[1], dtype=torch.uint8)
+        pack(block, host_memory)
+        unpack(block, host_memory.clone())
         assert torch.equal(block(x), before)
 
 

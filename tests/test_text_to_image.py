@@ -84,9 +84,12 @@ def _edit_index(change: Callable[[dict], object]) -> Callable[[Path], None]:
     [
         (lambda folder: (folder / "model_index.json").unlink(), "model_index.json: cannot be read"),
         (lambda folder: (folder / "model_index.json").write_text("[]"), "names no class of diffusers"),
-        (_edit_index(lambda index: index.update(_class_name=["own_code", "Pipeline"])), "own code are not run"),
+        (
+            _edit_index(lambda index: index.update(_class_name=["own_code", "Pipeline"])),
+            "code of their own are not run",
+        ),
         (_edit_index(lambda index: index.update(_class_name="NoSuchPipeline")), "cannot be loaded"),
-        (_edit_index(lambda index: index.update(_class_name="AudioLDM2Pipeline")), "cannot be loaded|does not draw"),
+        (_edit_index(lambda index: index.update(_class_name="AudioLDM2Pipeline")), "cannot be loaded|no text-to-image"),
         (lambda folder: (folder / "vae/diffusion_pytorch_model.safetensors").write_bytes(b"no"), "cannot be loaded"),
         (lambda folder: (folder / "vae/diffusion_pytorch_model.safetensors").unlink(), "cannot be loaded"),
     ],

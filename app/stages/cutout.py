@@ -1,6 +1,6 @@
-"""A picture to a picture of its object alone: rembg's models, from a file of ours, on ONNX Runtime.
+"""Cuts the object out of a picture: the models of rembg, from a local file, on ONNX Runtime.
 
-rembg looks for weights in the home directory and downloads what is not there; here a model is the file it is given.
+rembg itself looks for weights in the home directory and downloads missing ones; here a model is loaded from a file.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from app.reason import Reason
 
 Kind = Literal["u2net", "birefnet-general"]
 SOLID = 204
-"""Alpha above it counts as the object, as TRELLIS counts."""
+"""Pixels with more alpha belong to the object, as in TRELLIS."""
 
 _one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
 class CutoutParams:
-    """kind: whose way of preparing pictures and reading masks. The shares are of the picture's pixels."""
+    """kind: the model whose pre- and postprocessing applies. The shares are of the pixels of the picture."""
 
     kind: Kind = "u2net"
     min_share: float = 0.01
@@ -45,9 +45,9 @@ class Cutout:
         self.session = session
 
     def run(self, image: Image.Image) -> Image.Image:
-        """RGBA: the picture, see-through where the object is not. One that is cut out already comes back as it is.
+        """The picture as RGBA, transparent outside the object. A picture with transparent pixels is returned unchanged.
 
-        Raises StageFailed where no object was found, or where everything was taken for one.
+        Raises StageFailed if no object was found, or if nearly everything belongs to it.
         """
         if is_cut_out(image):
             return image
@@ -58,8 +58,8 @@ class Cutout:
         return cut
 
     def _mask(self, rgb: Image.Image) -> Image.Image:
-        """(L) as large as the picture."""
-        with np.errstate(invalid="ignore"):  # an answer that is the same everywhere becomes NaN, then 0
+        """The mask (mode L), of the size of the picture."""
+        with np.errstate(invalid="ignore"):  # a constant mask becomes NaN, then 0
             mask: Image.Image = self.session.predict(rgb)[0]
         return mask
 
@@ -72,12 +72,12 @@ class Cutout:
 
 
 def is_cut_out(image: Image.Image) -> bool:
-    """Whether any of it is see-through."""
+    """Whether any pixel is transparent."""
     return image.mode == "RGBA" and bool((np.asarray(image)[..., 3] < 255).any())
 
 
 def load(params: CutoutParams, weights: Path) -> Cutout:
-    """weights: the .onnx file. Raises BadWeights where it is missing or no such model."""
+    """weights: the .onnx file. Raises BadWeights if it is missing or holds another kind of model."""
     if not weights.is_file():
         raise BadWeights(f"{weights}: the cutout's weights are missing; correct cutout.model")
     session_class = _session_class(params.kind)
@@ -109,10 +109,11 @@ def _session_class(kind: Kind) -> Any:
 
 @contextmanager
 def _nothing_compiled() -> Iterator[None]:
-    """rembg imports alpha matting, which nobody here asks for; importing that has numba compile all of it, for 47 s.
+    """Disables numba's compiler while rembg is imported: it imports alpha matting, which is not used and takes 47 s to
+    compile.
 
-    It stays uncompiled in this process. The switch is the whole process's: no other thread may import kernels of
-    numba's meanwhile, and none does, for an engine loads before it takes jobs.
+    The switch affects the whole process, so no other thread may import numba kernels meanwhile. None does, because an
+    engine loads its models before it takes jobs.
     """
     config: Any = numba.config
     with _one_at_a_time:

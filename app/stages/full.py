@@ -1,6 +1,6 @@
-"""The generator of profile `full`: a picture drawn of the words, the object cut out of it, a splat made of that.
+"""The generator of profile `full`: draws a picture from the prompt, cuts out the object, makes a splat of it.
 
-Where a model is named by the manifest its files are held against the lock; a path is taken as it is.
+Files of models in the manifest are checked against the lock. Models given by path are not.
 """
 
 from __future__ import annotations
@@ -31,34 +31,34 @@ from app.weights.manifest import find
 from app.weights.store import OnLoad, files_in, locate, locate_file, lock_of, no_progress
 
 DENOISERS = {"transformer", "unet"}
-"""What a pipeline calls the network that it runs once a step; it runs the others once a picture."""
+"""The name in a pipeline of the network that runs once a step. The others run once a picture."""
 
 
 @dataclass(frozen=True)
 class Full:
-    """The loaded chain: `load()` once, `draw` and `build` often."""
+    """The loaded models. `load()` once, `draw` and `build` often."""
 
     image: TextToImage
     cutout: Cutout
     trellis: Trellis
-    models: tuple[ModelInfo, ...]  # in the order of their work
+    models: tuple[ModelInfo, ...]  # in the order in which they run
 
     @property
     def model_id(self) -> str:
         return f"{self.models[0].model} + {self.models[-1].model}"
 
     def draw(self, prompt: str, seed: int, on_step: OnStep) -> Picture:
-        """Raises StageFailed where the model answers with a value that is not finite."""
+        """Raises StageFailed if the model returns non-finite values."""
         return self.image.run(prompt, seed, on_step)
 
     def build(self, _prompt: str, picture: Picture | None, seed: int) -> Splat:
-        """The splat of a picture; the words have done their work. Raises StageFailed where nothing usable came out."""
+        """The splat of a picture; the prompt is not used. Raises StageFailed if the result is unusable."""
         if picture is None:
-            raise BadInput("this profile builds from a picture: draw one first, or give one")
+            raise BadInput("this profile needs a picture: draw one first, or give one")
         return self.trellis.run(self.cutout.run(picture.image), seed)
 
     def place_weights(self, scorer: Scorer | None, config: Config) -> None:
-        """Puts the weights that may travel where [gpu] says: those of the picture and of the scorer. TRELLIS stays."""
+        """Places the weights of the image model and the scorer as [gpu] says. TRELLIS stays on the GPU."""
         if not torch.cuda.is_available():
             return
         device, steps = torch.device("cuda", torch.cuda.current_device()), config.image.steps
@@ -66,10 +66,10 @@ class Full:
         for part in parts:
             if config.gpu.quantize != "none" and part.bytes > quantize.LEAST:
                 quantize.quantize(part.module, config.gpu.quantize, device)
-        if scorer and scorer.device.type == "cuda":  # score.device = "cpu" keeps it from the card
+        if scorer and scorer.device.type == "cuda":  # score.device = "cpu" keeps it off the GPU
             parts.append(Part("scorer", scorer.model))
         mode = memory.place_weights(parts, config.gpu, device)
-        if scorer:  # a recording knows its weights by their address
+        if scorer:  # captured graphs hold the addresses of the weights
             scorer.graphs = GraphCache() if mode == "resident" and scorer.device.type == "cuda" else None
         if config.gpu.compile:
             for name in DENOISERS & self.image.models.keys():
@@ -77,9 +77,9 @@ class Full:
 
 
 def load(config: Config, on_load: OnLoad = no_progress) -> Full:
-    """Every model of the chain, the picture's in CPU memory until `place_weights`. on_load: told what is read.
+    """Loads every model; the image model stays in CPU memory until `place_weights`. on_load: called with the progress.
 
-    Raises NotFetched or WrongWeights, naming the command that helps, and BadWeights for a path without such a model.
+    Raises NotFetched or WrongWeights, naming the remedy, and BadWeights for a path without such a model.
     """
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
     _keep_compiled(config)
@@ -105,13 +105,13 @@ def load(config: Config, on_load: OnLoad = no_progress) -> Full:
 
 
 def compile_blocks(denoiser: nn.Module) -> None:
-    """Compiles the blocks at their first call, each kind once. Not the whole: blocks may come and go (memory.py)."""
+    """Compiles the blocks at their first call, each kind once; not the whole model, as blocks may be offloaded."""
     for block in memory.blocks(denoiser):
         block.forward = torch.compile(block.forward)
 
 
 def _keep_compiled(config: Config) -> None:
-    """Compiled kernels go where they outlive a restart, unless the environment names another place."""
+    """Keeps compiled kernels in a folder that survives restarts, unless the environment names another."""
     folder = Path(config.gpu.cache or Path(config.serve.data) / "cache").absolute()
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
     os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
@@ -131,7 +131,7 @@ def _cutout_params(config: Config) -> CutoutParams:
 
 @dataclass(frozen=True)
 class _Found:
-    """A model's name, where it is (a folder, or its one file), one digest (hex) for all its files, and their bytes."""
+    """A model: its name, path (a folder or its one file), a digest (hex) of all its files, and their size in bytes."""
 
     name: str
     path: Path

@@ -1,4 +1,4 @@
-"""A cut-out picture to a splat: TRELLIS, from the folders its weights are published in."""
+"""Turns a cut-out picture into a splat: TRELLIS, loaded from the published folders."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ NAMES = {
     "mlp_ratio": "mlp_ratio",
     "num_register_tokens": "num_register_tokens",
 }
-"""Our name for each of the encoder's sizes -> the one in the config.json beside its weights."""
+"""The encoder's parameters: our name -> the name in its config.json."""
 
 
 def load(folder: Path, encoder: Path, device: Literal["cpu", "cuda"]) -> Trellis:
     """folder: TRELLIS as published. encoder: DINOv2 with registers as published for transformers.
 
-    Raises BadWeights, naming the file and what is wrong with it.
+    Raises BadWeights, naming the file and the error.
     """
     trellis = load_trellis(folder, encoder / "model.safetensors", device, encoder_params=encoder_params(encoder))
     logger.info(f"image to splat: {folder.name} on {device}")
@@ -36,7 +36,7 @@ def load(folder: Path, encoder: Path, device: Literal["cpu", "cuda"]) -> Trellis
 
 
 def encoder_params(folder: Path) -> DinoParams:
-    """The encoder's sizes, from its config.json. Raises BadWeights, naming the key that is missing."""
+    """The encoder's parameters from its config.json. Raises BadWeights, naming the missing key."""
     config = read_json(folder / "config.json")
     if missing := [name for name in NAMES.values() if not isinstance(config.get(name), int | float)]:
         raise BadWeights(f"{folder / 'config.json'}: has no number {missing[0]!r}: it must be a DINOv2 with registers")

@@ -1,6 +1,6 @@
-"""What the things of profile `shapes` look like: parts with a solid and a colour.
+"""The objects of profile `shapes`, made of solids with a colour.
 
-Each stands on y = 0, is about 1 wide and shows its front to +Z. This file does not know prompts or splats.
+Each stands on y = 0, is about 1 wide, and faces +Z. This file does not know prompts or splats.
 """
 
 from __future__ import annotations
@@ -155,11 +155,11 @@ BUILDERS: dict[str, Callable[[Colour], list[Part]]] = {
     "mushroom": _mushroom,
 }
 OWN_COLOUR = {"tree": "green", "snowman": "white", "mushroom": "red", "table": "brown", "chair": "brown"}
-"""What a thing is painted when the prompt does not say; the rest draw one of RGB by the seed."""
+"""The colour of an object if the prompt names none. Other objects take one of RGB, by the seed."""
 
 
 def _rim(ring: float, tube: float, height: float) -> Moved:
-    flat = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])  # a torus stands about Z; a rim lies about Y
+    flat = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])  # a torus has its axis along Z, a rim along Y
     return Moved(Torus(ring, tube), np.ones(3), flat, np.array([0, height, 0]))
 
 

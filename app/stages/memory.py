@@ -1,8 +1,8 @@
-"""Where weights live: all on the GPU, or as many as there is room for, while the others visit it in turn.
+"""Placement of weights: all on the GPU, or as many blocks as fit while the others are offloaded.
 
-A visit is of one block (a layer of a transformer): its weights wait in pinned CPU memory as one piece, and are copied
-into one of two places on the GPU while the block before it computes. Places and order are fixed, so that nothing is
-allocated on the way, recorded and compiled code keeps its addresses, and the host may run ahead of the GPU.
+A block is a layer of a transformer. The weights of an offloaded block are kept in pinned CPU memory, in one piece, and
+copied to one of two buffers on the GPU while the block before it computes. Buffers and order are fixed, so nothing is
+allocated in between, compiled code keeps its addresses, and the CPU can run ahead of the GPU.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from torch import Tensor, nn
 from app.config import GpuConfig
 from app.errors import Unavailable
 
-RESERVE = 3_000_000_000
-"""Bytes for all that is no weight: activations, recordings, the CUDA libraries' own (docs/full-profile.md)."""
-SMALL = 500_000_000
-"""Bytes up to which a part stays whole: the autoencoder, the small text encoder."""
-PLACES = 2
-ALIGNED = 256
+RESERVE_BYTES = 3_000_000_000
+"""Reserved for everything but weights: activations, CUDA graphs, CUDA libraries (docs/full-profile.md)."""
+SMALL_BYTES = 500_000_000
+"""Parts up to this size are never offloaded: the autoencoder, the small text encoder."""
+BUFFERS = 2
+ALIGNMENT = 256
 
 Mode = Literal["resident", "offload"]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A loaded network. calls: how often a job runs through it; what runs most often gains most by staying."""
+    """A loaded network. calls: forward passes per job; a network with more of them gains more by staying on the GPU."""
 
     name: str
     module: nn.Module
@@ -44,65 +44,65 @@ class Part:
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """What may visit: none of a part so small that it is not worth it."""
-        return blocks(self.module) if self.bytes > SMALL else []
+        """The blocks that may be offloaded: none in a small part."""
+        return blocks(self.module) if self.bytes > SMALL_BYTES else []
 
 
 def place_weights(parts: Sequence[Part], config: GpuConfig, device: torch.device) -> Mode:
-    """Puts every part where it will work, from wherever it is; returns how, and logs why.
+    """Moves every part to where it will be used. Returns the mode, and logs why.
 
-    Raises Unavailable where not even what must stay fits.
+    Raises Unavailable if not even the parts that must stay on the GPU fit.
     """
-    room = room_for(parts, config, device)
-    mode = choose(config, sum(part.bytes for part in parts), room)
+    room = available_bytes(parts, config, device)
+    mode = choose_mode(config, sum(part.bytes for part in parts), room)
     if mode == "resident":
         for part in parts:
             move(part.module, device)
     else:
-        share_out(parts, room, device)
+        offload_blocks(parts, room, device)
     torch.cuda.empty_cache()
     _enforce(config, device)
     return mode
 
 
-def share_out(parts: Sequence[Part], room: int, device: torch.device) -> None:
-    """Lets small parts stay, and of those that run more than once a job as many blocks as fit beside RESERVE.
+def offload_blocks(parts: Sequence[Part], room: int, device: torch.device) -> None:
+    """Keeps small parts, and as many blocks as fit of parts that run more than once a job; offloads the others.
 
-    What runs once visits whole: its copy costs a tenth of a second, and its room is then free for computing.
+    A part that runs once is offloaded entirely: copying it takes a tenth of a second and frees memory for computing.
     """
     fixed = sum(_fixed_bytes(part) for part in parts)
-    left = room - RESERVE - fixed
+    left = room - RESERVE_BYTES - fixed
     if left < 0:
         raise Unavailable(
-            f"gpu.memory = 'offload' needs {gigabytes(fixed + RESERVE)} of GPU memory, {gigabytes(room)} may be used: "
-            "raise gpu.limit_gb, free the card, or set gpu.quantize"
+            f"gpu.memory = 'offload' needs {gigabytes(fixed + RESERVE_BYTES)} of GPU memory, {gigabytes(room)} may be "
+            "used: raise gpu.limit_gb, free the card, or set gpu.quantize"
         )
     for part in sorted(parts, key=lambda part: -part.calls):
         everything = part.blocks
         sizes = {block: bytes_of(block) for block in everything}
-        if visiting := blocks_to_offload(sizes, left if part.calls > 1 else 0):
-            BlockOffloader(visiting, device)
+        if offloaded := blocks_to_offload(sizes, left if part.calls > 1 else 0):
+            BlockOffloader(offloaded, device)
         move(part.module, device)
-        left -= sum(size for block, size in sizes.items() if block not in visiting)
-        staying = len(everything) - len(visiting)
-        logger.info(f"GPU memory: {part.name}: {staying} of {len(everything)} blocks stay, the others visit")
+        left -= sum(size for block, size in sizes.items() if block not in offloaded)
+        staying = len(everything) - len(offloaded)
+        logger.info(f"GPU memory: {part.name}: {staying} of {len(everything)} blocks stay, the others are offloaded")
 
 
-def choose(config: GpuConfig, weights: int, room: int) -> Mode:
-    """weights: bytes of all parts. room: bytes of GPU memory for them and for what they compute."""
-    enough = weights + RESERVE <= room
+def choose_mode(config: GpuConfig, weights: int, room: int) -> Mode:
+    """weights: bytes of all parts. room: bytes of GPU memory available for weights and activations."""
+    enough = weights + RESERVE_BYTES <= room
     mode: Mode = config.memory if config.memory != "auto" else "resident" if enough else "offload"
     logger.info(
         f"GPU memory: {mode} (gpu.memory = {config.memory!r}): weights {gigabytes(weights)}, "
-        f"{gigabytes(RESERVE)} for computing, {gigabytes(room)} may be used"
+        f"{gigabytes(RESERVE_BYTES)} for computing, {gigabytes(room)} may be used"
     )
     if mode == "resident" and not enough:
-        logger.warning("GPU memory: 'resident' was asked for, and may not fit; gpu.memory = 'auto' would offload")
+        logger.warning("GPU memory: gpu.memory = 'resident' may not fit; 'auto' would offload")
     return mode
 
 
-def room_for(parts: Sequence[Part], config: GpuConfig, device: torch.device) -> int:
-    """Bytes that these parts and their computing may take: what is free, or what gpu.limit_gb leaves."""
+def available_bytes(parts: Sequence[Part], config: GpuConfig, device: torch.device) -> int:
+    """Bytes available for these parts and their activations: free memory, or what gpu.limit_gb leaves of it."""
     free, _ = torch.cuda.mem_get_info(device)
     if config.limit_gb:
         free = min(free, int(config.limit_gb * 1e9) - torch.cuda.memory_allocated(device))
@@ -110,7 +110,7 @@ def room_for(parts: Sequence[Part], config: GpuConfig, device: torch.device) -> 
 
 
 def _enforce(config: GpuConfig, device: torch.device) -> None:
-    """Beyond gpu.limit_gb an allocation is out of memory, however much the card has."""
+    """Makes the allocator raise an out-of-memory error beyond gpu.limit_gb."""
     if config.limit_gb:
         _, total = torch.cuda.mem_get_info(device)
         torch.cuda.set_per_process_memory_fraction(min(1.0, config.limit_gb * 1e9 / total), device)
@@ -125,7 +125,7 @@ def gigabytes(count: int) -> str:
 
 @dataclass(frozen=True)
 class Leaf:
-    """A plain tensor of a module: a parameter, a buffer, or a piece of a quantised parameter."""
+    """A plain tensor of a module: a parameter, a buffer, or a component of a quantized parameter."""
 
     owner: Any
     name: str
@@ -140,7 +140,7 @@ class Leaf:
 
 
 def leaves(module: nn.Module) -> Iterator[Leaf]:
-    """Every plain tensor below a module; one that hangs in two places comes once."""
+    """Every plain tensor of a module and its submodules. Shared tensors come once."""
     seen = set()
     for child in module.modules():
         for parameter in child.parameters(recurse=False):
@@ -161,7 +161,7 @@ def _pieces(parameter: Tensor) -> Iterator[Leaf]:
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:
-    """The elements of the outermost ModuleLists: the layers of a transformer, in their order."""
+    """The elements of the outermost ModuleLists in their order: the layers of a transformer."""
     if isinstance(module, nn.ModuleList):
         return list(module)
     return [block for child in module.children() for block in blocks(child)]
@@ -172,108 +172,108 @@ def bytes_of(module: nn.Module) -> int:
 
 
 def move(module: nn.Module, device: torch.device) -> None:
-    """`module.to(device)`, also for what is quantised; a visitor's tensors are on the GPU already."""
+    """Like `module.to(device)`, also for quantized parameters. Tensors of offloaded blocks are on the GPU already."""
     for leaf in leaves(module):
         leaf.point_at(leaf.value.to(device))
 
 
 def _fixed_bytes(part: Part) -> int:
-    """What must be there whatever the room: all outside the blocks, and two places for visitors."""
+    """Bytes needed on the GPU in any case: everything outside the blocks, and the buffers for offloaded blocks."""
     sizes = [bytes_of(block) for block in part.blocks]
-    return part.bytes - sum(sizes) + PLACES * max(sizes, default=0)
+    return part.bytes - sum(sizes) + BUFFERS * max(sizes, default=0)
 
 
 def blocks_to_offload(sizes: dict[nn.Module, int], room: int) -> list[nn.Module]:
-    """The fewest blocks, evenly spread, whose leaving lets the others stay in `room` bytes. sizes: bytes of each."""
+    """The fewest blocks, evenly spread, without which the others fit into `room` bytes. sizes: bytes of each block."""
     everything = list(sizes)
     for count in range(len(everything)):
-        chosen = spread(everything, count)
+        chosen = evenly_spread(everything, count)
         if sum(size for block, size in sizes.items() if block not in chosen) <= room:
             return chosen
     return everything
 
 
-def spread(items: list[nn.Module], count: int) -> list[nn.Module]:
-    """`count` of them, evenly spread, so that each copy has others' computing to hide behind."""
+def evenly_spread(items: list[nn.Module], count: int) -> list[nn.Module]:
+    """`count` of the items, evenly spread, so that copies overlap with the computation of the blocks between."""
     return [items[index * len(items) // count] for index in range(count)]
 
 
 class BlockOffloader:
-    """Blocks that are on the GPU only around their own forward, in the order of the list.
+    """Copies blocks to the GPU only for their own forward pass, in the order of the list.
 
-    Their tensors point at the places for good; what the places hold changes under them.
+    Their tensors always point into the buffers, whose contents change.
     """
 
-    def __init__(self, visiting: Sequence[nn.Module], device: torch.device) -> None:
-        sizes = [_spans(block)[1] for block in visiting]
+    def __init__(self, offloaded: Sequence[nn.Module], device: torch.device) -> None:
+        sizes = [_spans(block)[1] for block in offloaded]
         starts = list(accumulate(sizes, initial=0))
-        home = pinned(self, starts[-1])
-        self.homes = [home[start : start + size] for start, size in zip(starts, sizes, strict=False)]
-        self.places = [torch.empty(max(sizes), dtype=torch.uint8, device=device) for _ in visiting[:PLACES]]
-        self.inside: list[int | None] = [None for _ in self.places]
-        self.arrived, self.left = (_events(len(self.places)) for _ in range(2))
+        host_memory = pinned(self, starts[-1])
+        self.host_copies = [host_memory[start : start + size] for start, size in zip(starts, sizes, strict=False)]
+        self.buffers = [torch.empty(max(sizes), dtype=torch.uint8, device=device) for _ in offloaded[:BUFFERS]]
+        self.loaded: list[int | None] = [None for _ in self.buffers]
+        self.copied, self.released = (_events(len(self.buffers)) for _ in range(2))
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        for index, (block, packed) in enumerate(zip(visiting, self.homes, strict=True)):
+        for index, (block, packed) in enumerate(zip(offloaded, self.host_copies, strict=True)):
             pack(block, packed)
-            unpack(block, self.places[index % len(self.places)])
+            unpack(block, self.buffers[index % len(self.buffers)])
             block.register_forward_pre_hook(lambda _block, _args, index=index: self.enter(index))
             block.register_forward_hook(lambda _block, _args, _result, index=index: self.leave(index))
 
     def enter(self, index: int) -> None:
-        """The block's weights are there when the GPU comes to it."""
+        """Before the forward pass of a block: the GPU waits until the weights have been copied."""
         self._fetch(index)
-        torch.cuda.current_stream().wait_event(self.arrived[index % len(self.places)])
+        torch.cuda.current_stream().wait_event(self.copied[index % len(self.buffers)])
 
     def leave(self, index: int) -> None:
-        """Whoever comes to this place next sets out; after the last ones, the first of the next pass."""
-        self.left[index % len(self.places)].record(torch.cuda.current_stream())
-        following = index + len(self.places)
-        self._fetch(following if following < len(self.homes) else index % len(self.places))
+        """After the forward pass of a block: starts to copy the next block of this buffer, or of the next pass."""
+        self.released[index % len(self.buffers)].record(torch.cuda.current_stream())
+        following = index + len(self.buffers)
+        self._fetch(following if following < len(self.host_copies) else index % len(self.buffers))
 
     def _fetch(self, index: int) -> None:
-        place = index % len(self.places)
-        if self.inside[place] == index:
+        buffer = index % len(self.buffers)
+        if self.loaded[buffer] == index:
             return
         with torch.cuda.stream(self.stream):
-            self.stream.wait_event(self.left[place])  # the GPU may be far behind us, and still at the one before
-            self.places[place][: len(self.homes[index])].copy_(self.homes[index], non_blocking=True)
-            self.arrived[place].record(self.stream)
-        self.inside[place] = index
+            self.stream.wait_event(self.released[buffer])  # the GPU may be far behind and still use the previous block
+            self.buffers[buffer][: len(self.host_copies[index])].copy_(self.host_copies[index], non_blocking=True)
+            self.copied[buffer].record(self.stream)
+        self.loaded[buffer] = index
 
 
 def pinned(owner: object, size: int) -> Tensor:
-    """`size` bytes of CPU memory that the GPU copies from by itself, for as long as the owner lives.
+    """`size` bytes of pinned CPU memory, as long as the owner lives.
 
-    Exactly so many: torch's own pinned allocator rounds up to a power of two.
+    torch's own pinned allocator would round up to a power of two.
     """
     memory = torch.empty(size, dtype=torch.uint8)
     runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     torch.cuda.check_error(int(runtime.cudaHostRegister(memory.data_ptr(), size, 0)))
     release = weakref.finalize(owner, lambda held: runtime.cudaHostUnregister(held.data_ptr()), memory)
-    release.atexit = False  # the process's end releases it too
+    release.atexit = False  # the end of the process releases it anyway
     return memory
 
 
-def pack(block: nn.Module, home: Tensor) -> None:
-    """Copies all tensors of a block into bytes of CPU memory, each at a multiple of ALIGNED."""
+def pack(block: nn.Module, host_memory: Tensor) -> None:
+    """Copies all tensors of a block to one piece of CPU memory, each aligned to ALIGNMENT bytes."""
     for leaf, start in _spans(block)[0]:
         value = leaf.value.contiguous()
-        home[start : start + value.nbytes] = value.view(-1).view(torch.uint8).cpu()
+        host_memory[start : start + value.nbytes] = value.view(-1).view(torch.uint8).cpu()
 
 
-def unpack(block: nn.Module, place: Tensor) -> None:
-    """Points the tensors of a block into a place that holds, or will hold, what `pack` made of it."""
+def unpack(block: nn.Module, buffer: Tensor) -> None:
+    """Points the tensors of a block into a buffer for the bytes that `pack` wrote."""
     for leaf, start in _spans(block)[0]:
         value = leaf.value
-        leaf.point_at(place[start : start + value.nbytes].view(value.dtype).view(value.shape))
+        leaf.point_at(buffer[start : start + value.nbytes].view(value.dtype).view(value.shape))
 
 
 def _spans(block: nn.Module) -> tuple[list[tuple[Leaf, int]], int]:
-    """Where each tensor begins, in bytes, and how many there are in all."""
+    """The offset of each tensor in bytes, and the total size."""
     spans, end = [], 0
     for leaf in leaves(block):
         spans.append((leaf, end))
-        end += -(-leaf.value.nbytes // ALIGNED) * ALIGNED
+        end += -(-leaf.value.nbytes // ALIGNMENT) * ALIGNMENT
     return spans, end
 
 

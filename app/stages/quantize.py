@@ -1,4 +1,4 @@
-"""Weights of fewer bits, by torchao: the linear layers of a large network, one after the other, on the GPU."""
+"""Quantizes the linear layers of large networks with torchao, block by block on the GPU."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from app.stages.memory import blocks, move
 
 Kind = Literal["fp8", "nf4"]
 LEAST = 1_000_000_000
-"""Bytes of a network that is worth it: the transformer and the large text encoder; not the autoencoder, not CLIP."""
+"""Networks below this size in bytes are not quantized: the autoencoder, CLIP."""
 FP8_CARDS = (8, 9)
-"""The first compute capability that multiplies in fp8; older cards hold fp8 and multiply in the wider type."""
+"""The first compute capability with fp8 multiplication. Older cards convert fp8 weights before they multiply."""
 
 
 def quantize(module: nn.Module, kind: Kind, device: torch.device) -> None:
-    """Replaces the weights of all linear layers in the module's blocks, which are in CPU memory afterwards.
+    """Quantizes all linear layers in the module's blocks, which are in CPU memory afterwards.
 
-    One block at a time visits the device for it, so that the whole need not fit. Raises Unavailable without torchao.
+    Only one block at a time is on the device, so the whole module need not fit. Raises Unavailable without torchao.
     """
     if find_spec("torchao") is None:
         raise Unavailable(f"gpu.quantize = {kind!r} needs torchao: pip install 'splatgate[gpu]', or set it to \"none\"")
@@ -60,5 +60,5 @@ def _to_fp8(block: nn.Module, device: torch.device) -> None:
 
 
 def _divides(module: nn.Module, _name: str) -> bool:
-    """Linear layers whose sides the kernels can take; a network's few odd ones stay as they are."""
+    """Whether it is a linear layer with dimensions that the kernels support. Few layers are not."""
     return isinstance(module, nn.Linear) and not (module.in_features % 64 or module.out_features % 64)

@@ -1,9 +1,9 @@
-"""The language of the profile `shapes`: which prompts it understands, and what they mean.
+"""The prompts that profile `shapes` understands.
 
     [a] [size] [colour] KIND                       "a blue rocket", "a small wooden chair"
     KIND on KIND, KIND next to KIND                "a green cone on a white box"
 
-This file does not know how anything looks.
+This file does not know what the objects look like.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "rocket": (),
     "mushroom": (),
 }
-"""Every kind with its other names."""
+"""Every kind of object and its synonyms."""
 
 COLOURS: dict[str, tuple[str, ...]] = {
     "red": (),
@@ -53,7 +53,7 @@ ARTICLES = frozenset({"a", "an", "the", "one"})
 
 @dataclass(frozen=True)
 class Thing:
-    """One object; what the prompt leaves open is None."""
+    """One object. Attributes that the prompt does not name are None."""
 
     kind: str
     colour: str | None = None
@@ -66,7 +66,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """One object, or two and how the first stands to the second."""
+    """One object, or two and the relation of the first to the second."""
 
     first: Thing
     relation: str | None = None
@@ -81,7 +81,7 @@ class Scene:
 
 
 def parse(prompt: str) -> Scene:
-    """Reads a prompt. Raises BadPrompt with the word at fault and everything this world knows."""
+    """Parses a prompt. Raises BadPrompt, naming the word at fault and the vocabulary."""
     text = " " + re.sub(r"[\s,.!]+", " ", prompt.lower()).strip() + " "
     for relation, spellings in RELATIONS.items():
         for spelling in sorted((relation, *spellings), key=len, reverse=True):
@@ -92,7 +92,7 @@ def parse(prompt: str) -> Scene:
 
 
 def known_words() -> str:
-    """The vocabulary in one line, for messages and help."""
+    """The vocabulary on one line, for messages and help."""
     names = {"kinds": KINDS, "colours": COLOURS, "sizes": SIZES}
     lists = [f"{title}: {', '.join(words)}" for title, words in names.items()]
     return "; ".join(lists) + '; two things: "X on Y", "X next to Y"'

@@ -1,7 +1,7 @@
-"""The embedded generator of profile `shapes`: a prompt of a small world of objects → a splat. A stand-in, labelled so.
+"""The generator of profile `shapes`: splats of simple objects from a small vocabulary. A stand-in, labelled as one.
 
-It needs no weights and no GPU, and its splats have what real ones have: surfaces covered by flat Gaussians that lie in
-them, shading, texture, a spread of opacities. So everything downstream runs on it exactly as on the real thing.
+It needs no weights and no GPU. Its splats resemble real ones: surfaces covered by flat Gaussians that lie in them,
+shading, texture, a spread of opacities. All later stages process them exactly like the splats of profile `full`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LIGHT = np.array([0.40, 0.75, 0.53])
 
 @dataclass(frozen=True)
 class ShapesParams:
-    """How many Gaussians a splat gets; the gate wants 150,000."""
+    """gaussians: the number of Gaussians in a splat."""
 
     gaussians: int = 200_000
 
@@ -47,26 +47,26 @@ class Shapes:
         self.params = params
 
     def draw(self, prompt: str, seed: int, on_step: OnStep) -> None:
-        """This world is built from words; there is no picture on the way."""
+        """Splats are built from the prompt; there is no picture."""
 
     def build(self, prompt: str, _picture: Picture | None, seed: int) -> Splat:
         """The splat of a prompt, centred on the origin, longest side about 1, +Y up. Same seed, same splat.
 
-        Raises BadPrompt where the prompt is not of this world.
+        Raises BadPrompt if the vocabulary does not cover the prompt.
         """
         return build(parse(prompt), seed, self.params.gaussians)
 
     def place_weights(self, scorer: Scorer | None, config: Config) -> None:
-        """There are none, and the scorer stays on the CPU."""
+        """There are no weights, and the scorer stays on the CPU."""
 
 
 def load(config: Config, _on_load: OnLoad = no_progress) -> Shapes:
-    """There are no weights to load."""
+    """Nothing has to be loaded."""
     return Shapes(ShapesParams(config.shapes.gaussians))
 
 
 def build(scene: Scene, seed: int, gaussians: int) -> Splat:
-    """A scene as `gaussians` Gaussians; the seed varies yaw, proportions, hue, light and texture."""
+    """A scene as `gaussians` Gaussians. The seed varies yaw, proportions, hue, light and texture."""
     random = np.random.default_rng(seed)
     things = [_assemble(thing, random) for thing in scene.things]
     if scene.relation:
@@ -113,7 +113,7 @@ def _bounds(parts: list[Part]) -> tuple[Float, Float]:
 
 
 def _cover(parts: list[Part], gaussians: int, random: np.random.Generator) -> tuple[Surface, Float]:
-    """Shares the Gaussians out by area and puts the whole at the origin, its longest side 1."""
+    """Distributes the Gaussians by area. Centres the whole on the origin and scales its longest side to 1."""
     areas = np.array([part.solid.at(plastic_sequence(512)).areas.sum() for part in parts])
     counts = np.maximum(16, np.floor(gaussians * areas / areas.sum()).astype(int))
     counts[np.argmax(counts)] += gaussians - counts.sum()
@@ -127,7 +127,7 @@ def _cover(parts: list[Part], gaussians: int, random: np.random.Generator) -> tu
 
 
 def _shade(surface: Surface, colours: Float, random: np.random.Generator) -> Float:
-    """Lambert light over an ambient floor, darker underneath, with a soft grain in the material."""
+    """Lambertian and ambient light, darker from below, with a soft grain."""
     light = LIGHT + random.uniform(-0.12, 0.12, 3)
     diffuse = np.maximum(0, surface.normals @ (light / np.linalg.norm(light)))
     sky = 0.5 + 0.5 * surface.normals[:, 1]
@@ -139,7 +139,7 @@ def _splat(surface: Surface, rgb: Float, random: np.random.Generator) -> Splat:
     n = len(surface.points)
     spacing = np.sqrt(surface.areas)
     spread = random.lognormal(0, 0.12, (n, 3)) * [0.62, 0.62, 0.2]
-    # rotation that takes +Z to the normal: (1 + z·n, z × n), normalised; half a turn about X where n = -Z
+    # the rotation from +Z to the normal: (1 + z·n, z × n), normalised; half a turn about X if n = -Z
     x, y, z = surface.normals.T
     quats = np.stack([1 + z, -y, x, np.zeros(n)], axis=1)
     quats[z < -0.999999] = (0, 1, 0, 0)

@@ -1,4 +1,4 @@
-"""Surfaces to sample: ellipsoids, frusta, tori and flat facets, each evenly covered by a two-dimensional sequence.
+"""Samples surfaces evenly with a low-discrepancy sequence: ellipsoids, frusta, tori and triangles.
 
 Object frame: +Y up, +Z towards the front camera. This file does not know colours, objects or splats.
 """
@@ -17,7 +17,7 @@ Vector = tuple[float, float, float]
 
 
 class Surface(NamedTuple):
-    """n samples of a surface: points (n, 3), outward unit normals (n, 3), areas (n,) that each sample stands for."""
+    """n samples of a surface: points (n, 3), outward unit normals (n, 3), the area of each (n,)."""
 
     points: Float
     normals: Float
@@ -26,12 +26,12 @@ class Surface(NamedTuple):
 
 class Solid(Protocol):
     def at(self, u: Float) -> Surface:
-        """The surface at parameters u (n, 2) in [0, 1), low-discrepancy, so that the samples cover it evenly."""
+        """The surface at parameters u (n, 2) in [0, 1). A low-discrepancy u covers it evenly."""
         ...
 
 
 def plastic_sequence(n: int, start: float = 0.5) -> Float:
-    """(n, 2) points in [0, 1) of the R2 sequence, built on the plastic number g: g^3 = g + 1.
+    """(n, 2) points in [0, 1) of the R2 sequence, based on the plastic number g: g^3 = g + 1.
 
     Source: M. Roberts, "The unreasonable effectiveness of quasirandom sequences" (2018).
     """
@@ -42,7 +42,7 @@ def plastic_sequence(n: int, start: float = 0.5) -> Float:
 
 @dataclass(frozen=True)
 class Ellipsoid:
-    """Half axes (x, y, z) about a centre; `lower` cuts the part below that share of the height (0.5 = a dome)."""
+    """Half axes (x, y, z) about a centre; `lower` cuts off that share of the height from below (0.5: a dome)."""
 
     radii: Vector
     centre: Vector = (0, 0, 0)
@@ -63,7 +63,7 @@ class Ellipsoid:
 
 @dataclass(frozen=True)
 class Frustum:
-    """A cone's trunk standing on its centre: radii at the bottom and the top, height, with or without its two caps.
+    """A truncated cone on its base: radii at the bottom and the top, height, with or without its two caps.
 
     `inside` turns the normals towards the axis (the inner wall of a cup).
     """
@@ -84,7 +84,7 @@ class Frustum:
         turn = 2 * np.pi * u[:, 1]
         cos, sin = np.cos(turn), np.sin(turn)
 
-        # inverse of the area below t on a cone's wall, so that its samples are evenly dense
+        # inverse of the area below t on the wall of a cone, for an even density
         radius = np.sqrt(self.bottom**2 + along * (self.top**2 - self.bottom**2))
         t = along if self.top == self.bottom else (radius - self.bottom) / (self.top - self.bottom)
         radius = np.where(piece == 0, radius, np.where(piece == 1, self.bottom, self.top) * np.sqrt(along))
@@ -101,7 +101,7 @@ class Frustum:
 
 @dataclass(frozen=True)
 class Torus:
-    """A ring about the Z axis: ring and tube radius, and the arc in turns that it covers (a handle is an arc)."""
+    """A torus around the Z axis: ring radius, tube radius, and the arc it covers in turns (a handle is an arc)."""
 
     ring: float
     tube: float
@@ -130,7 +130,7 @@ class Facets:
         across = np.cross(b - a, c - a)
         doubled = np.linalg.norm(across, axis=1)
         piece, along = _split(u[:, 0], doubled / doubled.sum())
-        # even cover of a triangle by (root, side): Turk, Graphics Gems I, "Generating random points in triangles"
+        # even sampling of a triangle by (root, side): Turk, Graphics Gems I, "Generating random points in triangles"
         root, side = np.sqrt(along)[:, None], u[:, 1:2]
         points = a[piece] * (1 - root) + b[piece] * (root * (1 - side)) + c[piece] * (root * side)
         normals = (across / doubled[:, None])[piece]
@@ -139,7 +139,7 @@ class Facets:
 
 @dataclass(frozen=True)
 class Moved:
-    """A solid turned about +Y, stretched along the axes, then moved."""
+    """A solid rotated about +Y, scaled along the axes, then translated."""
 
     solid: Solid
     stretch: Float
@@ -150,7 +150,7 @@ class Moved:
         points, normals, areas = self.solid.at(u)
         gradient = normals / self.stretch
         length = np.linalg.norm(gradient, axis=1)
-        # normals go by the inverse transpose, areas by the cofactor (Nanson's formula)
+        # normals transform by the inverse transpose, areas by the cofactor matrix (Nanson's formula)
         areas = areas * np.prod(self.stretch) * length
         unit = gradient / length[:, None]
         return Surface((points * self.stretch) @ self.turn.T + self.offset, unit @ self.turn.T, areas)
@@ -184,7 +184,7 @@ def _facets(corners: list[Vector], faces: Sequence[tuple[int, ...]], centre: Vec
 
 
 def _split(u: Float, shares: Float) -> tuple[NDArray[np.intp], Float]:
-    """Chooses a piece by its share and stretches u over it again: one coordinate serves both evenly."""
+    """Selects a piece by its share and rescales u within it, so that one coordinate covers all pieces evenly."""
     edges = np.concatenate([[0.0], np.cumsum(shares)])
     piece = np.minimum(np.searchsorted(edges[1:], u, side="right"), len(shares) - 1)
     return piece, np.clip((u - edges[piece]) / shares[piece], 0.0, 1.0)

@@ -1,6 +1,6 @@
-"""Words to a picture: any diffusers text-to-image pipeline, from a folder, under one set of settings.
+"""Text to image: any diffusers text-to-image pipeline in a folder.
 
-This file does not know where the folder comes from, nor what becomes of the picture.
+This file does not know where the folder comes from or what the picture is used for.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NEEDED = ("prompt", "num_inference_steps", "generator", "output_type")
 
 @dataclass(frozen=True)
 class ImageParams:
-    """model: what the picture will say it was drawn by. size: pixels a side. The rest as in ImageConfig."""
+    """model: the name recorded in the picture. size: pixels per side. The rest as in ImageConfig."""
 
     model: str
     template: str = "{prompt}"
@@ -49,15 +49,15 @@ class TextToImage:
 
     @torch.inference_mode()
     def run(self, prompt: str, seed: int, on_step: OnStep = lambda _done, _of: None) -> Picture:
-        """The picture of the template with the prompt in it. Same prompt, seed, device and versions: same picture.
+        """Draws the template with the prompt in it. The same prompt, seed, device and versions give the same picture.
 
-        Raises StageFailed where the model answers with a value that is not finite.
+        Raises StageFailed if the model returns non-finite values.
         """
         images = self.pipeline(**self.arguments(prompt, seed, on_step)).images
         return Picture(_to_image(images[0], self.params.model), seed, self.params.model)
 
     def arguments(self, prompt: str, seed: int, on_step: OnStep) -> dict[str, Any]:
-        """What this pipeline's call takes of what we can say; pipelines differ in what they know."""
+        """The arguments that the call of this pipeline accepts; pipelines differ."""
         params = self.params
 
         def after_step(_pipeline: Any, step: int, _time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +71,9 @@ class TextToImage:
             "num_inference_steps": params.steps,
             "guidance_scale": params.guidance,
             "max_sequence_length": params.max_tokens,
-            "generator": torch.Generator().manual_seed(seed),  # on the CPU: a seed means the same noise everywhere
+            "generator": torch.Generator().manual_seed(
+                seed
+            ),  # on the CPU, so that a seed gives the same noise on every device
             "output_type": "pt",
             "callback_on_step_end": after_step,
         }
@@ -79,16 +81,16 @@ class TextToImage:
 
     @property
     def models(self) -> dict[str, nn.Module]:
-        """The networks by their names in the pipeline."""
+        """The networks, by their names in the pipeline."""
         parts = self.pipeline.components.items()
         return {name: part for name, part in parts if isinstance(part, nn.Module)}
 
 
 def load(params: ImageParams, folder: Path) -> TextToImage:
-    """From a folder in diffusers' layout, into CPU memory; `memory.place_weights` puts it where it works.
+    """Loads a folder in diffusers' layout to CPU memory; `memory.place_weights` places it.
 
-    Only safetensors are read, no code of the folder is run and the network is never touched.
-    Raises BadWeights where the folder holds no such pipeline.
+    Reads safetensors only, runs no code of the folder, and does not use the network. Raises BadWeights if the folder
+    holds no such pipeline.
     """
     _check_index(folder)
     try:
@@ -99,7 +101,9 @@ def load(params: ImageParams, folder: Path) -> TextToImage:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise BadWeights(f"{folder}: cannot be loaded as a diffusers pipeline: {reason}") from None
     if lacking := [name for name in NEEDED if name not in _known(pipeline)]:
-        raise BadWeights(f"{folder}: {type(pipeline).__name__} takes no {lacking[0]!r}: it does not draw from words")
+        raise BadWeights(
+            f"{folder}: {type(pipeline).__name__} takes no {lacking[0]!r}: it is no text-to-image pipeline"
+        )
     logger.info(f"text to image: {params.model} ({type(pipeline).__name__}, {params.dtype})")
     return TextToImage(params, pipeline)
 
@@ -115,7 +119,7 @@ def _check_index(folder: Path) -> None:
     except (OSError, ValueError) as error:
         raise BadWeights(f"{path}: cannot be read: {error}; a diffusers pipeline has one") from None
     if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
-        raise BadWeights(f"{path}: names no class of diffusers; pipelines that bring their own code are not run")
+        raise BadWeights(f"{path}: names no class of diffusers; pipelines with code of their own are not run")
 
 
 def _to_image(pixels: Tensor, model: str) -> Image.Image:
