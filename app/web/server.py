@@ -122,6 +122,7 @@ def _settings(config: Config) -> dict[str, Any]:
         "when_ready": lambda _server: start_heartbeats(config.jobs.heartbeat_seconds),  # of the master
         "post_fork": lambda _server, _worker: die_with_parent(),  # it would keep the port from the next one
         "post_worker_init": _serving,
+        "worker_exit": _exit_worker,
         "logger_class": Log,
         "proc_name": "splatgate-web",
     }
@@ -137,6 +138,12 @@ def _bind(config: Config) -> list[str]:
 def _serving(worker: Worker) -> None:
     drain_of(worker.wsgi.app).begin_when(lambda: not worker.alive)
     report_ready()
+
+
+def _exit_worker(_server: object, worker: Worker) -> None:
+    """Ends a worker that has served at once: threads that still wait for the database would delay it."""
+    if worker.booted:
+        os._exit(0)
 
 
 def _max_connections() -> int:
