@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import numpy as np
 import sqlalchemy as sa
 
-from app.jobs.store import Store, jobs
+from app.jobs.store import Store
+from app.jobs.tables import jobs
 
 START = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
 EVERY_SECONDS = 60.0

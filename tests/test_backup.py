@@ -1,6 +1,8 @@
 """The online copy of the database: whole, readable, and only as many as asked for."""
 
 import sqlite3
+import threading
+import time
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -46,6 +48,37 @@ def test_a_service_that_starts_from_a_copy_knows_the_job_and_will_run_it(config:
     assert restored.get(job.id).state == "QUEUED"
     assert restored.position(job.id) is not None
     restored.close()
+
+
+def test_a_copy_is_made_in_one_go_while_the_service_commits(config: Config, tmp_path: Path) -> None:
+    """A copy made in pieces begins again at every commit, and ends only when the service has nothing to do."""
+    jobs = Jobs(config)
+    jobs.submit(JobRequest(prompt="a red ball"))
+    jobs.close()
+    database, over, commits = tmp_path / "data" / "splatgate.db", threading.Event(), []
+    with closing(sqlite3.connect(database)) as large, large:
+        large.execute("CREATE TABLE large AS SELECT randomblob(40000000) AS bytes")
+
+    def commit() -> None:
+        end = time.monotonic() + 20
+        with closing(sqlite3.connect(database, timeout=30)) as writer:
+            writer.execute("PRAGMA synchronous=OFF")  # as many commits as can be
+            while not over.is_set() and time.monotonic() < end:
+                with writer:
+                    writer.execute("INSERT INTO tallies VALUES ('x', ?, 1)", (str(len(commits)),))
+                commits.append(time.monotonic())
+
+    thread = threading.Thread(target=commit)
+    thread.start()
+    while not commits:
+        time.sleep(0.001)
+    path = back_up(config, tmp_path / "backups", 14, NOW)
+    still_busy = thread.is_alive()
+    over.set()
+    thread.join()
+    assert still_busy, "the copy ended only when nobody committed any more"
+    with closing(sqlite3.connect(path)) as copy:
+        assert copy.execute("SELECT length(bytes) FROM large").fetchone() == (40_000_000,)
 
 
 def test_only_the_newest_are_kept(config: Config, tmp_path: Path) -> None:

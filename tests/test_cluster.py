@@ -26,7 +26,7 @@ from app.commands.doctor import Fact, shared
 from app.config import Config
 from app.errors import ConfigError, DatabaseDown, NotFound, StorageDown
 from app.identity import known_node
-from app.jobs import store as tables
+from app.jobs import tables
 from app.jobs.assets import Assets, shown
 from app.jobs.clock_guard import DAY, ClockGuard
 from app.jobs.job_store import JobResult, JobStore

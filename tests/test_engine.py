@@ -36,7 +36,7 @@ from app.engine.guard import Guard
 from app.engine.instance import Instance
 from app.errors import SelfTestFailed, StorageDown
 from app.identity import CrashTrace, Taken, node_id, take_lock
-from app.jobs import store as tables
+from app.jobs import tables
 from app.jobs.client import Jobs
 from app.jobs.heartbeats import Heartbeat
 from app.jobs.job_store import JobStore
@@ -45,7 +45,7 @@ from app.jobs.records import Engine as EngineRow
 from app.jobs.records import Job, JobRequest
 from app.jobs.steps import Steps
 from app.jobs.store import APPLICATION, QUEUE
-from app.jobs.workflow import Host, Worker
+from app.jobs.workflow import EngineHooks, Worker
 from app.pipeline import load_stages
 from app.selftest import self_test
 from app.splat.files import decode_splat
@@ -489,7 +489,7 @@ def test_a_stop_that_meets_the_beginning_of_a_job_waits_for_it(make: Make) -> No
 
     with client(make()) as jobs:
         job_store = JobStore(jobs.store, "one", "one-1", 3, clock)
-        engine = Host(*[cast("Any", lambda *_: True)] * 5)
+        engine = EngineHooks(*[cast("Any", lambda *_: True)] * 5)
         worker = Worker(cast("Steps", None), job_store, JobQueue(jobs.store), jobs.assets, engine)
         late = jobs.submit(replace(ROCKET, deadline_seconds=1))
         thread = threading.Thread(target=worker.run, args=(late.id,))

@@ -25,7 +25,8 @@ from app.feedback.lines import Line, read_lines
 from app.feedback.report import Report, report
 from app.feedback.store import FeedbackStore, Receipt, answers
 from app.jobs.client import Jobs
-from app.jobs.store import Store, jobs
+from app.jobs.store import Store
+from app.jobs.tables import jobs
 from app.web import context, problems
 from app.web.feedback import feedback as blueprint
 

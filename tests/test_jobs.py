@@ -22,13 +22,24 @@ from hypothesis import strategies as st
 from service import wait_until
 
 from app.config import Config
-from app.errors import BadInput, ConfigError, Conflict, DatabaseDown, KeyReused, NotFound, QueueFull, StorageDown
+from app.errors import (
+    BadInput,
+    ConfigError,
+    Conflict,
+    DatabaseDown,
+    KeyReused,
+    NotFound,
+    QueueFull,
+    StorageDown,
+    Unavailable,
+)
 from app.gate import MetricValue
-from app.jobs import store as tables
+from app.jobs import tables
 from app.jobs.assets import Assets, Stored
 from app.jobs.client import Jobs
 from app.jobs.clock import DatabaseClock
 from app.jobs.clock_guard import DAY, ClockGuard
+from app.jobs.database import database_url
 from app.jobs.heartbeats import Heartbeat, Liveness, list_engines
 from app.jobs.job_request import new_id
 from app.jobs.job_store import Claim, ClaimLost, JobResult, JobStore, StageSeconds
@@ -37,7 +48,7 @@ from app.jobs.queue import JobQueue
 from app.jobs.reconciler import Reconciler
 from app.jobs.records import Engine, JobRequest
 from app.jobs.retention import Retention
-from app.jobs.store import Store, database_url
+from app.jobs.store import Store
 from app.reason import Reason
 from app.splat.files import replacing
 from app.stage import Stage
@@ -459,7 +470,7 @@ def refusing(store: Store, what: str) -> Iterator[None]:
     def refuse(connection: Any, *_: Any) -> None:
         connection.execute("PRAGMA query_only = ON" if what == "writes" else "SELECT * FROM nowhere")
 
-    pools = (store.light, store.engine) if what == "everything" else (store.light,)
+    pools = (store.nondurable, store.engine) if what == "everything" else (store.nondurable,)
     for pool in pools:
         sa.event.listen(pool, "checkout", refuse)
     yield
@@ -701,6 +712,23 @@ def test_a_file_that_was_forgotten_is_not_found(jobs: Jobs) -> None:
         jobs.open_asset(id, "asset.ply")
     with pytest.raises(NotFound, match=r"no file 'x'; it has: asset\.ply"):
         jobs.open_asset(id, "x")
+
+
+def test_a_file_that_has_lost_its_end_is_an_error_and_not_served(jobs: Jobs) -> None:
+    id = finished(jobs, 10)
+    jobs.assets.put(f"{id}/1/asset.ply", b"x" * 9)
+    with pytest.raises(Unavailable, match="has 9 bytes and was stored with 10: the file is damaged"):
+        jobs.open_asset(id, "asset.ply")
+
+
+def test_two_claims_of_a_job_never_write_the_same_file(jobs: Jobs) -> None:
+    """An engine that was paused, and wakes up when another has finished its job, would replace the files."""
+    id = jobs.submit(ROCKET).id
+    first, second = job_store(jobs, "one").claim(id), job_store(jobs, "two").claim(id)
+    assert first
+    assert second
+    assert first.folder(1) != second.folder(1)
+    assert first.folder(1) != first.folder(2)
 
 
 # ---- a database that cannot be used ----------------------------------------------------------------------------------

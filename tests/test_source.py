@@ -16,7 +16,6 @@ DOCUMENTED = {"_exit", "_asdict", "_make", "_replace", "_mapping"}
 MOST_LINES_OF_A_MODULE, MOST_LINES_OF_A_CLASS = 400, 150
 TOO_LONG = {
     "jobs/client.py: Jobs",
-    "jobs/steps.py: Steps",
     "jobs/workflow.py: Worker",
 }
 """What is still to be split. Remove entries; never add one."""

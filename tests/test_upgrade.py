@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from hosts import client, host, settings
 
 from app.config import Config
-from app.jobs import store as tables
+from app.jobs import tables
 from app.jobs.listing import Listing
 from app.jobs.records import JobRequest
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from app.config import Config
 from app.jobs.client import Jobs
-from app.jobs.store import jobs as table
+from app.jobs.tables import jobs as table
 from app.web import create_app
 from app.web.context import current_decoder
 

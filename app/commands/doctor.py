@@ -224,7 +224,8 @@ def _tried(what: str, attempt: Callable[[Config], str], config: Config) -> Fact:
 
 
 def _database_answers(config: Config) -> str:
-    from app.jobs.store import Store, database_url
+    from app.jobs.database import database_url
+    from app.jobs.store import Store
 
     store = Store(config, prepare=False)
     try:

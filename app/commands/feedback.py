@@ -105,7 +105,7 @@ def show_report(
 
 def _check_database(config: Config) -> None:
     """Raises Unavailable if there is no database yet: a report must not create one."""
-    from app.jobs.store import database_url
+    from app.jobs.database import database_url
 
     url = database_url(config)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
@@ -113,7 +113,7 @@ def _check_database(config: Config) -> None:
 
 
 def _shown_database(config: Config) -> str:
-    from app.jobs.store import database_url
+    from app.jobs.database import database_url
 
     url = database_url(config)
     return url.database if url.get_backend_name() == "sqlite" and url.database else url.render_as_string()

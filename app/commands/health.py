@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -56,15 +55,17 @@ def _look_up(config: Config, live: bool) -> tuple[str, bool, object]:
     live: any engine that reports is enough, whatever its state.
     """
     from app.identity import known_node
+    from app.jobs.clock import DatabaseClock
+    from app.jobs.database import database_url
     from app.jobs.heartbeats import DEAD, list_engines
     from app.jobs.records import SERVING
-    from app.jobs.store import Store, database_url
+    from app.jobs.store import Store
 
     url = database_url(config).render_as_string()
     try:
         with closing(Store(config, prepare=False)) as store:
             node = known_node(Path(config.serve.data))
-            engines = list_engines(store, time.time(), config.jobs.lost_after_seconds)
+            engines = list_engines(store, DatabaseClock(store)(), config.jobs.lost_after_seconds)
     except SplatgateError as error:
         return url, False, {"restart_helps": False, "why": str(error)}
     own = [engine for engine in engines if node and engine.name.startswith(f"{node}-")]

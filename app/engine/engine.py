@@ -23,7 +23,7 @@ from app.jobs.queue import JobQueue, take_jobs
 from app.jobs.reconciler import Reconciler
 from app.jobs.retention import Retention
 from app.jobs.steps import Steps
-from app.jobs.workflow import Host, Worker
+from app.jobs.workflow import EngineHooks, Worker
 from app.log import ToLoguru
 from app.pipeline import Stages
 
@@ -67,8 +67,8 @@ class Engine:
     def _take_jobs(self, stages: Stages) -> Worker:
         steps = Steps(self.config, stages, self.instance.job_store, self.assets)
         guard = Guard(self.instance, steps)
-        host = Host(guard.run, guard.set_deadline, self._report_job, self.storage.is_up, self.instance.fatal)
-        worker = Worker(steps, self.instance.job_store, self.queue, self.assets, host)
+        hooks = EngineHooks(guard.run, guard.set_deadline, self._report_job, self.storage.is_up, self.instance.fatal)
+        worker = Worker(steps, self.instance.job_store, self.queue, self.assets, hooks)
         logging.getLogger("dbos").handlers = [ToLoguru()]
         logging.getLogger("dbos").propagate = False
         take_jobs(self.instance.store, self.instance.id, worker.run, self.config.jobs.poll_seconds)

@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from app.config import Config
 from app.feedback.join import SLACK_SECONDS, Candidate, Join, join
 from app.feedback.lines import Broken, Found, Line
-from app.jobs.store import ROW, Store, jobs, metadata
+from app.jobs.store import Store
+from app.jobs.tables import ROW, jobs, metadata
 
 T = TypeVar("T")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,9 +15,13 @@ from app.errors import BadFile
 from app.jobs.assets import Assets, Stored
 from app.jobs.orphans import made
 from app.jobs.records import JobRequest
-from app.jobs.store import Store, assets, jobs
+from app.jobs.store import Store
+from app.jobs.tables import assets, jobs
 
 CERTIFICATE = "certificate.json"
+
+ATTEMPT = re.compile(r"(\d+)(?:\.(\d+))?")
+"""A folder of results: the attempt and, except in earlier releases, the number of the claim under which it was made."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +39,18 @@ def find_result(store: Assets, job: str) -> Result | None:
 
     Raises BadFile for a certificate that cannot be read, or that does not fit the files beside it.
     """
-    attempts = sorted((int(name) for name in store.names(job) if name.isdecimal()), reverse=True)
-    for attempt in attempts:
-        names = store.names(f"{job}/{attempt}")
+    folders = filter(None, map(ATTEMPT.fullmatch, store.names(job)))
+    for attempt in sorted(folders, key=_rank, reverse=True):
+        path = f"{job}/{attempt[0]}"
+        names = store.names(path)
         if CERTIFICATE in names:
-            path = f"{job}/{attempt}"
             files = tuple(store.describe(f"{path}/{name}", name) for name in sorted(names))
-            return Result(job, attempt, _certificate(store, path, files), files)
+            return Result(job, int(attempt[1]), _certificate(store, path, files), files)
     return None
+
+
+def _rank(attempt: re.Match[str]) -> tuple[int, int]:
+    return int(attempt[1]), int(attempt[2] or 0)
 
 
 def adopt(store: Store, result: Result) -> None:

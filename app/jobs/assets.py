@@ -98,14 +98,19 @@ class Assets:
         with self.open(path) as stream, self._explained(path, "read"):
             return stream.read()
 
-    def open(self, path: str) -> BinaryIO:
-        """Raises NotFound where nothing is stored there."""
+    def open(self, path: str, size: int | None = None) -> BinaryIO:
+        """Raises NotFound where nothing is stored there, Unavailable where it is not as long as `size` says."""
         with self._explained(path, "read"):
             try:
-                return cast(BinaryIO, self.files.open(f"{self.root}/{path}", "rb", block_size=READ_AHEAD))
+                stream = cast(BinaryIO, self.files.open(f"{self.root}/{path}", "rb", block_size=READ_AHEAD))
             except FileNotFoundError:
                 other = "" if self.local else f", or was stored by a host whose assets.url is not {self.url}"
                 raise NotFound(f"{path}: is not stored any more{other}") from None
+            if size is not None and (found := stream.seek(0, 2)) != size:
+                stream.close()
+                raise Unavailable(f"{path}: has {found:,} bytes and was stored with {size:,}: the file is damaged")
+            stream.seek(0)
+            return stream
 
     def remove(self, path: str) -> None:
         """Removes a job's or an attempt's folder; nothing there is as good as removed."""

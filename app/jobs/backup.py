@@ -9,7 +9,7 @@ from pathlib import Path
 
 from app.config import Config
 from app.errors import Unavailable
-from app.jobs.store import database_url
+from app.jobs.database import database_url
 
 PATTERN = "splatgate-*.db"
 

@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app.config import Config
 from app.errors import Conflict, KeyReused, NotFound, QueueFull
-from app.jobs import store as tables
+from app.jobs import tables
 from app.jobs.assets import Asset, Assets, Stored, stored_bytes
 from app.jobs.clock import DatabaseClock
 from app.jobs.heartbeats import list_engines
@@ -28,7 +28,8 @@ from app.jobs.queue import JobQueue
 from app.jobs.records import SERVING, Engine, Job, JobRequest, Kind, Result, StageTime, Stats, Tally, Usage
 from app.jobs.retention import remove_jobs
 from app.jobs.storage_check import check_storage
-from app.jobs.store import Store, to_job
+from app.jobs.store import Store
+from app.jobs.tables import to_job
 from app.jobs.watch import Following, Watch
 from app.splat import formats
 
@@ -236,7 +237,7 @@ class Jobs:
             job = self.get(id)
             there = ", ".join(job.assets) or "none yet"
             raise NotFound(f"job {id} ({job.state}) has no file {name[:64]!r}; it has: {there}")
-        return Asset(name, self.assets.open(row["path"]), row["size"], row["sha256"], row["modified"])
+        return Asset(name, self.assets.open(row["path"], row["size"]), row["size"], row["sha256"], row["modified"])
 
     # ---- numbers -----------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from loguru import logger
 
 from app.config import AssetsConfig
-from app.jobs.store import Store, info
+from app.jobs.store import Store
+from app.jobs.tables import info
 
 CLOCK, HELD_UNTIL = "clock", "clock_held_until"
 WARNING = "clock"

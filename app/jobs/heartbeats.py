@@ -16,7 +16,8 @@ import sqlalchemy as sa
 
 from app.errors import DatabaseDown
 from app.jobs.records import Engine
-from app.jobs.store import Store, engines, to_engine
+from app.jobs.store import Store
+from app.jobs.tables import engines, to_engine
 
 FORGET_SECONDS = 86_400.0
 """An engine that has been silent for this long is not shown any more."""
@@ -55,7 +56,7 @@ class Heartbeat:
         """Reports, with these fields changed. An engine that was taken for lost is alive again."""
         with self._lock:
             self.engine = replace(self.engine, **changes, heartbeat=self._clock())  # type: ignore[arg-type]
-            with self._store.noting() as connection:
+            with self._store.writing(durable=False) as connection:
                 own = sa.update(engines).where(engines.c.id == self.engine.id)
                 beaten = connection.execute(own.values(**vars(self.engine), beats=engines.c.beats + 1))
                 if not beaten.rowcount:  # forgotten while it was silent
@@ -104,6 +105,6 @@ class Liveness:
     def forget(self, before: float) -> None:
         """Removes engines that are not alive and whose last heartbeat was before that time, by the database's clock."""
         alive = self.alive()
-        with self._store.noting() as connection:
+        with self._store.writing(durable=False) as connection:
             old = (engines.c.heartbeat < before) & engines.c.id.not_in(alive)
             connection.execute(sa.delete(engines).where(old))

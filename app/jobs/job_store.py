@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from app.gate import MetricValue
 from app.jobs.assets import Stored
 from app.jobs.records import ENDED, Job, JobOutcome, Kind, State
-from app.jobs.store import Store, assets, jobs, results, stage_times, to_job
+from app.jobs.store import Store
+from app.jobs.tables import assets, jobs, results, stage_times, to_job
 from app.reason import Reason
 from app.stage import Stage
 
@@ -25,6 +26,10 @@ class Claim:
     job: Job
     instance: str
     start: int
+
+    def folder(self, attempt: int) -> str:
+        """Where the files of an attempt go. No other claim writes there, so finished files never change."""
+        return f"{self.job.id}/{attempt}.{self.start}"
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class JobStore:
             row = connection.execute(own.with_for_update()).mappings().first()
             if not row or row["state"] in ENDED:
                 return None
-            if stop := _stop(row, now) or self._quarantine(row):
+            if stop := _stop(row, now) or _quarantine(row, self.max_deaths):
                 self._refuse(connection, id, stop, now)
                 return None
             change = {
@@ -106,7 +111,7 @@ class JobStore:
         """Records how far the job is, and returns why it must stop, if it must. Raises ClaimLost."""
         now = self.clock()
         change = {"attempt": attempt, "stage": stage, "fraction": fraction, "version": jobs.c.version + 1}
-        with self.store.noting() as connection:
+        with self.store.writing(durable=False) as connection:
             changed = sa.update(jobs).where(_held(claim)).values(**change).returning(jobs.c.cancelled, jobs.c.deadline)
             row = connection.execute(changed).mappings().first()
         if not row:
@@ -139,8 +144,8 @@ class JobStore:
             if times:
                 connection.execute(sa.insert(stage_times), [{"job": id, **vars(time)} for time in times])
             if result.state == "DONE":
-                self._result(connection, claim, result, now)
-            self._tallies(connection, result)
+                _add_result(connection, claim, result, now)
+            _count(self.store, connection, result)
 
     def release(self, claim: Claim) -> None:
         """Returns the job unharmed: it waits again, and this start does not count against it."""
@@ -151,7 +156,7 @@ class JobStore:
     def put_back(self, id: str, instance: str) -> int:
         """Ends the claim that an engine had, where it still has it: the job waits again. Returns 1 where it had it.
 
-        instance: the engine's; a claim of a release before 0.9 has none, and ends too.
+        instance: the engine's; a claim of an earlier release has none, and ends too.
         """
         theirs = sa.func.coalesce(jobs.c.instance, instance) == instance
         with self.store.writing() as connection:
@@ -193,35 +198,11 @@ class JobStore:
             if connection.execute(sa.update(jobs).where(jobs.c.id == id).values(version=jobs.c.version + 1)).rowcount:
                 add_files(connection, id, files, now)
 
-    def _quarantine(self, row: sa.RowMapping) -> Stop | None:
-        """Why the job must not be tried again, if its engines died of it."""
-        report = row["crash_report"] or ""
-        if row["starts"] and row["kind"] in BROUGHT and report.startswith("Timeout"):
-            return Stop("QUARANTINED", f"{HANGS}: {report}")
-        if row["starts"] >= self.max_deaths:
-            last = report or "it left no traceback (killed from outside, or out of memory)"
-            times = f"its engine died {row['starts']} times while it ran (jobs.max_deaths)"
-            return Stop("QUARANTINED", f"{times}; the last time: {last}")
-        return None
-
     def _refuse(self, connection: sa.Connection, id: str, stop: Stop, now: float) -> None:
         change = {"state": stop.state, "error": storable(stop.error), "finished": now, "stage": "", "fraction": None}
         ended = sa.update(jobs).where(jobs.c.id == id).values(**change, version=jobs.c.version + 1)
         connection.execute(ended)
         self.store.tally(connection, "state", stop.state)
-
-    def _result(self, connection: sa.Connection, claim: Claim, result: JobResult, now: float) -> None:
-        row = {"job": claim.job.id, "kind": claim.job.kind, "outcome": result.outcome, "score": result.score}
-        seconds = max(0.0, now - (claim.job.started or now))  # a clock that was set back
-        connection.execute(sa.insert(results).values(**row, gaussians=result.gaussians, seconds=seconds))
-
-    def _tallies(self, connection: sa.Connection, result: JobResult) -> None:
-        counted: list[tuple[str, str]] = [("state", result.state)]
-        counted += [("outcome", result.outcome)] if result.outcome else []
-        counted += [("reason", reason.code) for reason in result.reasons]
-        counted += [("finding", kind) for kind in result.findings] + [("repair", kind) for kind in result.repairs]
-        for what, label in counted:
-            self.store.tally(connection, what, label)
 
 
 _WAITS = {"state": "QUEUED", "stage": "", "fraction": None, "version": jobs.c.version + 1}
@@ -229,6 +210,33 @@ _WAITS = {"state": "QUEUED", "stage": "", "fraction": None, "version": jobs.c.ve
 BROUGHT: tuple[Kind, ...] = ("validate", "repair", "turntable")
 HANGS = "a stage took longer than its deadline, and would with this splat each time"
 LATE = "its deadline passed before it was done"
+
+
+def _quarantine(row: sa.RowMapping, max_deaths: int) -> Stop | None:
+    """Why the job must not be tried again, if its engines died of it."""
+    report = row["crash_report"] or ""
+    if row["starts"] and row["kind"] in BROUGHT and report.startswith("Timeout"):
+        return Stop("QUARANTINED", f"{HANGS}: {report}")
+    if row["starts"] >= max_deaths:
+        last = report or "it left no traceback (killed from outside, or out of memory)"
+        times = f"its engine died {row['starts']} times while it ran (jobs.max_deaths)"
+        return Stop("QUARANTINED", f"{times}; the last time: {last}")
+    return None
+
+
+def _add_result(connection: sa.Connection, claim: Claim, result: JobResult, now: float) -> None:
+    row = {"job": claim.job.id, "kind": claim.job.kind, "outcome": result.outcome, "score": result.score}
+    seconds = max(0.0, now - (claim.job.started or now))  # a clock that was set back
+    connection.execute(sa.insert(results).values(**row, gaussians=result.gaussians, seconds=seconds))
+
+
+def _count(store: Store, connection: sa.Connection, result: JobResult) -> None:
+    counted: list[tuple[str, str]] = [("state", result.state)]
+    counted += [("outcome", result.outcome)] if result.outcome else []
+    counted += [("reason", reason.code) for reason in result.reasons]
+    counted += [("finding", kind) for kind in result.findings] + [("repair", kind) for kind in result.repairs]
+    for what, label in counted:
+        store.tally(connection, what, label)
 
 
 def _stop(row: sa.RowMapping, now: float) -> Stop | None:

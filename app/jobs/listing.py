@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from app.jobs.records import JobOutcome, Kind, Order, State
-from app.jobs.store import jobs
+from app.jobs.tables import jobs
 
 UNSCORED = -2.0
 """Below every cosine: jobs without a score come last."""

@@ -19,7 +19,8 @@ from app.errors import BadFile
 from app.jobs.assets import Assets
 from app.jobs.clock_guard import DAY, ClockGuard
 from app.jobs.ownership import Ownership
-from app.jobs.store import Store, jobs
+from app.jobs.store import Store
+from app.jobs.tables import jobs
 
 MIN_AGE_SECONDS = 3_600.0
 """A younger folder may belong to a submission that is still being written."""

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 
 from app.errors import BadFile, NotFound
 from app.jobs.assets import Assets
-from app.jobs.store import Store, info
+from app.jobs.store import Store
+from app.jobs.tables import info
 
 MARKER = "splatgate-store.json"
 DATABASE_ID, GENERATION = "database_id", "generation"

@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions, error
 from dbos import WorkflowStatusString as Status
 
-from app.jobs.store import APPLICATION, QUEUE, Store, explained
+from app.jobs.database import explained
+from app.jobs.store import APPLICATION, QUEUE, Store
 
 WORKFLOW = "job"
 
@@ -129,7 +130,7 @@ def take_jobs(store: Store, engine: str, run: Callable[[str], None], poll_second
             "application_version": APPLICATION,
             "executor_id": engine,
             "system_database_url": store.url.render_as_string(hide_password=False),
-            "system_database_engine": store.light,  # a step that a power cut took is done again
+            "system_database_engine": store.nondurable,  # a step that a power cut took is done again
             "serializer": DBOSPortableJSONSerializer(),
             "log_level": "WARNING",
             "enable_otlp": False,

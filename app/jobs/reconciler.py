@@ -16,7 +16,8 @@ from app.jobs.heartbeats import Liveness
 from app.jobs.job_store import JobStore
 from app.jobs.queue import JobQueue, Place
 from app.jobs.records import ENDED
-from app.jobs.store import Store, jobs
+from app.jobs.store import Store
+from app.jobs.tables import jobs
 
 
 class OpenJob(NamedTuple):

@@ -11,7 +11,8 @@ from app.config import AssetsConfig
 from app.jobs.assets import Assets
 from app.jobs.clock_guard import ClockGuard
 from app.jobs.records import ENDED
-from app.jobs.store import Store, assets, jobs, results, stage_times
+from app.jobs.store import Store
+from app.jobs.tables import assets, jobs, results, stage_times
 
 AT_ONCE = 100
 RESULTS, STAGE_TIMES = 20_000, 100_000
@@ -58,7 +59,7 @@ class Retention:
                 newest = connection.scalar(sa.select(sa.func.max(table.c.row))) or 0
                 over = connection.scalar(sa.select(table.c.row).where(table.c.row <= newest - kept).limit(1))
             if over is not None:
-                with self.store.noting() as connection:
+                with self.store.writing(durable=False) as connection:
                     connection.execute(sa.delete(table).where(table.c.row <= newest - kept))
 
     def over_age(self) -> list[str]:

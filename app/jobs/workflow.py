@@ -23,6 +23,8 @@ from app.jobs.assets import Assets, Stored
 from app.jobs.job_store import Claim, ClaimLost, JobResult, JobStore, Stop
 from app.jobs.progress import Progress, Stopped
 from app.jobs.queue import JobQueue
+from app.jobs.records import Kind
+from app.jobs.splat_steps import make_turntable, repair_splat, validate_splat
 from app.jobs.steps import DrawResult, Steps
 from app.reason import Reason
 from app.stage import Stage
@@ -30,12 +32,18 @@ from app.stage import Stage
 Values = dict[str, Any]
 """A step's result as JSON has it."""
 
+SPLAT_STEPS: dict[Kind, Callable[[Steps, Progress], JobResult]] = {
+    "validate": validate_splat,
+    "repair": repair_splat,
+    "turntable": make_turntable,
+}
+
 STORAGE_SECONDS = 1.0
 """Between two looks whether files can be stored."""
 
 
 @dataclass(frozen=True)
-class Host:
+class EngineHooks:
     """What the engine does for its worker.
 
     guard: runs a heavy call, and deals with memory and broken GPUs. arm: gets each stage as it begins, and None when
@@ -53,12 +61,12 @@ class Host:
 class Worker:
     """Runs the jobs that it is given, one at a time, in the order in which they came."""
 
-    def __init__(self, steps: Steps, job_store: JobStore, queue: JobQueue, assets: Assets, host: Host) -> None:
+    def __init__(self, steps: Steps, job_store: JobStore, queue: JobQueue, assets: Assets, hooks: EngineHooks) -> None:
         self._steps = steps
         self._job_store = job_store
         self._queue = queue
         self._assets = assets
-        self._host = host
+        self._hooks = hooks
         self._changed = threading.Condition()
         self._turns: dict[object, str] = {}  # the jobs that are here, by the order of their arrival
         self._claim: Claim | None = None
@@ -123,12 +131,12 @@ class Worker:
 
     def _wait_for_storage(self) -> None:
         """Until the files of a job can be put away. Until then it waits, and does not fail half-way."""
-        while not self._host.can_store():
+        while not self._hooks.can_store():
             time.sleep(STORAGE_SECONDS)
             self._checkpoint()
 
     def _work(self, claim: Claim) -> None:
-        progress = Progress(self._job_store, claim, self._host.arm, self._checkpoint)
+        progress = Progress(self._job_store, claim, self._hooks.arm, self._checkpoint)
         result = self._result(progress)
         self._job_store.end(claim, result, tuple(progress.times))
         self._tidy(claim, result)
@@ -140,7 +148,7 @@ class Worker:
             if self._queue.held().get(id) == self._job_store.instance:
                 self._queue.put_back(id)
         except DatabaseDown as error:
-            self._host.fatal(error)
+            self._hooks.fatal(error)
         logger.warning(f"job {id}: this engine lost its claim; what it did is dropped")
 
     def _end_process(self, error: DatabaseDown | StorageDown) -> NoReturn:
@@ -148,7 +156,7 @@ class Worker:
         if self._claim:
             with suppress(DatabaseDown):
                 self._job_store.release(self._claim)
-        self._host.fatal(error)
+        self._hooks.fatal(error)
 
     def _result(self, progress: Progress) -> JobResult:
         """What became of the job. A failure of its own ends it; one of the database is for the engine to deal with."""
@@ -156,8 +164,8 @@ class Worker:
         try:
             if job.kind == "generate":
                 return best_attempt(job.attempts, lambda number: self._attempt(progress, number))
-            step = {"validate": self._steps.validate, "repair": self._steps.repair, "turntable": self._steps.turntable}
-            return _to_job_result(self._durable(job.kind, progress, lambda: asdict(step[job.kind](progress))))
+            step = SPLAT_STEPS[job.kind]
+            return _to_job_result(self._durable(job.kind, progress, lambda: asdict(step(self._steps, progress))))
         except Stopped as stopped:
             return JobResult(stopped.stop.state, stopped.stop.error)
         except (ClaimLost, DatabaseDown):
@@ -187,7 +195,7 @@ class Worker:
 
         def step() -> Values:
             try:
-                return self._host.guard(call)
+                return self._hooks.guard(call)
             except Stopped as stopped:
                 return {"stopped": asdict(stopped.stop)}
             except ClaimLost:
@@ -198,7 +206,7 @@ class Worker:
             except StorageDown as error:
                 if self._assets.is_down():
                     self._end_process(error)
-                self._host.fatal(error)  # the store works: this job may be the cause, so its start counts
+                self._hooks.fatal(error)  # the store works: this job may be the cause, so its start counts
             finally:
                 progress.close()
 
@@ -209,10 +217,13 @@ class Worker:
 
     def _tidy(self, claim: Claim, result: JobResult) -> None:
         """Removes the files that nobody can ask for: attempts that were not chosen, a failed job's everything."""
-        attempts = (f"{claim.job.id}/{each}" for each in range(1, claim.job.attempts + 1) if each != result.attempt)
+        id, kept = claim.job.id, {"input", *(file.path.split("/")[1] for file in result.files)}
         try:
-            for path in attempts if result.state == "DONE" else (claim.job.id,):
-                self._assets.remove(path)
+            if result.state != "DONE":
+                self._assets.remove(id)
+            elif claim.job.attempts > 1 or claim.start > 1:
+                for name in set(self._assets.names(id)) - kept:
+                    self._assets.remove(f"{id}/{name}")
         except Unavailable as error:
             logger.warning(f"{error}; it goes with the job, when that is forgotten")
 
@@ -227,7 +238,7 @@ class Worker:
         threading.Event().wait()
 
     def _hold(self, claim: Claim | None) -> None:
-        self._host.busy(claim.job.id if claim else None)
+        self._hooks.busy(claim.job.id if claim else None)
         with self._changed:
             self._claim = claim
             self._running = claim is not None

@@ -1,0 +1,101 @@
+"""Where the database is, how a connection to it is set up, and what its failures mean.
+
+SQLite (a file in the data folder) for one host, PostgreSQL by its URL for many.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from app.config import Config
+from app.errors import ConfigError, DatabaseDown
+
+TIMEOUTS = {
+    "connect_timeout": 5,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""PostgreSQL's, in seconds, the last in milliseconds: a network that is gone without a word is noticed within a minute.
+As delivered, the kernel would wait for a quarter of an hour, and on a connection that only listens for hours."""
+
+UTF8 = {"client_encoding": "utf8"}
+"""PostgreSQL's: from a database without an encoding (SQL_ASCII) text would come as bytes."""
+
+
+def database_url(config: Config) -> sa.URL:
+    """Where the database is. Raises ConfigError for what is neither SQLite nor PostgreSQL."""
+    try:
+        url = sa.make_url(config.database.url or f"sqlite:///{Path(config.serve.data) / 'splatgate.db'}")
+    except ArgumentError:
+        raise ConfigError(
+            "database.url is no URL: use postgresql://user:password@host/name or leave it empty"
+        ) from None
+    if url.get_backend_name() == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    if url.get_backend_name() == "sqlite" and url.database:
+        return url
+    raise ConfigError(
+        f"database.url is of kind {url.drivername!r}: use postgresql://user:password@host/name, or leave it empty "
+        "for SQLite in the data folder"
+    )
+
+
+@contextmanager
+def explained(url: sa.URL) -> Iterator[None]:
+    """Turns the database's failures into DatabaseDown, one line with the remedy and without the password."""
+    try:
+        yield
+    except sa.exc.IntegrityError:
+        raise  # the caller's own business
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+        cause = getattr(error, "orig", None) or error
+        reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+        raise DatabaseDown(f"database {url.render_as_string()}: {reason}; {_remedy(reason)}") from error
+
+
+DAMAGED = (
+    "the file is damaged: restore it from a backup, or move it away and take the results in its asset store into a new "
+    "database with `splatgate assets adopt`"
+)
+
+
+def _remedy(reason: str) -> str:
+    remedies = {
+        "not a database": DAMAGED,
+        "malformed": DAMAGED,
+        "full": "free space on the disk of the data folder",
+        "readonly": "make the data folder writable",
+        "unable to open": "make the data folder writable",
+        "Read-only": "make the data folder writable",
+        "Permission denied": "make the data folder writable",
+        "locked": "another process holds it: try again, and see that one service only uses this data folder",
+    }
+    return next((advice for word, advice in remedies.items() if word in reason), "check that it runs and database.url")
+
+
+def engine_options(url: sa.URL) -> dict[str, Any]:
+    if url.get_backend_name() == "sqlite":
+        return {"pool_size": 16, "max_overflow": 64}
+    return {"pool_size": 8, "max_overflow": 24, "pool_pre_ping": True, "connect_args": TIMEOUTS | UTF8}
+
+
+def prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = "IMMEDIATE"  # as DBOS's own engine: writers take turns instead of failing
+    connection.execute("PRAGMA busy_timeout=30000")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")  # in WAL mode the default may lose the last commits in a power cut
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def prepare_nondurable_sqlite(connection: Any, record: Any) -> None:
+    prepare_sqlite(connection, record)
+    connection.execute("PRAGMA synchronous=NORMAL")  # on the disk with the next commit of the other connections

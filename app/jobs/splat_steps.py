@@ -1,0 +1,130 @@
+"""The steps of jobs that have a splat already: it is validated, repaired, or shown in a turntable."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from app import outputs, pipeline
+from app.errors import BadFile
+from app.gate import Verdict
+from app.jobs.assets import stored
+from app.jobs.job_store import JobResult
+from app.jobs.progress import Progress
+from app.jobs.steps import Steps
+from app.splat import formats
+from app.splat.diagnosis import diagnose
+from app.splat.files import decode_splat, replacing, write_splat
+from app.splat.raster import Views
+from app.stage import Stage
+from app.stages.measurement import Subject
+from app.turntable import write_turntable
+from app.validation import Measurements, per_view_scores, to_report, validate
+
+FILM, FILMS = "turntable.mp4", "film-"
+"""The name of a turntable, and how the folders begin that turntables are in, beside the attempts of the job shown."""
+
+
+def validate_splat(steps: Steps, progress: Progress) -> JobResult:
+    """A given splat, as it is, held against the prompt: verdict.json and views.png, unless it is not drawn."""
+    job, told = progress.claim.job, progress.on_stage(1)
+    told(Stage.REPAIR)
+    splat = steps.given_splat(job)
+    findings = diagnose(splat, steps.config.diagnose).to_dict()["findings"]
+    told(Stage.RENDER)
+    views: Views | None = None
+    measured: Measurements = {}
+    if costly := pipeline.overdrawn(splat, steps.config):
+        verdict = Verdict("refused", (costly,))
+    else:
+        views = pipeline.render_views(splat, steps.config)
+        told(Stage.SCORE)
+        measured, verdict = validate(Subject(splat, views, job.prompt), steps.stages.validator, steps.config)
+    report = {
+        "prompt": job.prompt,
+        "profile": steps.config.profile.name,
+        "stand_in": bool(steps.config.profile.generator.stand_in),
+        "gaussians": len(splat),
+        **to_report(measured, verdict),
+        "views": [view.name for view in steps.config.render.views],
+        "findings": findings,
+    }
+    path = progress.claim.folder(1)
+    with steps.assets.folder(path) as folder:
+        if views:
+            outputs.write_picture(folder / "views.png", views)
+        _write_json(folder / "verdict.json", report)
+        files = stored(folder, path, ("views.png", "verdict.json") if views else ("verdict.json",))
+    return JobResult(
+        "DONE",
+        attempt=1,
+        outcome=verdict.outcome,
+        reasons=verdict.reasons,
+        score=verdict.score,
+        scores=per_view_scores(measured),
+        metrics=verdict.metrics,
+        gaussians=len(splat),
+        findings=tuple(finding["kind"] for finding in findings),
+        files=files,
+    )
+
+
+def repair_splat(steps: Steps, progress: Progress) -> JobResult:
+    """A given splat, repaired, in the main format, and report.json."""
+    job = progress.claim.job
+    progress.on_stage(1)(Stage.REPAIR)
+    splat = steps.given_splat(job)
+    repaired, diagnosis, repairs = pipeline.diagnose_and_repair(splat, steps.config)
+    left = () if diagnosis.healthy else diagnose(repaired, steps.config.diagnose).findings
+    report = {
+        "gaussians_in": len(splat),
+        "gaussians_out": len(repaired),
+        "changed": repaired is not splat,
+        "diagnosis": diagnosis.to_dict(),
+        "repairs": repairs.to_dict(),
+        "findings_left": [finding.kind for finding in left],
+    }
+    fields = tuple(done["field"] for done in repairs.to_dict()["repairs"])
+    asset = formats.main_asset()
+    path = progress.claim.folder(1)
+    with steps.assets.folder(path) as folder:
+        write_splat(folder / asset, repaired)
+        _write_json(folder / "report.json", report)
+        files = stored(folder, path, (asset, "report.json"))
+    return JobResult(
+        "DONE",
+        attempt=1,
+        gaussians=len(repaired),
+        findings=tuple(finding.kind for finding in diagnosis.findings),
+        repairs=fields,
+        files=files,
+    )
+
+
+def make_turntable(steps: Steps, progress: Progress) -> JobResult:
+    """turntable.mp4, among the files of the job whose splat it shows."""
+    job = progress.claim.job
+    source = job.source or ""
+    progress.begin(1, Stage.TURNTABLE)
+    shown = steps.job_store.find_file(source, (formats.main_asset(),))
+    if not shown:
+        raise BadFile(f"job {source} has no splat any more: its time is over (assets.keep_days, assets.max_gb)")
+    splat = decode_splat(steps.assets.read(shown.path), steps.config.limits.max_gaussians, shown.name)
+    if costly := pipeline.overdrawn(splat, steps.config):  # it may be one that a caller brought to be repaired
+        raise BadFile(f"job {source}: its splat is {costly}")
+    before = steps.job_store.find_file(source, (FILM,))
+    path = f"{source}/{FILMS}{job.id}.{progress.claim.start}"
+    with steps.assets.folder(path) as folder:
+        told = progress.on_fraction(Stage.TURNTABLE)
+        write_turntable(folder / FILM, splat, steps.config, size=job.size, on_progress=told)
+        files = stored(folder, path, (FILM,))
+    steps.job_store.attach(source, files)
+    if before and before.path.split("/")[1].startswith(FILMS):
+        steps.assets.remove(before.path.rpartition("/")[0])
+    return JobResult("DONE", attempt=1, gaussians=len(splat))
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    with replacing(path) as stream:
+        stream.write(json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
