@@ -19,7 +19,7 @@ import fsspec
 
 from app.config import Config
 from app.digest import sha256_of
-from app.errors import FULL, ConfigError, NotFound, NotWritable, SplatgateError, StorageDown
+from app.errors import FULL, ConfigError, NotFound, NotWritable, SplatgateError, StorageDown, Unavailable
 from app.splat.files import replacing
 
 READ_AHEAD = 8 * 2**20
