@@ -16,7 +16,8 @@ from service import Service, web
 from app.commands import jobs as jobs_command
 from app.commands.main import main
 from app.config import load_config
-from app.jobs.store import Store, jobs
+from app.jobs.store import Store
+from app.jobs.tables import jobs
 
 
 def run(url: str, *arguments: str, **variables: str) -> Result:
