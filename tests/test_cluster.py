@@ -22,7 +22,8 @@ from object_store import BUCKET, SECRET, bucket, give_credentials, object_store,
 from service import FAST, PATIENCE, clean_environ, engine, free_port, wait_until, web
 
 from app.child import CODES
-from app.commands.doctor import Fact, shared
+from app.commands.fact import Fact
+from app.commands.facts import shared_facts as shared
 from app.config import Config
 from app.errors import ConfigError, DatabaseDown, NotFound, StorageDown
 from app.identity import known_node

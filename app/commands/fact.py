@@ -1,0 +1,16 @@
+"""One observation of `splatgate doctor`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fact:
+    """problem: what will not work, and the remedy; empty if all is well. blocking: the profile cannot run with it."""
+
+    area: str
+    what: str
+    found: str
+    problem: str = ""
+    blocking: bool = False
