@@ -149,7 +149,7 @@ def test_neither_words_nor_picture_is_an_error(run):
 def test_a_path_that_holds_no_model_says_so(run, tmp_path, monkeypatch):
     monkeypatch.setenv("SPLATGATE__IMAGE__MODEL", str(tmp_path / "nothing"))
     result = run("generate", "a blue rocket")
-    assert result.exit_code == 2
+    assert result.exit_code == 1
     assert "there is nothing there" in result.stderr
 
 
