@@ -48,14 +48,14 @@ class Decoder:
         self._finalizer: weakref.finalize[..., Decoder] | None = None
 
     def splat(self, data: bytes, name: str) -> Splat:
-        """A PLY or SPZ. name: what to call it in a message. Raises BadFile."""
+        """A splat of a format of the registry. name: what to call it in a message. Raises BadFile."""
         answer, arrays = self._ask({"kind": "splat", "name": name}, data)
         flat, found, start = np.frombuffer(arrays, np.float32), {}, 0
         for field in FIELDS:
             shape = answer[field]
             found[field] = flat[start : start + math.prod(shape)].reshape(shape)
             start += math.prod(shape)
-        return Splat(**found)
+        return Splat(**found, notes=tuple(answer["notes"]))
 
     def picture(self, data: bytes, formats: tuple[str, ...]) -> Picture:
         """A picture of one of the formats. Raises BadFile."""
@@ -186,7 +186,7 @@ def _decode(request: dict[str, Any], data: bytes, limits: LimitsConfig) -> tuple
             return {"placed": bool((np.abs(splat.means) <= NOWHERE).all(axis=1).any())}, b""
         arrays = [getattr(splat, field) for field in FIELDS]
         shapes = {field: array.shape for field, array in zip(FIELDS, arrays, strict=True)}
-        return shapes, b"".join(array.tobytes() for array in arrays)
+        return shapes | {"notes": splat.notes}, b"".join(array.tobytes() for array in arrays)
     image = read_picture(data, limits, tuple(request["formats"])).image
     if kind == "check picture":
         return {}, b""

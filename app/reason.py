@@ -61,6 +61,8 @@ SENTENCES: Mapping[str, str | Callable[[Mapping[str, Any]], str]] = {
         "too costly to draw: {gaussians_per_tile:,.0f} gaussians lie over each tile, "
         "limits.max_overdraw is {max_overdraw:,.0f}"
     ),
+    "uniform_position": "nearly all of {gaussians:,} Gaussians lie on one point: no shape is left, make it again",
+    "blank_views": "the views are blank: something is visible in {coverage:.2%} of their pixels; {why}",
     # stages that produced nothing usable
     "picture_not_finite": "text to image: {model} drew values that are not finite: try another seed or image.dtype",
     "no_object": (
@@ -85,7 +87,7 @@ SENTENCES: Mapping[str, str | Callable[[Mapping[str, Any]], str]] = {
         "the file is damaged, fetch or generate it again"
     ),
     "no_position": "none of {gaussians:,} Gaussians has a usable position: generate it again",
-    "not_storable": "{problem}: {file} cannot hold that; generate it again",
+    "not_storable": "{file}: {problem}",
     "score_not_finite": "score: {model} answered {values}: its weights or the views are broken",
 }
 """The sentence of each code, with the figures that it needs."""

@@ -14,10 +14,11 @@ from loguru import logger
 from numpy.typing import NDArray
 
 from app.config import Config, RenderConfig, TurntableConfig
+from app.splat.blank import BLANK, why_blank
 from app.splat.cameras import judge_placement, orbit
 from app.splat.files import replacing
 from app.splat.model import Splat
-from app.splat.raster import draw, prepare
+from app.splat.raster import coverage, draw, prepare
 
 PITCH = -15.0
 """Degrees; from above, as in the public judge's views."""
@@ -59,10 +60,14 @@ def write_turntable(
 
 def _frames(splat: Splat, settings: RenderConfig, wanted: TurntableConfig) -> Iterator[NDArray[np.uint8]]:
     """(size, size, 3) uint8 frames of one turn, starting at the front."""
-    scene = prepare(splat, judge_placement(splat, settings.extent), device=settings.device)
+    placement = judge_placement(splat, settings.extent)
+    scene = prepare(splat, placement, device=settings.device)
     for azimuth in np.linspace(0, 360, wanted.frames, endpoint=False):
         camera = orbit(float(azimuth), PITCH, settings.radius, settings.fov, wanted.size)
-        yield np.rint(draw(scene, [camera]).images[0] * 255).astype(np.uint8)
+        views = draw(scene, [camera])
+        if azimuth == 0 and coverage(views) < BLANK:
+            logger.warning(f"the first frame is blank: {why_blank(splat, placement)}")
+        yield np.rint(views.images[0] * 255).astype(np.uint8)
 
 
 def _encode(name: str, frames: Iterator[NDArray[np.uint8]], settings: TurntableConfig, on_progress: OnProgress) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from loguru import logger
@@ -16,6 +16,8 @@ from app.generators.generator import resolve
 from app.metrics import METRICS
 from app.metrics.metric import Metric
 from app.reason import Reason
+from app.splat.blank import blank_views
+from app.splat.diagnosis import on_one_point
 from app.stages.measurement import Measurement, Subject
 from app.weights.store import OnLoad, no_progress
 
@@ -67,6 +69,7 @@ def validate(subject: Subject, validator: Validator | None, config: Config) -> t
     for name, measurement in measured.items():
         logger.info(f"DIAGNOSTIC - {METRICS[name].title}: {measurement.value:.3f}")
     verdict = judge(len(subject.splat), {name: each.value for name, each in measured.items()}, config.validation)
+    verdict = _with_cause(verdict, subject, config)
     if verdict.outcome == "passed":
         values = ", ".join(f"{METRICS[name].label}={each.value:.3f}" for name, each in measured.items())
         logger.info(f"VALIDATION PASSED: {values}")
@@ -75,6 +78,19 @@ def validate(subject: Subject, validator: Validator | None, config: Config) -> t
     else:
         logger.warning(f"NOT VALIDATED: {verdict.reasons[0]}")
     return measured, verdict
+
+
+def _with_cause(verdict: Verdict, subject: Subject, config: Config) -> Verdict:
+    """What can be seen comes before what was measured; a splat without a shape is refused whatever was measured."""
+    if on_one_point(subject.splat) and verdict.outcome != "not validated":
+        reason = Reason("uniform_position", {"gaussians": len(subject.splat)})
+        return replace(verdict, outcome="refused", reasons=(reason, *verdict.reasons))
+    blank = blank_views(subject.splat, subject.views, config.render)
+    if blank and verdict.outcome == "refused":
+        return replace(verdict, reasons=(blank, *verdict.reasons))
+    if blank:
+        logger.warning(str(blank))
+    return verdict
 
 
 def to_report(measured: Measurements, verdict: Verdict) -> dict[str, Any]:

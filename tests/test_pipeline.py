@@ -32,8 +32,8 @@ class Broken(Shapes):
 @pytest.mark.parametrize(
     ("kind", "enabled", "reason"),
     [
-        (Large, True, r"means: .* beyond the reach of 4,194,304: asset.spz cannot hold that"),
-        (Broken, False, "opacity_logits: 1,000 values are not finite: asset.spz cannot hold that"),
+        (Large, True, r"asset.spz: means: .* beyond SPZ's reach of 4,194,304"),
+        (Broken, False, "asset.spz: opacity_logits: 1,000 values are not finite"),
     ],
 )
 def test_what_a_promised_file_cannot_hold_is_refused_before_it_is_drawn(

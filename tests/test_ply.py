@@ -276,7 +276,7 @@ BROKEN = {
     "no vertex element": (edit(b"element vertex", b"element points"), "no element 'vertex'"),
     "no element at all": (b"ply\nformat ascii 1.0\nend_header\n", "no element 'vertex'"),
     "missing opacity": (edit(b"property float opacity", b"property float alpha"), "property 'opacity' is missing"),
-    "missing third scale": (edit(b"float scale_2", b"float scale_9"), "property 'scale_2' is missing"),
+    "missing second scale": (edit(b"float scale_1", b"float scale_9"), "property 'scale_1' is missing"),
     "a list where a float belongs": (edit(b"float opacity", b"list uchar float opacity"), "'opacity' is a list"),
     "two properties of a name": (edit(b"float rot_3", b"float rot_2"), "'rot_2' stands twice"),
     "two vertex elements": (edit(b"end_header", b"element vertex 1\nproperty float x\nend_header"), "same name"),

@@ -11,11 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from app.cli import FILE, JSON, configured, print_json, progress
-from app.commands.output import FOUND, findings_not_logged, print_findings, print_repairs
+from app.commands.output import FOUND, findings_not_logged, print_findings, print_notes, print_repairs
 from app.config import Config
+from app.errors import BadInput
 
 if TYPE_CHECKING:
     from app.splat.findings import Diagnosis
+    from app.splat.model import Splat
 
 
 @click.command()
@@ -32,12 +34,21 @@ def inspect(config: Config, file: Path, strict: bool, as_json: bool) -> None:
     with findings_not_logged():
         diagnosis = diagnose(splat, config.diagnose)
     if as_json:
-        print_json({"file": str(file), "sh_degree": splat.sh_degree, **diagnosis.to_dict()})
+        print_json({"file": str(file), "sh_degree": splat.sh_degree, "notes": splat.notes, **diagnosis.to_dict()})
     else:
         click.echo(f"{file}: {len(splat):,} gaussians, SH degree {splat.sh_degree}")
         _print_statistics(diagnosis)
         print_findings(diagnosis.to_dict())
+        print_notes(splat.notes)
     sys.exit(FOUND if strict and not diagnosis.healthy else 0)
+
+
+UP = click.option(
+    "--up",
+    type=click.Choice(["y", "-y", "z", "-z", "x", "-x"]),
+    default="y",
+    help="The axis that points up in IN: it is turned to +Y. Captures trained with COLMAP usually need -y.",
+)
 
 
 @click.command()
@@ -46,58 +57,110 @@ def inspect(config: Config, file: Path, strict: bool, as_json: bool) -> None:
 @click.option(
     "--strategy", type=click.Choice(["restore", "noise"]), help="How uniform opacity is repaired. Default: config."
 )
+@UP
+@click.option(
+    "--extent",
+    type=click.FloatRange(0, 1e6, min_open=True),
+    help="Scale the splat so that its longest side measures so many units, and centre it. The judge's is 1.5.",
+)
 @JSON
 @configured
-def repair(config: Config, source: Path, output: Path, strategy: str | None, as_json: bool) -> None:
+def repair(
+    config: Config, source: Path, output: Path, strategy: str | None, up: str, extent: float | None, as_json: bool
+) -> None:
     """Repair what `inspect` finds.
 
     A healthy file is copied bit for bit.
     """
-    from app import pipeline
     from app.splat.files import copy_splat, read_splat, stored_as, write_splat
     from app.splat.formats import written_as
 
     if strategy:
         config = config.model_copy(update={"repair": config.repair.model_copy(update={"strategy": strategy})})
+    target = written_as(output)
     with progress("Reading") as on_stage:
         splat = read_splat(source, config.limits.max_gaussians)
+        from app.splat.axes import UP, turned  # after reading, so that an unreadable file is reported at once
+        from app.splat.diagnosis import diagnose
+        from app.splat.repair import repair as repair_splat
+
         on_stage("Diagnosing and repairing")
         with findings_not_logged():
-            repaired, diagnosis, report = pipeline.diagnose_and_repair(splat, config)
+            diagnosis = diagnose(splat, config.diagnose)
+            repaired, report = repair_splat(splat, diagnosis, config.repair)
+        repaired = _resized(turned(repaired, UP[up]), extent)
         on_stage("Writing")
-        if repaired is splat and written_as(output) is stored_as(source):
+        if repaired is splat and not splat.notes and target is stored_as(source):
             copy_splat(source, output)
         else:
             write_splat(output, repaired)
+    losses = target.losses(repaired)
     summary = {"input": str(source), "output": str(output), "gaussians_in": len(splat), "gaussians_out": len(repaired)}
     if as_json:
-        print_json(summary | {"diagnosis": diagnosis.to_dict(), "repairs": report.to_dict()})
+        found = {"notes": splat.notes, "losses": losses, "diagnosis": diagnosis.to_dict(), "repairs": report.to_dict()}
+        print_json(summary | found)
         return
     print_findings(diagnosis.to_dict())
     print_repairs(report.to_dict()["repairs"])
+    print_notes(splat.notes)
+    _print_losses(target.name, losses)
     click.echo(f"wrote {output}: {len(repaired):,} gaussians" + (" (unchanged)" if repaired is splat else ""))
+
+
+def _resized(splat: Splat, extent: float | None) -> Splat:
+    from app.splat.axes import resized
+    from app.splat.extent import bounding_box
+
+    if extent is None:
+        return splat
+    low, high = bounding_box(splat.means)
+    longest = float((high - low).max())
+    if not longest > 0:
+        raise BadInput("--extent: all Gaussians lie on one point, there is nothing to scale; make the splat again")
+    return resized(splat, longest, extent, (low + high) / 2)
 
 
 @click.command()
 @click.argument("source", metavar="IN", type=FILE)
 @click.argument("target", metavar="OUT", type=FILE)
+@click.option("--format", "format_name", help="ply, spz (version 3), spz2 or spz4. Default: the suffix of OUT.")
+@UP
 @JSON
 @configured
-def convert(config: Config, source: Path, target: Path, as_json: bool) -> None:
+def convert(config: Config, source: Path, target: Path, format_name: str | None, up: str, as_json: bool) -> None:
     """Convert a splat to another format.
 
-    The suffix of OUT chooses it: .ply or .spz. Values are not transformed.
-    """
-    from app.splat.files import read_splat, write_splat
+    The suffix of OUT chooses it: .ply or .spz. What the format cannot hold is said.
 
+    \b
+    splatgate convert rocket.ply rocket.spz
+    splatgate convert rocket.ply rocket.spz --format spz4
+    splatgate convert capture.ply capture.ply --up -y
+    """
+    from app.splat.axes import UP, turned
+    from app.splat.files import read_splat, write_splat
+    from app.splat.formats import written_as
+
+    chosen = written_as(target, format_name)
     with progress("Converting"):
         splat = read_splat(source, config.limits.max_gaussians)
-        write_splat(target, splat)
-    before, after = source.stat().st_size, target.stat().st_size
+        before = source.stat().st_size
+        splat = turned(splat, UP[up])
+        write_splat(target, splat, format_name)
+        losses = chosen.losses(splat)
+    after = target.stat().st_size
     if as_json:
-        print_json({"output": str(target), "gaussians": len(splat), "bytes_in": before, "bytes_out": after})
-    else:
-        click.echo(f"wrote {target}: {len(splat):,} gaussians, {before / 2**20:.1f} MB -> {after / 2**20:.1f} MB")
+        sizes = {"bytes_in": before, "bytes_out": after}
+        print_json({"output": str(target), "gaussians": len(splat), **sizes, "notes": splat.notes, "losses": losses})
+        return
+    print_notes(splat.notes)
+    _print_losses(chosen.name, losses)
+    click.echo(f"wrote {target}: {len(splat):,} gaussians, {before / 2**20:.1f} MB -> {after / 2**20:.1f} MB")
+
+
+def _print_losses(format_name: str, losses: tuple[str, ...]) -> None:
+    for loss in losses:
+        click.secho(f"lost in {format_name}: {loss}", fg="yellow")
 
 
 def _print_statistics(diagnosis: Diagnosis) -> None:

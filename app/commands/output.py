@@ -24,7 +24,13 @@ def print_findings(diagnosis: dict[str, Any]) -> None:
     for finding in diagnosis["findings"]:
         click.secho(f"finding: {finding['kind']}: {finding['message']}", fg="yellow")
     for hint in diagnosis.get("hints", ()):  # certificates of older releases have none
-        click.echo(f"hint: {hint['kind']} in {hint['field']}: {hint['message']}")
+        click.echo(f"hint: {hint['kind']}: {hint['message']}")
+
+
+def print_notes(notes: tuple[str, ...]) -> None:
+    """What the reader of a splat file dropped or changed."""
+    for note in notes:
+        click.echo(f"note: {note}")
 
 
 @contextmanager

@@ -66,6 +66,7 @@ def render(
     splatgate render rocket.ply -o rocket.png --azimuth 0,90 --pitch=-15,-60
     """
     from app import outputs, pipeline
+    from app.splat.blank import blank_views
     from app.splat.files import read_splat
     from app.splat.raster import coverage
 
@@ -81,10 +82,13 @@ def render(
         views = pipeline.render_views(splat, config)
         outputs.write_picture(output, views)
     shown = {"output": str(output), "views": len(views.cameras), "backend": views.backend, "coverage": coverage(views)}
+    blank = blank_views(splat, views, config.render)
     if as_json:
-        print_json(shown)
+        print_json(shown | {"blank": str(blank) if blank else None})
     else:
         click.echo(f"wrote {output}: {shown['views']} views by {views.backend}, coverage {shown['coverage']:.3f}")
+        if blank:
+            click.secho(str(blank), fg="yellow")
 
 
 def _with_render(config: Config, update: dict[str, Any]) -> Config:

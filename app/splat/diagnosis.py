@@ -66,6 +66,12 @@ def _usable(splat: Splat, stats: FieldStats) -> tuple[Float32, Float32]:
     return splat.means[usable], splat.log_scales[usable]
 
 
+def on_one_point(splat: Splat) -> bool:
+    """Whether nearly all positions are one point: no shape is left."""
+    core = core_within(splat)
+    return core is not None and not core.extent and len(splat) >= LEAST_COINCIDENT
+
+
 def position_limit(core: Core | None, max_extent: float) -> float:
     """How far outside the core a position is out of bounds, world units."""
     return min(max_extent * core.extent if core and core.extent else max_extent, NOWHERE)

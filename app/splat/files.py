@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from loguru import logger
+
 from app.errors import FULL, BadFile, NotWritable, StorageDown
 from app.reading import reading, refuse_special
 from app.splat import formats
+from app.splat.foreign import name_of
 from app.splat.format import Format
 from app.splat.model import Splat
 
@@ -33,7 +36,13 @@ def decode_splat(data: bytes | memoryview, max_gaussians: int, name: str = "spla
     start = bytes(data[: formats.START_BYTES])
     found = formats.recognized(start)
     if found and found.read:
-        return found.read(data, max_gaussians, name)
+        splat = found.read(data, max_gaussians, name)
+        for note in splat.notes:
+            logger.warning("{}: {}", name, note)
+        return splat
+    if foreign := name_of(start, len(data)):
+        what, remedy = foreign
+        raise BadFile(f"{name}: is {what}; {remedy}")
     what = f"starts with {start[:4]!r}" if start else "is empty"
     raise BadFile(f"{name}: {what}: neither a PLY nor an SPZ file; give a 3D Gaussian splat")
 

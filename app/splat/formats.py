@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from app.errors import BadInput
-from app.splat import ply, spz
+from app.splat import compressed_ply, ply, spz
 from app.splat.format import MAIN, Format
 
 START_BYTES = 65_536
 """How much of a file's start is shown to Format.recognizes."""
 
 FORMATS: dict[str, Format] = {
+    "compressed-ply": compressed_ply.FORMAT,
     "ply": ply.FORMAT,
     "spz": spz.FORMAT,
+    "spz2": spz.FORMAT_2,
+    "spz4": spz.FORMAT_4,
 }
 """By name. Where two formats recognize a file, the first one reads it."""
 

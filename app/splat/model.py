@@ -29,6 +29,7 @@ class Splat:
     log_scales: (N, 3) natural logarithm of the standard deviations.
     opacity_logits: (N,) log(p / (1 - p)) of the opacity p.
     sh: (N, K, 3) spherical-harmonic coefficients per colour channel, K = (degree + 1)^2, degree 0 to 3.
+    notes: what its reader dropped or changed, a sentence each.
 
     Raises ValueError where an array has another shape.
     """
@@ -38,6 +39,7 @@ class Splat:
     log_scales: Float32
     opacity_logits: Float32
     sh: Float32
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.means)
@@ -68,7 +70,12 @@ class Splat:
     def take(self, index: NDArray[np.bool_] | NDArray[np.intp]) -> Splat:
         """The Gaussians chosen by a boolean mask (N,) or by indices."""
         return Splat(
-            self.means[index], self.quats[index], self.log_scales[index], self.opacity_logits[index], self.sh[index]
+            self.means[index],
+            self.quats[index],
+            self.log_scales[index],
+            self.opacity_logits[index],
+            self.sh[index],
+            self.notes,
         )
 
 

@@ -36,13 +36,18 @@ OPACITY = ("opacity",)
 LOG_SCALES = ("scale_0", "scale_1", "scale_2")
 QUATS = ("rot_0", "rot_1", "rot_2", "rot_3")
 REST_COUNTS = (0, 9, 24, 45)
+DEGREE_4 = 72
+"""Properties f_rest_ of degree 4, which no rasteriser of ours draws: the last nine of each channel are dropped."""
+
+DISC = -20.0
+"""log of the thickness of a Gaussian that has none: a 2D Gaussian."""
 
 PIECE = 8192
 """Rows written at a time: 0.6 MB, or 2 MB with all harmonics, that stay in a core's cache until they are written."""
 
 
 @dataclass(frozen=True)
-class _Header:
+class Header:
     """The first lines: `ply` has the elements with all counts 0, `counts` what they promise, `size` is in bytes."""
 
     ply: Any
@@ -66,11 +71,11 @@ def decode_ply(data: bytes | memoryview, max_gaussians: int, name: str = "PLY da
     Values are taken as they are: NaN and infinity are findings of a diagnosis, not errors of the file.
     Raises BadFile where the file is not such a PLY, is cut off, is over the limit, or has no finite position at all.
     """
-    header = _read_header(data, name)
-    _check_promises(header, len(data) - header.size, max_gaussians, name)
+    header = read_header(data, name)
+    check_counts(header, len(data) - header.size, max_gaussians, name)
     vertex = header.ply["vertex"]
     rest = _check_properties(vertex, name)
-    rows = _ascii_rows(header, data, name) if header.ply.text else _binary_rows(header, data, name)
+    rows = _ascii_rows(header, data, name) if header.ply.text else element_rows(header, data, name)["vertex"]
     splat = _splat(rows, rest)
     if not np.isfinite(splat.means).all(axis=1).any():
         raise BadFile(
@@ -106,20 +111,22 @@ def write_ply(splat: Splat, stream: BinaryIO) -> None:
         stream.write(rows.data)
 
 
-def _read_header(data: bytes | memoryview, name: str) -> _Header:
+def read_header(data: bytes | memoryview, name: str) -> Header:
     start = bytes(data[:MAX_HEADER_BYTES])
-    newline = next((end for end in (b"\r\n", b"\n", b"\r") if start.startswith(b"ply" + end)), None)
-    if newline is None:
+    first = re.match(rb"ply[ \t]*(\r\n|\n|\r)", start)
+    if first is None:
         raise BadFile(f"{name}: is not a PLY file: its first line is not 'ply'; give a 3DGS PLY")
-    end = start.find(newline + b"end_header" + newline)
-    if end < 0:
+    # after a header of lines that end in CR alone, a LF belongs to the data
+    newline = rb"\r" if first[1] == b"\r" else rb"\r\n|\n"
+    last = re.search(rb"[\r\n][ \t]*end_header[ \t]*(" + newline + rb")", start)
+    if last is None:
         raise BadFile(f"{name}: header: no line 'end_header' in the first {MAX_HEADER_BYTES:,} bytes; export it again")
     try:
-        lines, counts = _strip_counts(start[:end].split(newline), name)
+        lines, counts = _strip_counts(re.split(rb"\r\n|\n|\r", start[: last.start()]), name)
         ply = PlyData.read(io.BytesIO("\n".join([*lines, "end_header", ""]).encode()))
     except (PlyParseError, ValueError) as error:
         raise BadFile(f"{name}: header: {_short(str(error))}; export it again") from None
-    return _Header(ply, counts, end + len(newline) * 2 + len(b"end_header"))
+    return Header(ply, counts, last.end())
 
 
 def _strip_counts(lines: list[bytes], name: str) -> tuple[list[str], dict[str, int]]:
@@ -154,7 +161,7 @@ def _count(element: str, word: str, name: str) -> int:
     return int(word)
 
 
-def _check_promises(header: _Header, available: int, max_gaussians: int, name: str) -> None:
+def check_counts(header: Header, available: int, max_gaussians: int, name: str) -> None:
     if "vertex" not in header.ply:
         raise BadFile(f"{name}: header: there is no element 'vertex'; export it as a 3DGS PLY")
     needed = sum(header.counts[element.name] * header.row_bytes(element) for element in header.ply.elements)
@@ -177,11 +184,11 @@ def _check_properties(vertex: Any, name: str) -> int:
     """How many f_rest_ properties there are, once it is clear that all that a splat needs are there as scalars."""
     found = {prop.name for prop in vertex.properties}
     rest = sum(re.fullmatch(r"f_rest_\d+", prop) is not None for prop in found)
-    if rest not in REST_COUNTS:
+    if rest not in (*REST_COUNTS, DEGREE_4):
         raise BadFile(
             f"{name}: properties f_rest_*: there are {rest}; export it with 0, 9, 24 or 45 (SH degree 0 to 3)"
         )
-    needed = (*MEANS, *DC, *_rest(rest), *OPACITY, *LOG_SCALES, *QUATS)
+    needed = (*MEANS, *DC, *_rest(rest), *OPACITY, *LOG_SCALES[:2], *QUATS)
     if missing := [field for field in needed if field not in found]:
         raise BadFile(f"{name}: property {missing[0]!r} is missing; export it as an uncompressed 3DGS PLY")
     if lists := [prop.name for prop in vertex.properties if isinstance(prop, PlyListProperty)]:
@@ -193,16 +200,52 @@ def _rest(count: int) -> tuple[str, ...]:
     return tuple(f"f_rest_{i}" for i in range(count))
 
 
-def _binary_rows(header: _Header, data: bytes | memoryview, name: str) -> NDArray[np.void]:
-    offset, order = header.size, header.ply.byte_order
+def element_rows(header: Header, data: bytes | memoryview, name: str) -> dict[str, NDArray[np.void]]:
+    """The rows of every element of a binary file that has no lists, by element name; views of the data.
+
+    Elements with lists are passed over. Raises BadFile where the file ends too early, or was changed in transfer.
+    """
+    offset, order, rows = header.size, header.ply.byte_order, dict[str, NDArray[np.void]]()
     for element in header.ply.elements:
-        if element.name == "vertex":
-            break
-        offset = _skip(element, header.counts[element.name], order, data, offset, name)
-    vertex, count = header.ply["vertex"].dtype(order), header.counts["vertex"]
-    if offset + count * vertex.itemsize > len(data):
-        raise BadFile(f"{name}: element 'vertex': the file ends before its last row; fetch or export it again")
-    return np.frombuffer(data, vertex, count, offset)
+        count = header.counts[element.name]
+        if any(isinstance(prop, PlyListProperty) for prop in element.properties):
+            if "vertex" in rows and count * len(element.properties) > MAX_LISTS:
+                return rows  # what follows the lists is not looked at
+            offset = _skip(element, count, order, data, offset, name)
+            continue
+        kind = element.dtype(order)
+        if offset + count * kind.itemsize > len(data):
+            raise BadFile(
+                f"{name}: element {_short(element.name)!r}: the file ends before its last row; fetch or export it again"
+            )
+        rows[element.name] = np.frombuffer(data, kind, count, offset)
+        offset += count * int(kind.itemsize)
+    _check_end(bytes(data[header.size :]) if offset < len(data) else b"", len(data) - offset, name)
+    return rows
+
+
+def _check_end(body: bytes, left: int, name: str) -> None:
+    """Raises BadFile for bytes after the last element that a transfer as text explains."""
+    if left <= 0 or not body[-left:].strip(b"\0\t\n\r \x1a"):
+        return  # padding
+    ends = body.count(b"\r\n")
+    how = ""
+    if 0 < left <= ends == body.count(b"\n"):
+        how = "every line feed became CR LF"
+    elif left <= 3 * body.count("\N{REPLACEMENT CHARACTER}".encode()) or _is_utf8(body):
+        how = "its bytes were taken for text and encoded as UTF-8"
+    raise BadFile(
+        f"{name}: {left:,} bytes left over after the last element: changed in transfer"
+        f"{how and ': '}{how}; fetch it again, in binary mode"
+    )
+
+
+def _is_utf8(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return not body.isascii()
 
 
 def _skip(element: Any, count: int, order: str, data: bytes | memoryview, offset: int, name: str) -> int:
@@ -232,12 +275,12 @@ def _types(prop: Any, order: str) -> tuple[str, ...]:
     return tuple(prop.list_dtype(order)) if isinstance(prop, PlyListProperty) else (prop.dtype(order),)
 
 
-def _ascii_rows(header: _Header, data: bytes | memoryview, name: str) -> NDArray[np.void]:
+def _ascii_rows(header: Header, data: bytes | memoryview, name: str) -> NDArray[np.void]:
     """A row is a line; elements before the vertices are that many lines."""
     names = [element.name for element in header.ply.elements]
     before = sum(header.counts[element] for element in names[: names.index("vertex")])
     fields, count = header.ply["vertex"].properties, header.counts["vertex"]
-    lines = islice(_text_lines(data[header.size :], name), before, before + count)
+    lines = map(_plain_numbers, islice(_text_lines(data[header.size :], name), before, before + count))
     try:  # loadtxt warns of an input without lines, so the first is looked at here
         first = list(islice(lines, 1))
         table = np.loadtxt(chain(first, lines), np.float32, comments=None, ndmin=2) if first else np.empty((0, 0))
@@ -249,6 +292,18 @@ def _ascii_rows(header: _Header, data: bytes | memoryview, name: str) -> NDArray
             f" {count:,} of {len(fields)}; fetch or export it again"
         )
     return table.view([(field.name, np.float32) for field in fields])[:, 0]
+
+
+_NOT_A_NUMBER = re.compile(r"[+-]?(?:1\.#(?:IND|QNAN|SNAN)\d*|nan\([^)\s]*\))", re.IGNORECASE)
+_INFINITY = re.compile(r"([+-]?)1\.#INF\d*", re.IGNORECASE)
+_FORTRAN_EXPONENT = re.compile(r"(?<=[\d.])[dD](?=[+-]?\d)")
+
+
+def _plain_numbers(line: str) -> str:
+    """The line with NaN and infinity as Microsoft's run-times print them, and Fortran's exponents, in C's spelling."""
+    if "#" in line or "(" in line:
+        line = _INFINITY.sub(r"\1inf", _NOT_A_NUMBER.sub("nan", line))
+    return _FORTRAN_EXPONENT.sub("e", line) if "d" in line or "D" in line else line
 
 
 def _text_lines(body: bytes | memoryview, name: str) -> Iterator[str]:
@@ -263,18 +318,40 @@ def _text_lines(body: bytes | memoryview, name: str) -> Iterator[str]:
 
 def _splat(rows: NDArray[np.void], rest: int) -> Splat:
     """Copies throughout: the buffer behind the rows may be a mapped file. A double beyond float32 becomes infinite."""
-    sh = np.empty((len(rows), 1 + rest // 3, 3), np.float32)
+    notes = []
+    kept = min(rest, REST_COUNTS[-1])
+    sh = np.empty((len(rows), 1 + kept // 3, 3), np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         sh[:, 0] = _columns(rows, DC)
         if rest:  # stored channel by channel: all of red, then green, then blue
-            sh[:, 1:] = _columns(rows, _rest(rest)).reshape(len(rows), 3, -1).transpose(0, 2, 1)
+            stored = _columns(rows, _rest(rest)).reshape(len(rows), 3, -1)
+            sh[:, 1:] = stored[:, :, : kept // 3].transpose(0, 2, 1)
+        if rest == DEGREE_4:
+            notes.append("harmonics of degree 4 are dropped: 0 to 3 are kept")
+        log_scales, flat = _log_scales(rows)
+        if flat:
+            notes.append(f"2D Gaussians: read as discs, {flat}")
         return Splat(
             means=_columns(rows, MEANS).copy(),
             quats=_columns(rows, QUATS).copy(),
-            log_scales=_columns(rows, LOG_SCALES).copy(),
+            log_scales=log_scales,
             opacity_logits=_columns(rows, OPACITY)[:, 0].copy(),
             sh=sh,
+            notes=tuple(notes),
         )
+
+
+def _log_scales(rows: NDArray[np.void]) -> tuple[Float32, str]:
+    """(N, 3), and why they are those of discs; empty where they are not."""
+    if LOG_SCALES[2] not in (rows.dtype.names or ()):
+        flat = np.full((len(rows), 1), DISC, np.float32)
+        return np.concatenate([_columns(rows, LOG_SCALES[:2]), flat], axis=1), "there is no property scale_2"
+    log_scales = _columns(rows, LOG_SCALES).copy()
+    for axis, field in enumerate(LOG_SCALES):
+        if len(rows) and np.isneginf(log_scales[:, axis]).all():
+            log_scales[:, axis] = DISC
+            return log_scales, f"{field} is minus infinity throughout"
+    return log_scales, ""
 
 
 def _columns(rows: NDArray[np.void], fields: tuple[str, ...]) -> Float32:

@@ -5,7 +5,7 @@ Writing is gsply's. Reading is not: gsply takes only paths, unpacks a stream wha
 file, and reads version 1 as fixed point though it holds float16 (nianticlabs/spz, load-spz.cc).
 
 Quantisation, for an exact value x within the field's range (beyond it, the nearest end is stored):
-    means           24-bit fixed point, 12 fraction bits (fewer where the extent asks for it): step 2^-12
+    means           24-bit fixed point, 12 fraction bits: step 2^-12 (fewer for large objects, more for small ones)
     log_scales      byte / 16 - 10: step 1/16, range -10 .. 5.94
     opacity_logits  byte = 255 * sigmoid(x); 0 and 255, whose logits are infinite, are read as just under half a step
                     inside, -6.234 and 6.234, so that writing them gives the same byte again
@@ -17,11 +17,13 @@ Axes are as stored: +Y is up on both sides, nothing is flipped.
 
 from __future__ import annotations
 
+import gzip
 import struct
 import tempfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -30,6 +32,8 @@ import zstandard
 from numpy.typing import NDArray
 
 from app.errors import BadFile, BadInput
+from app.splat.axes import from_letters, turned
+from app.splat.extent import core_of
 from app.splat.format import Format
 from app.splat.model import Float32, Splat
 
@@ -37,10 +41,26 @@ MAGIC = b"NGSP"
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
+EXTENDED = 2
+"""Flag: the file has extensions, records of (type, length, payload)."""
+
+COORDINATE_SYSTEM = 0xADBE0003
+"""Type of the extension that says where x, y and z point in the file (SPZ_ADOBE_coordinate_system)."""
+
+SYSTEMS = (
+    *("", "LDB", "RDB", "LUB", "RUB", "LDF", "RDF", "LUF", "RUF"),
+    *("LFD", "RFD", "LFU", "RFU", "LBD", "RBD", "LBU", "RBU"),
+)
+"""Its values: left or right, up or down, front or back; the first is unspecified."""
+
+Version = Literal[2, 3, 4]
 Bytes = NDArray[np.uint8]
 
 _FIXED_POINT_LIMIT = 2**23 - 1
 _FRACTION_BITS = 12
+_SMALL = 0.25  # units: within so many of the origin, 12 bits leave a small object too few steps
+_LOG_SCALE_RANGE = (-10.0 - 1 / 32, 5.9375 + 1 / 32)
+_COLOUR_RANGE = 0.5 / 0.15 + 0.5 / 255 / 0.15
 _MAX_FRACTION_BITS = 24
 _LOGIT_MARGIN = 0.499  # of a step: at exactly 0.5 the writer's rounding to even would turn 255 into 254
 _PIECE = 1 << 20  # bytes unpacked at a time, and the most that may follow the Gaussians (extensions)
@@ -48,12 +68,13 @@ _PIECE = 1 << 20  # bytes unpacked at a time, and the most that may follow the G
 
 @dataclass(frozen=True)
 class _Header:
-    """The fields that all versions share; `count` Gaussians, SH `degree` 0 to 3."""
+    """The fields that all versions share; `count` Gaussians, SH `degree` 0 to 4."""
 
     version: int
     count: int
     degree: int
     fraction_bits: int
+    flags: int
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -74,12 +95,12 @@ def decode_spz(data: bytes | memoryview, max_gaussians: int, name: str = "SPZ da
     view = memoryview(data)
     try:
         if view[:4] == MAGIC:
-            header, sections = _read_container(view, max_gaussians, name)
+            header, sections, extensions = _read_container(view, max_gaussians, name)
         else:
-            header, sections = _read_stream(_pieces(view, name), max_gaussians, name)
+            header, sections, extensions = _read_stream(_pieces(view, name), max_gaussians, name)
     except (zlib.error, zstandard.ZstdError) as error:
         raise BadFile(f"{name}: cannot be unpacked: {error}; the file is damaged, fetch or export it again") from None
-    splat = _decode(header, sections)
+    splat = _in_our_axes(_decode(header, sections), extensions)
     if not np.isfinite(splat.means).all(axis=1).any():  # version 1 stores float16
         raise BadFile(
             f"{name}: positions: no Gaussian has a finite position, there is nothing to repair; make it again"
@@ -87,15 +108,16 @@ def decode_spz(data: bytes | memoryview, max_gaussians: int, name: str = "SPZ da
     return splat
 
 
-def encode_spz(splat: Splat, version: Literal[3, 4] = 3) -> bytes:
-    """The splat as SPZ: version 3 (gzip, read by everything) or 4 (zstd streams), quantised as the module says.
+def encode_spz(splat: Splat, version: Version = 3) -> bytes:
+    """The splat as SPZ, quantised as the module says.
 
+    version: 2 (gzip, rotations of 8 bits, read by the oldest readers), 3 (gzip, read by everything) or 4 (zstd).
     Raises BadInput where a value has no place in SPZ: not finite, a zero quaternion, a position beyond 4 million units.
     """
     import gsply  # here, because it imports numba: 0.4 s
 
     if reason := unstorable(splat):
-        raise BadInput(f"{reason}: SPZ cannot hold that; repair the splat first, or write a .ply")
+        raise BadInput(reason)
     logits = np.clip(splat.opacity_logits, -80, 80)  # the same byte, without an overflow in gsply's exp
     largest = np.abs(splat.quats).max(axis=1, keepdims=True)  # gsply squares: keep that within float32
     packed = gsply.GSData.from_arrays(
@@ -109,26 +131,70 @@ def encode_spz(splat: Splat, version: Literal[3, 4] = 3) -> bytes:
     )
     with tempfile.TemporaryDirectory(prefix="splatgate-") as folder:  # gsply writes to a path only
         path = Path(folder, "splat.spz")
-        gsply.write_spz(path, packed, version=version, fractional_bits=_fraction_bits(splat.means))
-        return _undated(path.read_bytes())
+        gsply.write_spz(path, packed, version=max(version, 3), fractional_bits=_fraction_bits(splat.means))
+        data = _undated(path.read_bytes())
+    return _as_version_2(data, splat) if version == 2 else data
 
 
-def write_spz(splat: Splat, stream: BinaryIO) -> None:
-    """Writes version 3; see encode_spz."""
-    stream.write(encode_spz(splat))
+def _as_version_2(data: bytes, splat: Splat) -> bytes:
+    """Version 3 with the rotations of version 2: x, y, z of the unit quaternion with w >= 0, a byte each."""
+    stream = bytearray(gzip.decompress(data))
+    header = _Header(*struct.unpack_from("<IIBBB", stream, 4))
+    start = 16 + sum(header.widths[:4]) * header.count
+    quats = splat.quats / np.linalg.norm(splat.quats.astype(np.float64), axis=1, keepdims=True)
+    quats *= np.where(quats[:, :1] < 0, -1, 1)
+    stream[start : start + 4 * header.count] = np.rint(quats[:, 1:] * 127.5 + 127.5).astype(np.uint8).tobytes()
+    stream[4:8] = struct.pack("<I", 2)
+    return gzip.compress(bytes(stream), mtime=0)
+
+
+def write_spz(splat: Splat, stream: BinaryIO, version: Version = 3) -> None:
+    """Writes an SPZ; see encode_spz."""
+    stream.write(encode_spz(splat, version))
 
 
 def unstorable(splat: Splat) -> str:
-    """Why SPZ cannot hold the splat; empty where it can."""
+    """Why SPZ cannot hold the splat, and the remedy; empty where it can."""
     if not len(splat):
         return "splat: 0 Gaussians, there is nothing to write"
     for field in ("means", "quats", "log_scales", "opacity_logits", "sh"):
         if bad := int((~np.isfinite(getattr(splat, field))).sum()):
-            return f"{field}: {bad:,} values are not finite"
+            return f"{field}: {bad:,} values are not finite; SPZ cannot hold them: repair the splat, or write a .ply"
     if zeros := int((~splat.quats.any(axis=1)).sum()):
-        return f"quats: {zeros:,} are zero"
+        return f"quats: {zeros:,} are zero; SPZ cannot hold them: repair the splat, or write a .ply"
     extent, reach = float(np.abs(splat.means).max()), _FIXED_POINT_LIMIT / 2
-    return f"means: {extent:g} units from the origin are beyond the reach of {reach:,.0f}" if extent > reach else ""
+    if extent > reach:
+        return (
+            f"means: {extent:g} units from the origin are beyond SPZ's reach of {reach:,.0f}: "
+            "rescale it with `repair --extent 1.5`, or write a .ply"
+        )
+    return ""
+
+
+def losses(splat: Splat) -> tuple[str, ...]:
+    """What SPZ would lose of the splat beyond its usual rounding. The splat: storable."""
+    bits = _fraction_bits(splat.means)
+    found = []
+    before, after = (_distinct(each) for each in (splat.means, np.rint(splat.means.astype(np.float64) * 2.0**bits)))
+    step, extent = 2.0**-bits, core_of(splat.means).extent
+    if after < 0.9 * before or step > extent / 500:
+        found.append(
+            f"positions: {before:,} distinct ones become {after:,}, in steps of {step:.3g} units "
+            f"(the object measures {extent:.3g})"
+        )
+    for what, values, low, high in (
+        ("sizes (logarithms)", splat.log_scales, _LOG_SCALE_RANGE[0], _LOG_SCALE_RANGE[1]),
+        ("colours", splat.sh[:, 0], -_COLOUR_RANGE, _COLOUR_RANGE),
+        ("harmonics above degree 0", splat.sh[:, 1:], -1.0, 1.0),
+    ):
+        if clamped := int(((values < low) | (values > high)).sum()):
+            found.append(f"{what}: {clamped:,} of {values.size:,} are clamped to {low:.4g} .. {high:.4g}")
+    return tuple(found)
+
+
+def _distinct(means: NDArray[np.floating]) -> int:
+    rows = np.ascontiguousarray(means + 0.0)  # no negative zeros
+    return len(np.unique(rows.view(f"V{rows.itemsize * 3}")))
 
 
 def _undated(data: bytes) -> bytes:
@@ -168,7 +234,7 @@ def _fill(buffer: bytearray, pieces: Iterator[bytes], size: int) -> None:
         buffer += piece
 
 
-def _read_stream(pieces: Iterator[bytes], max_gaussians: int, name: str) -> tuple[_Header, list[Bytes]]:
+def _read_stream(pieces: Iterator[bytes], max_gaussians: int, name: str) -> tuple[_Header, list[Bytes], bytes]:
     """Versions 1 to 3: a header of 16 bytes, then the sections, all in one compressed stream."""
     buffer = bytearray()
     _fill(buffer, pieces, 16)
@@ -181,10 +247,11 @@ def _read_stream(pieces: Iterator[bytes], max_gaussians: int, name: str) -> tupl
     if len(buffer) >= 16 + size + _PIECE:
         raise BadFile(f"{name}: header: counts {header.count:,} Gaussians and far more follows; export it again")
     body = np.frombuffer(buffer, np.uint8, size, 16)
-    return header, np.split(body, np.cumsum(header.widths)[:-1] * header.count)
+    extensions = bytes(buffer[16 + size :]) if header.flags & EXTENDED else b""
+    return header, np.split(body, np.cumsum(header.widths)[:-1] * header.count), extensions
 
 
-def _read_container(data: memoryview, max_gaussians: int, name: str) -> tuple[_Header, list[Bytes]]:
+def _read_container(data: memoryview, max_gaussians: int, name: str) -> tuple[_Header, list[Bytes], bytes]:
     """Version 4: a plain header of 32 bytes, a table of (packed, unpacked) sizes, a zstd stream for each section."""
     header = _header(data, range(4, 5), max_gaussians, name)
     sizes = [header.count * width for width in header.widths]
@@ -201,17 +268,35 @@ def _read_container(data: memoryview, max_gaussians: int, name: str) -> tuple[_H
             raise _too_short(header, size, len(section), name)
         sections.append(np.frombuffer(section, np.uint8))
         offset += packed
-    return header, sections
+    return header, sections, bytes(data[32 : min(table, 32 + _PIECE)]) if header.flags & EXTENDED else b""
+
+
+def _in_our_axes(splat: Splat, extensions: bytes) -> Splat:
+    """Turned where the file declares other axes than SPZ's own, which are ours (RUB: right, up, back)."""
+    offset = 0
+    while offset + 8 <= len(extensions):
+        kind, size = struct.unpack_from("<II", extensions, offset)
+        if kind == COORDINATE_SYSTEM and size == 4 and offset + 12 <= len(extensions):
+            (system,) = struct.unpack_from("<I", extensions, offset + 8)
+            letters = SYSTEMS[system] if system < len(SYSTEMS) else ""
+            if not letters or letters == "RUB":
+                return splat
+            note = f"the file declares its axes as {letters}: turned to RUB (right, up, back), +Y is up"
+            return replace(turned(splat, from_letters(letters)), notes=(*splat.notes, note))
+        offset += 8 + size
+    return splat
 
 
 def _header(start: bytearray | memoryview, versions: range, max_gaussians: int, name: str) -> _Header:
+    if bytes(start[:3]) == b"ply":
+        raise BadFile(f"{name}: is a compressed PLY (gzip or zstd); decompress it first: gunzip, or zstd -d")
     if len(start) < 16 or bytes(start[:4]) != MAGIC:
         raise BadFile(f"{name}: is not an SPZ file: no SPZ header where it should be; give an SPZ")
-    header = _Header(*struct.unpack_from("<IIBB", start, 4))
+    header = _Header(*struct.unpack_from("<IIBBB", start, 4))
     if header.version not in versions:
         raise BadFile(f"{name}: header: version {header.version} in this container; export it as version 1 to 4")
-    if header.degree > 3:
-        raise BadFile(f"{name}: header: SH degree {header.degree}; degrees 0 to 3 are read, export it with fewer")
+    if header.degree > 4:
+        raise BadFile(f"{name}: header: SH degree {header.degree}; degrees 0 to 4 are read, export it with fewer")
     if header.fraction_bits > _MAX_FRACTION_BITS:
         raise BadFile(f"{name}: header: {header.fraction_bits} fraction bits of 24; it is damaged, export it again")
     if not header.count:
@@ -234,9 +319,9 @@ def _too_short(header: _Header, size: int, found: int, name: str) -> BadFile:
 def _decode(header: _Header, sections: list[Bytes]) -> Splat:
     positions, alphas, colours, scales, rotations, rest = sections
     n = header.count
-    sh = np.empty((n, (header.degree + 1) ** 2, 3), np.float32)
+    sh = np.empty((n, (min(header.degree, 3) + 1) ** 2, 3), np.float32)
     sh[:, 0] = (colours.reshape(n, 3).astype(np.float32) / 255 - 0.5) / 0.15
-    sh[:, 1:] = rest.reshape(n, -1, 3).astype(np.float32) / 128 - 1
+    sh[:, 1:] = rest.reshape(n, -1, 3)[:, : sh.shape[1] - 1].astype(np.float32) / 128 - 1
     probability = np.clip(alphas, _LOGIT_MARGIN, 255 - _LOGIT_MARGIN) / 255
     return Splat(
         means=_means(header, positions),
@@ -244,6 +329,7 @@ def _decode(header: _Header, sections: list[Bytes]) -> Splat:
         log_scales=scales.reshape(n, 3).astype(np.float32) * np.float32(1 / 16) - np.float32(10),
         opacity_logits=np.log(probability / (1 - probability)).astype(np.float32),
         sh=sh,
+        notes=("harmonics of degree 4 are dropped: 0 to 3 are kept",) if header.degree > 3 else (),
     )
 
 
@@ -280,9 +366,10 @@ def _smallest_three(rotations: Bytes) -> Float32:
 
 
 def _fraction_bits(means: Float32) -> int:
-    """12, as every writer uses, or as many as leave room for the extent."""
+    """12, as every writer uses; fewer where the extent needs the room; more for small objects, which have it."""
     extent = max(float(np.abs(means).max()), 1e-9)
-    return min(_FRACTION_BITS, int(np.floor(np.log2(_FIXED_POINT_LIMIT / extent))))
+    room = int(np.floor(np.log2(_FIXED_POINT_LIMIT / extent)))
+    return int(np.clip(room, 0, _FRACTION_BITS if extent > _SMALL else min(_MAX_FRACTION_BITS, room)))
 
 
 FORMAT = Format(
@@ -293,5 +380,10 @@ FORMAT = Format(
     write=write_spz,
     tolerance=0.02,
     refusal=unstorable,
+    losses=losses,
 )
 """Quantised, which the tolerance allows for."""
+
+FORMAT_2 = Format("spz2", ".spz", write=partial(write_spz, version=2), refusal=unstorable, losses=losses)
+FORMAT_4 = Format("spz4", ".spz", write=partial(write_spz, version=4), refusal=unstorable, losses=losses)
+"""The other versions, by name only; FORMAT reads all."""

@@ -108,7 +108,8 @@ def to_splat(gaussians: Gaussians, representation: Representation) -> Splat:
         gaussians.opacity[:, 0] + bias,
         gaussians.features_dc,
     )
-    return Splat(*(array.cpu().numpy() for array in arrays))
+    means, quats, log_scales, opacity_logits, sh = (array.cpu().numpy() for array in arrays)
+    return Splat(means, quats, log_scales, opacity_logits, sh)
 
 
 def _log_scale(scaling: Tensor, representation: Representation) -> Tensor:

@@ -1,0 +1,99 @@
+"""Turning a splat to other axes, and resizing it. A turn permutes the axes and changes signs: positions stay exact."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.splat.harmonics import basis_functions
+from app.splat.model import Float32, Splat
+
+Matrix = NDArray[np.float64]
+
+UP: dict[str, Matrix] = {
+    "y": np.eye(3),
+    "-y": np.diag([1.0, -1.0, -1.0]),
+    "z": np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]),
+    "-z": np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]),
+    "x": np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]),
+    "-x": np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]),
+}
+"""(3, 3) rotations that bring the named axis of a file to +Y."""
+
+_DIRECTIONS = {"R": (0, 1), "L": (0, -1), "U": (1, 1), "D": (1, -1), "B": (2, 1), "F": (2, -1)}
+"""Of each letter: our axis (x right, y up, z back) and sign."""
+
+
+def from_letters(letters: str) -> Matrix:
+    """(3, 3) from a frame named by where its x, y and z point, such as RDF (right, down, forward), to ours, RUB."""
+    matrix = np.zeros((3, 3))
+    for column, letter in enumerate(letters):
+        row, sign = _DIRECTIONS[letter]
+        matrix[row, column] = sign
+    return matrix
+
+
+def turned(splat: Splat, matrix: Matrix) -> Splat:
+    """The splat in new axes: position' = matrix @ position. matrix: (3, 3) orthogonal; mirrors are allowed."""
+    if np.array_equal(matrix, np.eye(3)):
+        return splat
+    rotation = matrix * np.sign(np.linalg.det(matrix))  # a Gaussian is its own point reflection
+    return replace(
+        splat,
+        means=(splat.means.astype(np.float64) @ matrix.T).astype(np.float32),
+        quats=_product(_quaternion(rotation), splat.quats),
+        sh=_turned_harmonics(splat.sh, matrix),
+    )
+
+
+def _quaternion(rotation: Matrix) -> NDArray[np.float64]:
+    """(4,) wxyz of a rotation: the eigenvector of the largest eigenvalue of Bar-Itzhack's matrix (2000)."""
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation
+    symmetric = np.array(
+        [
+            [xx + yy + zz, zy - yz, xz - zx, yx - xy],
+            [zy - yz, xx - yy - zz, xy + yx, xz + zx],
+            [xz - zx, xy + yx, yy - xx - zz, yz + zy],
+            [yx - xy, xz + zx, yz + zy, zz - xx - yy],
+        ]
+    )
+    return np.asarray(np.linalg.eigh(symmetric)[1][:, -1])
+
+
+def _product(left: NDArray[np.float64], quats: Float32) -> Float32:
+    """(N, 4) Hamilton product of one quaternion with each of many, wxyz."""
+    a, b, c, d = left
+    matrix = np.array([[a, -b, -c, -d], [b, a, -d, c], [c, d, a, -b], [d, -c, b, a]])
+    with np.errstate(invalid="ignore", over="ignore"):
+        product: Float32 = (quats.astype(np.float64) @ matrix.T).astype(np.float32)
+    return product
+
+
+def _turned_harmonics(sh: Float32, matrix: Matrix) -> Float32:
+    """Coefficients of the same colours in new axes: each degree's basis in the old axes, fitted by that in the new."""
+    if sh.shape[1] == 1:
+        return sh
+    directions = np.random.default_rng(0).normal(size=(64, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    new = np.stack(list(basis_functions(*directions.T)))
+    old = np.stack(list(basis_functions(*(directions @ matrix).T)))  # the transpose of the matrix is its inverse
+    result = sh.copy()
+    for first, end in ((1, 4), (4, 9), (9, 16)):
+        if end <= sh.shape[1]:
+            change = np.linalg.lstsq(new[first - 1 : end - 1].T, old[first - 1 : end - 1].T, rcond=None)[0]
+            result[:, first:end] = np.einsum("ij,njc->nic", change, sh[:, first:end])
+    return result
+
+
+def resized(splat: Splat, longest: float, extent: float, middle: NDArray[np.float64]) -> Splat:
+    """The splat scaled so that its longest side of `longest` units measures `extent`, and moved to the origin.
+
+    middle: (3,) of its bounding box. A splat that is so already comes back as the same object.
+    """
+    factor = extent / longest
+    if abs(factor - 1) < 1e-5 and float(np.abs(middle).max()) < 1e-5 * extent:
+        return splat
+    means = ((splat.means.astype(np.float64) - middle) * factor).astype(np.float32)
+    return replace(splat, means=means, log_scales=splat.log_scales + np.float32(np.log(factor)))
