@@ -4,80 +4,49 @@ Skipped where Debian's chromium is missing. Every test also fails on a word in t
 Content-Security-Policy, and on a request to any other host.
 """
 
-import importlib
 import io
 import itertools
 import json
-import threading
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import _chromium
 import numpy as np
 import pytest
+from _damage import DAMAGES
 from _serving import service
+from chromium_page import (
+    at_rest,
+    browser,
+    needs_chromium,
+    needs_viewer,
+    pages,
+    pixels,
+    serving,
+    submit,
+    visit,
+    wait_for,
+    waiting,
+)
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect, sync_playwright
-from werkzeug.serving import make_server
+from playwright.sync_api import Page, Route, expect
 
 from app.config import Config
 from app.jobs.client import Jobs
+from app.splat.ply import encode_ply
+from app.stages import shapes
 from app.web import create_app
 from app.web.auth import new_token, token_hash
 
-pages = importlib.import_module("app.web.pages")  # app.web has a blueprint of that name
+__all__ = ["browser", "visit", "waiting"]  # fixtures
+
 PASSES = "a red mug on a wooden table"
 REFUSED = "a tiny blue cylinder on a huge tree"
-DESKTOP = {"viewport": {"width": 1200, "height": 900}, "reduced_motion": "reduce"}
-PATIENCE = 90_000.0  # milliseconds: longer than any wait here takes on two busy cores
 
-needs_viewer = pytest.mark.skipif(not pages.VIEWER.is_file(), reason="no viewer is installed: run scripts/page")
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(not _chromium.PATH.exists(), reason=f"no {_chromium.PATH}: apt-get install chromium"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=PATIENCE)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_chromium.PATH, args=_chromium.FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """visit(url, **options of the browser's context) -> the page, watched; allowed: words that the console may say."""
-    contexts: list[BrowserContext] = []
-    complaints: list[str] = []
-
-    def visit(url: str, allowed: str = "\0", **options: object) -> Page:
-        context = browser.new_context(**DESKTOP | options)
-        context.set_default_timeout(PATIENCE)
-        contexts.append(context)
-        page = context.new_page()
-        host = urlsplit(url).netloc
-
-        def listen(words: str) -> None:
-            if allowed not in words:
-                complaints.append(words)
-
-        page.on("console", lambda message: listen(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: listen(f"error: {error}"))
-        page.on("request", lambda request: urlsplit(request.url).netloc in (host, "") or listen(f"asked {request.url}"))
-        page.goto(url)
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
-    assert complaints == []
+pytestmark = [pytest.mark.e2e, needs_chromium]
 
 
 # ---- the whole product -----------------------------------------------------------------------------------------------
@@ -100,137 +69,139 @@ LISTEN = """() => {
 }"""
 
 
-def order(page: Page, prompt: str) -> None:
-    page.get_by_label("Prompt").fill(prompt)
-    page.keyboard.press("Enter")
-
-
-def picture(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((128, 128)), dtype=float)
-
-
-def shot(canvas: Locator) -> np.ndarray:
-    """The canvas once two looks at it are the same: the splat is sorted anew in the background."""
-    seen = picture(canvas.screenshot())
-    for _ in range(40):
-        canvas.page.wait_for_timeout(150)
-        before, seen = seen, picture(canvas.screenshot())
-        if distance(before, seen) < 0.01:
-            return seen
-    raise AssertionError("the viewer does not come to rest")
-
-
 def distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).mean())
 
 
-def judged_front(page: Page, address: str) -> np.ndarray:
-    views = page.request.get(address).body()
-    with Image.open(io.BytesIO(views)) as image:
-        side = io.BytesIO()
-        image.crop((0, 0, image.height, image.height)).save(side, "PNG")
-    return picture(side.getvalue())
+def judged_front(page: Page, address: str, side: int) -> np.ndarray:
+    with Image.open(io.BytesIO(page.request.get(address).body())) as image:
+        front = image.crop((0, 0, image.height, image.height)).resize((side, side), Image.Resampling.LANCZOS)
+        stream = io.BytesIO()
+        front.save(stream, "PNG")
+    return pixels(stream.getvalue())
 
 
 @needs_viewer
-def test_a_prompt_is_typed_watched_and_its_splat_turned(product: str, visit: Callable[..., Page]) -> None:
+def test_a_prompt_is_typed_watched_and_its_splat_shown(product: str, visit: Callable[..., Page]) -> None:
     page = visit(product, viewport={"width": 700, "height": 520})  # a small canvas: it is drawn in software
     expect(page.locator("#readiness")).to_have_text("Ready")
     page.evaluate(LISTEN)
-    order(page, PASSES)
+    seed = page.get_by_label("Seed", exact=True).input_value()
+    submit(page, PASSES)
     now = page.get_by_role("region", name=PASSES)
-    expect(now.get_by_role("status")).to_contain_text("Passed, score 0.")
+    expect(now.get_by_role("status").first).to_contain_text("Passed, score 0.")
     said = " | ".join(page.evaluate("window.said"))
     assert (
-        "Rendering 4 views..." in said or "Validating with CLIP..." in said
+        "Rendering the views…" in said or "Scoring the views…" in said
     )  # the longest two; a short one may pass unseen
-    page.get_by_role("button", name="Look at it").click()
-
-    canvas = page.get_by_role("application", name=PASSES)
-    expect(canvas).to_have_attribute("data-state", "shown")
-    front = shot(canvas)
+    expect(now).to_contain_text(f"seed {seed}")
+    assert page.get_by_label("Seed", exact=True).input_value() != seed
+    front = at_rest(now.get_by_role("application", name=PASSES))
     card = page.locator("#cards .card img").first.get_attribute("src")
-    judged = judged_front(page, product + str(card))
+    judged = judged_front(page, product + str(card), front.shape[0])
     assert distance(front, judged) < 6  # of 255: as the judge saw it,
     assert distance(front, judged[::-1]) > 3 * distance(front, judged)  # not upside down,
     assert distance(front, judged[:, ::-1]) > 1.5 * distance(front, judged)  # and not mirrored
-
-    box = canvas.bounding_box()
-    assert box
-    page.mouse.move(box["x"] + 100, box["y"] + 100)
-    page.mouse.down()
-    page.mouse.move(box["x"] + 240, box["y"] + 140, steps=4)
-    page.mouse.up()
-    turned = shot(canvas)
-    assert distance(front, turned) > 5
-    page.mouse.wheel(0, -300)
-    assert distance(turned, shot(canvas)) > 2
-    canvas.focus()
-    page.keyboard.press("Home")
-    assert distance(front, shot(canvas)) < 1
-    page.keyboard.press("ArrowLeft")
-    assert distance(front, shot(canvas)) > 2
+    now.get_by_role("button", name="side").click()
+    assert distance(at_rest(now.get_by_role("application", name=PASSES)), front) > 3
+    now.get_by_text("Download").click()
+    with page.expect_download() as saved:
+        now.get_by_role("link", name="Splat (PLY)", exact=True).click()
+    assert saved.value.suggested_filename == f"a-red-mug-on-a-wooden-table-seed{seed}.ply"
 
 
-def test_a_refused_result_says_why_in_the_gallery_and_in_full(product: str, visit: Callable[..., Page]) -> None:
+def test_a_refused_result_says_why_and_offers_the_next_seeds(product: str, visit: Callable[..., Page]) -> None:
     page = visit(product)
-    order(page, REFUSED)
+    page.get_by_label("Seed", exact=True).fill("0")
+    submit(page, REFUSED)
     card = page.locator(".card", has_text=REFUSED)
     expect(card.locator(".badge")).to_have_text("refused")
     expect(card).to_contain_text("under the threshold 0.2")
-    page.get_by_label("Passed").check()
+    page.locator("#filter").get_by_label("Passed").check()
     expect(card).to_have_count(0)
-    page.get_by_label("Refused").check()
+    page.locator("#filter").get_by_label("Refused").check()
     card.click()
     dialog = page.get_by_role("dialog", name=REFUSED)
     expect(dialog.locator("li", has_text="under the threshold 0.2")).to_be_visible()
-    names = dialog.locator("figcaption").all_inner_texts()
+    names = dialog.locator(".view").all_inner_texts()
     assert [name.split()[0] for name in names] == ["front", "side", "top", "angled"]
     assert all(float(name.split()[1]) < 1 for name in names)
-    files = {link.get_attribute("href").rpartition("/")[2] for link in dialog.locator("a[download]").all()}
+    files = {str(link.get_attribute("href")).rpartition("/")[2] for link in dialog.locator("a[download]").all()}
     assert files >= {"asset.ply", "asset.spz", "certificate.json", "views.png"}
+    dialog.get_by_role("button", name="Try the next 4 seeds").click()
+    now = page.get_by_role("region", name=f"“{REFUSED}”, 4 variations")
+    expect(now.get_by_role("status")).to_contain_text("Done:")
+    tiles = now.locator("li").all_inner_texts()
+    assert {tile.split()[-1] for tile in tiles} == {"1", "2", "3", "4"}
+    scores = [float(tile.split()[2]) for tile in tiles]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_variations_have_consecutive_seeds_and_are_found_saved_and_deleted_together(
+    product: str, visit: Callable[..., Page]
+) -> None:
+    page = visit(product)
+    page.get_by_label("Variations").select_option("2")
+    page.get_by_label("Seed", exact=True).fill("41")
+    page.get_by_label("Lock").check()
+    submit(page, "a red cone")
+    now = page.get_by_role("region", name="“a red cone”, 2 variations")
+    expect(now.get_by_role("status")).to_contain_text("Done:")
+    assert page.get_by_label("Seed", exact=True).input_value() == "41"
+    page.get_by_label("Search the results").fill("RED CONE")
+    expect(page.locator("#cards .card")).to_have_count(2)
+    for seed in (41, 42):
+        page.get_by_label(f"Select “a red cone”, seed {seed}").check()
+    selection = page.locator("#selection")
+    expect(selection).to_contain_text("2 selected")
+    with page.expect_download() as saved:
+        selection.get_by_role("link", name="Download ZIP").click()
+    with zipfile.ZipFile(saved.value.path()) as archive:
+        assert sorted(archive.namelist()) == ["a-red-cone-seed41.ply", "a-red-cone-seed42.ply"]
+    page.once("dialog", lambda dialog: dialog.accept())
+    selection.get_by_role("button", name="Delete").click()
+    expect(page.locator("#empty")).to_have_text("No match.")
+
+
+@needs_viewer
+def test_a_splat_is_repaired_and_shown_before_and_after(
+    product: str, visit: Callable[..., Page], tmp_path: Path
+) -> None:
+    whole = shapes.Shapes(shapes.ShapesParams(3_000)).build("a red cube", None, 0)
+    name, damage = next(iter(DAMAGES.items()))
+    (tmp_path / "broken.ply").write_bytes(encode_ply(damage(whole, np.random.default_rng(0))))
+    page = visit(product, viewport={"width": 900, "height": 520})
+    field = page.get_by_label("Inspect and repair a splat")
+    field.set_input_files(tmp_path / "broken.ply")
+    dialog = page.get_by_role("dialog", name="broken.ply")
+    expect(dialog.get_by_role("heading", name="Findings")).to_be_visible()
+    assert dialog.locator("figcaption").all_inner_texts() == ["Before", "After the repair"], name
+    at_rest(dialog.get_by_role("application", name="After the repair"))
+    with page.expect_download() as saved:
+        dialog.get_by_role("link", name="Download: Splat (PLY)").click()
+    assert Path(saved.value.path()).read_bytes().startswith(b"ply")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    (tmp_path / "notes.txt").write_text("no splat")
+    field.set_input_files(tmp_path / "notes.txt")
+    expect(page.locator("#bring-status")).to_contain_text("notes.txt is neither a picture nor a splat")
 
 
 def test_where_the_viewer_fails_a_film_is_made_and_plays(product: str, visit: Callable[..., Page]) -> None:
     page = visit(product, allowed="Failed to load resource")
-    page.route("**/vendor/gsplat.js", lambda route: route.abort())
-    order(page, "a green cone")
-    page.get_by_role("button", name="Look at it").click()
-    expect(page.get_by_role("dialog")).to_contain_text("There is no turntable film of it yet")
+    page.route("**/vendor/spark.js", lambda route: route.abort())
+    submit(page, "a green cone")
+    expect(page.locator("#now")).to_contain_text("There is no turntable film yet")
     page.get_by_role("button", name="Make a turntable film").click()
     video = page.locator("video")
     expect(video).to_be_visible()
     wait_for(lambda: video.evaluate("video => video.readyState") >= 2)
     assert video.evaluate("video => [video.videoWidth, video.duration]") == [96, 0.5]
+    page.locator("#now").get_by_text("Download").click()
     expect(page.get_by_role("link", name="Turntable film")).to_be_visible()
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
-
-
 # ---- without an engine: what is shown while nothing is ready ---------------------------------------------------------
-
-
-@pytest.fixture
-def waiting(tmp_path: Path) -> Iterator[str]:
-    """The web application alone, on a real port and a real database; no engine."""
-    yield from serving(Config.model_validate({"serve": {"data": str(tmp_path)}}))
-
-
-def serving(config: Config, clock: Callable[[], float] = time.time) -> Iterator[str]:
-    jobs = Jobs(config, clock)
-    server = make_server("127.0.0.1", 0, create_app(config, jobs), threaded=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    thread.join(30)
-    server.server_close()
-    jobs.close()
 
 
 def test_it_says_that_nothing_is_ready_and_queues_and_cancels_all_the_same(
@@ -239,15 +210,57 @@ def test_it_says_that_nothing_is_ready_and_queues_and_cancels_all_the_same(
     page = visit(waiting)
     expect(page.locator("#readiness")).to_have_text("Not ready yet")
     expect(page.locator("#engines")).to_contain_text("No engine has reported yet")
-    order(page, "a blue rocket")
-    expect(page.locator("#now").get_by_role("status")).to_have_text("Next to be taken")
-    order(page, "a purple tree")
+    submit(page, "a blue rocket")
+    expect(page.locator("#now").get_by_role("status")).to_have_text("Next in the queue")
+    submit(page, "a purple tree")
     expect(page.locator("#now").get_by_role("status")).to_have_text("Number 2 in the queue")
     expect(page.locator("#queue-title")).to_have_text("In progress: 2 waiting")
     expect(page.locator("#queue li")).to_contain_text(["a blue rocket", "a purple tree"])
-    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Cancel", exact=True).click()
     expect(page.locator("#now").get_by_role("status")).to_have_text("Cancelled")
+    expect(page.locator("#empty")).to_have_text("No results yet. The jobs in progress will appear here.")
+    page.locator("#filter").get_by_label("Cancelled").check()
     expect(page.locator(".card", has_text="a purple tree").locator(".badge")).to_have_text("cancelled")
+
+
+def test_all_that_waits_is_shown_cancelled_and_comes_back_after_a_reload(
+    waiting: str, visit: Callable[..., Page]
+) -> None:
+    page = visit(waiting)
+    for number in range(30):
+        page.request.post(f"{waiting}v1/jobs", data={"prompt": "a blue rocket", "seed": number})
+    submit(page, "a purple tree")
+    expect(page.locator("#queue li")).to_have_count(31)
+    expect(page.locator("#queue li").last).to_contain_text("Number 31 in the queue")
+    page.reload()
+    expect(page.get_by_role("region", name="a purple tree").get_by_role("status")).to_have_text(
+        "Number 31 in the queue"
+    )
+    page.get_by_role("button", name="Cancel “a blue rocket”").first.click()
+    expect(page.locator("#queue li")).to_have_count(30)
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Cancel all").click()
+    expect(page.locator("#queue")).to_be_hidden()
+    expect(page.locator("#now").get_by_role("status")).to_have_text("Cancelled")
+
+
+def test_a_result_that_is_deleted_leaves_the_page(waiting: str, visit: Callable[..., Page]) -> None:
+    page = visit(waiting, allowed="404")
+    page.locator("#filter").get_by_label("Cancelled").check()
+    jobs = [page.request.post(f"{waiting}v1/jobs", data={"prompt": "a blue rocket"}).json()["id"] for _ in range(2)]
+    for job in jobs:
+        page.request.delete(f"{waiting}v1/jobs/{job}")
+    expect(page.locator(".card")).to_have_count(2)
+    page.request.delete(f"{waiting}v1/jobs/{jobs[0]}")
+    expect(page.locator(".card")).to_have_count(1)
+    page.locator(".card").click()
+    dialog = page.get_by_role("dialog", name="a blue rocket")
+    dialog.get_by_role("button", name="Star").click()
+    expect(dialog.get_by_role("button", name="Starred")).to_be_visible()
+    page.once("dialog", lambda question: question.accept())
+    dialog.get_by_role("button", name="Delete").click()
+    expect(dialog).to_be_hidden()
+    expect(page.locator(".card")).to_have_count(0)
 
 
 def test_the_queue_is_shown_in_the_order_in_which_it_is_taken(tmp_path: Path, visit: Callable[..., Page]) -> None:
@@ -264,31 +277,51 @@ def test_the_queue_is_shown_in_the_order_in_which_it_is_taken(tmp_path: Path, vi
 
 def test_what_cannot_be_made_is_said_and_markup_stays_text(waiting: str, visit: Callable[..., Page]) -> None:
     page = visit(waiting, allowed="422")
-    field = page.get_by_label("Prompt")
-    order(page, "  ")
-    expect(page.get_by_role("alert")).to_have_text("Say first what to make.")
+    field = page.get_by_label("Prompt", exact=True)
+    submit(page, "  ")
+    expect(page.locator("#make-error")).to_have_text("Enter a prompt.")
     expect(field).to_be_focused()
-    order(page, "<img src=x onerror=alert(1)>")
-    expect(page.get_by_role("alert")).to_contain_text("<img src=x")
+    submit(page, "<img src=x onerror=alert(1)>")
+    expect(page.locator("#make-error")).to_contain_text("<img src=x")
     assert page.locator("main img").count() == 0
+    field.fill("x" * 2_001)
+    expect(page.locator("#prompt-count")).to_have_text("2001 of 2000 characters")
+    page.keyboard.press("Enter")
+    expect(page.locator("#make-error")).to_contain_text("2000 are allowed")
+    assert len(field.input_value()) == 2_001
+    field.fill("a blue rocket")
+    page.get_by_label("Seed", exact=True).fill("-1")
+    page.keyboard.press("Enter")
+    expect(page.locator("#make-error")).to_contain_text("Seed:")
+    expect(page.get_by_label("Seed", exact=True)).to_be_focused()
 
 
 def test_everything_has_a_name_and_the_keyboard_goes_in_reading_order(waiting: str, visit: Callable[..., Page]) -> None:
     page = visit(waiting)
-    order(page, "a blue rocket")
-    expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+    submit(page, "a blue rocket")
+    expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_visible()
     assert page.evaluate(NAMELESS) == []
     assert page.evaluate("[...document.querySelectorAll('h1,h2,h3')].map(h => h.tagName)[0]") == "H1"
     assert page.locator("html[lang=en]").count() == 1
     page.reload()
     stops = []
-    for _ in range(5):
+    for _ in range(15):
         page.keyboard.press("Tab")
-        stops.append(page.evaluate("document.activeElement.id || document.activeElement.innerText.trim()"))
-    assert stops == ["Skip to the results", "prompt", "Generate", "More", ""]  # then the filter, by its arrow keys
-    assert page.evaluate("document.activeElement.name") == "filter"
+        stops.append(page.evaluate(STOP))
+    examples = ["a red mug on a wooden table", "a blue rocket", "a green chair next to a white box"]
+    form = ["prompt", "Generate", *examples, "count", "seed", "new-seed", "lock", "attempts", "splat"]
+    assert stops == ["Skip to the results", "Dismiss", *form, "Cancel", "filter"]
 
 
+def cancelled(page: Page) -> None:
+    """Makes one cancelled job, and shows it in the list."""
+    submit(page, "a blue rocket")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.locator("#filter").get_by_label("Cancelled").check()
+    expect(page.locator(".card")).to_be_visible()
+
+
+STOP = "(({ id, name, innerText }) => id || name || innerText.trim())(document.activeElement)"
 NAMELESS = """() => [...document.querySelectorAll("input, button, a, img, canvas, video, progress, dialog, section")]
   .filter((each) => each.checkVisibility() && !each.labels?.length && !each.innerText?.trim()
     && each.getAttribute("alt") === null && !each.ariaLabel && !each.getAttribute("aria-labelledby"))
@@ -297,19 +330,26 @@ NAMELESS = """() => [...document.querySelectorAll("input, button, a, img, canvas
 
 def test_the_dialog_has_an_address_keeps_the_focus_and_gives_it_back(waiting: str, visit: Callable[..., Page]) -> None:
     page = visit(waiting, allowed="404")
-    order(page, "a blue rocket")
-    page.get_by_role("button", name="Cancel").click()
+    cancelled(page)
     card = page.locator(".card")
     card.focus()
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog", name="a blue rocket")
     expect(dialog).to_be_visible()
-    expect(page.get_by_role("button", name="Close")).to_be_focused()
+    assert dialog.evaluate("dialog => dialog.contains(document.activeElement)")
     assert "#job=" in page.url
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     expect(card).to_be_focused()
     expect(page).to_have_url(waiting)
+    card.click()
+    expect(dialog).to_be_visible()
+    page.go_back()
+    expect(dialog).to_be_hidden()
+    page.go_forward()
+    expect(dialog).to_be_visible()
+    page.get_by_role("button", name="Close").click()
+    expect(dialog).to_be_hidden()
     page.goto(f"{waiting}#job=0")
     page.reload()
     expect(page.get_by_role("dialog")).to_contain_text("no job")
@@ -321,6 +361,7 @@ def test_older_results_come_a_page_at_a_time(waiting: str, visit: Callable[..., 
         job = page.request.post(f"{waiting}v1/jobs", data={"prompt": "a blue rocket", "seed": number}).json()
         page.request.delete(f"{waiting}v1/jobs/{job['id']}")
     page.reload()
+    page.locator("#filter").get_by_label("Cancelled").check()
     cards = page.locator(".card")
     expect(cards).to_have_count(24)
     expect(cards.first).to_contain_text("seed 29")
@@ -354,9 +395,9 @@ def test_progress_comes_back_after_the_server_refused_it(waiting: str, visit: Ca
         route.fulfill(status=503)
 
     page.route("**/events", once, times=1)
-    order(page, "a blue rocket")
-    expect(page.locator("#now").get_by_role("status")).to_have_text("Next to be taken")
-    page.get_by_role("button", name="Cancel").click()
+    submit(page, "a blue rocket")
+    expect(page.locator("#now").get_by_role("status")).to_have_text("Next in the queue")
+    page.get_by_role("button", name="Cancel", exact=True).click()
     expect(page.locator("#now").get_by_role("status")).to_have_text("Cancelled")
     assert len(refused) == 1
 
@@ -365,11 +406,12 @@ def test_where_pictures_are_taken_one_can_be_given_instead_of_words(tmp_path: Pa
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
     for url in serving(Config.model_validate({"serve": {"data": str(tmp_path)}, "profile": {"name": "full"}})):
         page = visit(url)
-        page.get_by_text("More").click()
         page.get_by_label("Picture").set_input_files(tmp_path / "red.png")
+        preview = page.get_by_alt_text("The picture red.png")
+        expect(preview).to_have_js_property("naturalWidth", 64)
         page.get_by_role("button", name="Generate").click()
         expect(page.get_by_role("region", name="(from a picture)").get_by_role("status")).to_have_text(
-            "Next to be taken"
+            "Next in the queue"
         )
         page.context.close()
 
@@ -377,9 +419,7 @@ def test_where_pictures_are_taken_one_can_be_given_instead_of_words(tmp_path: Pa
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_ground(waiting: str, visit: Callable[..., Page], scheme: str) -> None:
     page = visit(waiting, color_scheme=scheme)
-    order(page, "a blue rocket")
-    page.get_by_role("button", name="Cancel").click()
-    expect(page.locator(".card")).to_be_visible()
+    cancelled(page)
     found = page.evaluate(COLOURS)
     assert len(found) > 12
     weak = [(text, contrast(ink, ground)) for text, ink, ground in found if contrast(ink, ground) < 4.5]
@@ -415,11 +455,10 @@ def contrast(ink: str, ground: str) -> float:
 
 def test_on_a_phone_nothing_is_cut_off_and_fingers_can_hit_it(waiting: str, visit: Callable[..., Page]) -> None:
     page = visit(waiting, viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True)
-    order(page, "a blue rocket")
-    page.get_by_role("button", name="Cancel").click()
-    expect(page.locator(".card")).to_be_visible()
+    cancelled(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    assert all((button.bounding_box() or {})["height"] >= 44 for button in page.locator("button:visible").all())
+    buttons = page.locator("button:visible:not(.link, .small)")
+    assert all((button.bounding_box() or {})["height"] >= 44 for button in buttons.all())
     page.locator(".card").tap()
     width = page.get_by_role("dialog").evaluate("dialog => [dialog.scrollWidth, dialog.clientWidth]")
     assert width[0] <= width[1] <= 360
@@ -433,8 +472,8 @@ def test_with_tokens_the_browser_itself_asks_for_one(tmp_path: Path, visit: Call
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(url, timeout=10)
         page = visit(url, http_credentials={"username": "anyone", "password": token})
-        order(page, "a blue rocket")
-        expect(page.locator("#now").get_by_role("status")).to_have_text("Next to be taken")  # told by the event stream
+        submit(page, "a blue rocket")
+        expect(page.locator("#now").get_by_role("status")).to_have_text("Next in the queue")  # told by the event stream
         page.context.close()  # before the server, which it would miss
 
 

@@ -5,6 +5,7 @@ from app.generators.generator import Generator
 GENERATOR = Generator(
     name="full",
     summary="FLUX + TRELLIS + ViT-L/14; needs a GPU and weights",
+    examples=("a small wooden rowing boat", "a red ceramic teapot", "a stone lion"),
     load="app.stages.full:load",
     takes_pictures=True,
     needs_gpu=True,

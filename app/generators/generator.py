@@ -16,7 +16,8 @@ class Generator:
     load: function (config, on_load) -> app.pipeline.LoadedGenerator.
     check_prompt: function (prompt) that raises BadPrompt for words that the generator does not know; empty if it takes
     any.
-    takes_pictures: whether a caller may send a picture. needs_gpu: whether it is useless without one.
+    examples: prompts that it generates well, for the page. takes_pictures: whether a caller may send a picture.
+    needs_gpu: whether it is useless without one.
     stand_in: the sentence that labels its results, if it stands in for real models; empty otherwise.
     models: the keys of the configuration that name its models (docs/models.md), such as "image.model".
     settings: keys that it fixes, by section, whatever the configuration says: its scorer, its folders.
@@ -27,6 +28,7 @@ class Generator:
     summary: str
     load: str
     check_prompt: str = ""
+    examples: tuple[str, ...] = ()
     takes_pictures: bool = False
     needs_gpu: bool = False
     stand_in: str = ""

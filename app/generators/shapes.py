@@ -10,6 +10,7 @@ SHAPES_CLIP = Path(__file__).parent.parent / "stages/shapes_clip"
 GENERATOR = Generator(
     name="shapes",
     summary="the built-in stand-in, a small world of simple objects; needs neither",
+    examples=("a red mug on a wooden table", "a blue rocket", "a green chair next to a white box"),
     load="app.stages.shapes:load",
     check_prompt="app.stages.scene:parse",
     stand_in=(

@@ -1,11 +1,11 @@
-// The HTTP interface under /v1, as functions. Where tokens are needed the browser asks for one itself (HTTP Basic).
+// The HTTP interface under /v1, as functions. If tokens are needed the browser prompts for one (HTTP Basic).
 
-import { ended } from "./dom.js";
+import { ended } from "./words.js";
 
 const JOBS = "/v1/jobs";
 const RECONNECT_MS = 3000;
 
-// An answer that is no success. message: what went wrong and what to do, as the server worded it.
+// An answer that is an error. message: what went wrong and what to do, in the words of the server.
 export class Problem extends Error {
   constructor(status, message) {
     super(message);
@@ -19,7 +19,8 @@ export async function ask(path, options = {}) {
   return answer.json();
 }
 
-export async function file(job, name, progress) {
+// The bytes of a file of a job. progress(share): called while it arrives.
+export async function file(job, name, progress = () => {}) {
   const answer = await reach(asset(job, name), {});
   if (!answer.ok) throw await problem(answer);
   return collect(answer, progress);
@@ -30,24 +31,47 @@ export function submit(order) {
   return ask(JOBS, { method: "POST", headers, body: JSON.stringify(order) });
 }
 
-export function recent(limit, before) {
-  return ask(`${JOBS}?limit=${limit}${before ? `&before=${encodeURIComponent(before)}` : ""}`);
+// query: { state, kind, outcome, q, order, limit, before, starred }; arrays repeat a parameter. { jobs, next }.
+export function list(query) {
+  const pairs = Object.entries(query).flatMap(([name, value]) => [value].flat().map((each) => [name, each]));
+  return ask(`${JOBS}?${new URLSearchParams(pairs.filter(([, value]) => value !== null && value !== ""))}`);
 }
 
 export function job(id) {
-  return ask(`${JOBS}/${encodeURIComponent(id)}`);
+  return ask(address(id));
 }
 
 export function cancel(id) {
-  return ask(`${JOBS}/${encodeURIComponent(id)}`, { method: "DELETE" });
+  return ask(`${address(id)}/cancel`, { method: "POST" });
+}
+
+export function remove(id) {
+  return ask(address(id), { method: "DELETE" });
+}
+
+export function star(id, starred) {
+  const headers = { "Content-Type": "application/json" };
+  return ask(address(id), { method: "PATCH", headers, body: JSON.stringify({ starred }) });
+}
+
+// A splat to repair, as a File. Waits for the result: { job, report }.
+export function repair(splat) {
+  const body = new FormData();
+  body.append("splat", splat);
+  return ask("/v1/repair", { method: "POST", body });
 }
 
 export function asset(job, name) {
-  return `${JOBS}/${encodeURIComponent(job.id)}/${name}`;
+  return `${address(job.id)}/${name}`;
 }
 
-// Calls changed(job) at every change until the job has ended; returns a function that stops it earlier.
-export function follow(id, changed) {
+export function archive(ids) {
+  return `/v1/archive?${new URLSearchParams(ids.map((id) => ["id", id]))}`;
+}
+
+// Calls changed(job) at every change until the job has ended; returns a function that stops it earlier. gone(): called
+// if the job does not exist any more.
+export function follow(id, changed, gone = () => {}) {
   let source = null;
   let over = false;
   const stop = () => {
@@ -55,19 +79,32 @@ export function follow(id, changed) {
     source.close();
   };
   const open = () => {
-    source = new EventSource(`${JOBS}/${encodeURIComponent(id)}/events`);
+    source = new EventSource(`${address(id)}/events`);
     source.addEventListener("job", (event) => {
       const job = JSON.parse(event.data);
       if (ended(job)) stop();
       changed(job);
     });
-    // A browser reconnects by itself where the line breaks, but gives up where the server answers with an error.
+    // A browser reconnects if the connection breaks, but gives up if the server answers with an error.
     source.addEventListener("error", () => {
-      if (!over && source.readyState === EventSource.CLOSED) setTimeout(() => over || open(), RECONNECT_MS);
+      if (!over && source.readyState === EventSource.CLOSED) setTimeout(again, RECONNECT_MS);
     });
+  };
+  const again = async () => {
+    if (over) return;
+    const missing = await job(id).then(() => false, (problem) => problem.status === 404);
+    if (over) return;
+    if (missing) {
+      over = true;
+      gone();
+    } else open();
   };
   open();
   return stop;
+}
+
+function address(id) {
+  return `${JOBS}/${encodeURIComponent(id)}`;
 }
 
 async function reach(path, options) {
@@ -98,7 +135,7 @@ async function collect(answer, progress) {
   }
 }
 
-// A press of the button is one job, even where the network makes the browser send it twice.
+// A press of the button is one job, even if the browser sends the request twice.
 function randomKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

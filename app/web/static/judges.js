@@ -1,7 +1,8 @@
-// What the judges of the network said about our results, in one picture; hidden while they have said nothing.
+// The report on the feedback of the judges, as a picture. Hidden while there is no feedback.
 
 import { ask } from "./api.js";
-import { count, element } from "./dom.js";
+import { element } from "./dom.js";
+import { count } from "./words.js";
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 

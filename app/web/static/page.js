@@ -1,136 +1,91 @@
-// The page begins here: joins form, progress, results and details, and asks the server how things stand.
+// The page starts here: it connects its parts and polls the server.
 
-import { ask, Problem, submit } from "./api.js";
+import * as api from "./api.js";
+import { Bring } from "./bring.js";
+import { Compare } from "./compare.js";
 import { Details } from "./details.js";
-import { duration, element, say } from "./dom.js";
+import { Engines } from "./engines.js";
+import { Gallery } from "./gallery.js";
 import { showJudges } from "./judges.js";
-import { Now } from "./now.js";
-import { Results } from "./results.js";
+import { Make } from "./make.js";
+import { offerNotifications } from "./notify.js";
+import { Queue } from "./queue.js";
+import { Submitted } from "./submitted.js";
+import { title } from "./words.js";
 
-const BUSY_MS = 1500; // between two looks while something is in progress
+const BUSY_MS = 1500; // between two polls while something is in progress
 const IDLE_MS = 5000;
 
+const find = (id) => document.getElementById(id);
 const settings = JSON.parse(document.body.dataset.settings);
-const details = new Details(document.getElementById("details"), settings);
-const results = new Results((id) => (location.hash = `job=${id}`));
-const now = new Now(document.getElementById("now"), (job) => results.put(job), (id) => (location.hash = `job=${id}`));
+const open = (id) => details.open(id);
 
-const form = document.getElementById("make");
-const formProblem = document.getElementById("make-error");
+// What can be done with a result, wherever it is shown.
+const actions = {
+  again: (job, options) => make.again(job, options),
+  reuse: (job) => make.fill({ prompt: job.prompt, seed: job.seed }),
+  changed: () => gallery.load(),
+  removed: (job) => {
+    submitted.forget(job.id);
+    gallery.load();
+  },
+};
 
-form.addEventListener("submit", async (event) => {
-  event.preventDefault();
-  say(formProblem, "");
-  const prompt = form.elements.prompt.value.trim();
-  const file = form.elements.picture?.files[0];
-  if (!prompt && !file) return refuse("Say first what to make.");
-  const button = form.querySelector("button[type=submit]");
-  button.disabled = true;
-  try {
-    const job = await submit({ prompt, ...(await picture(file)), ...numbers("seed"), ...numbers("attempts") });
-    now.show(job);
-    results.followed = job.id;
-    results.put(job);
-    keepLooking();
-  } catch (problem) {
-    refuse(problem.message);
-  } finally {
-    button.disabled = false;
-  }
+const engines = new Engines();
+const compare = new Compare(find("compare"), settings);
+const gallery = new Gallery(find("results"), { open, compare: compareJobs });
+const submitted = new Submitted(find("now"), settings, actions, { finished: () => poll(), open });
+const queue = new Queue(find("queue"), { followed: () => submitted.ids, open });
+const details = new Details(find("details"), settings, actions, (id) => gallery.neighbours(id));
+const make = new Make(find("make"), settings, (jobs) => {
+  submitted.show(jobs);
+  poll();
 });
+new Bring(settings, { usePicture: (file) => make.usePicture(file), compare });
+offerNotifications(find("notify"));
 
-async function picture(file) {
-  if (!file) return {};
-  const reader = new FileReader();
-  await new Promise((resolve) => {
-    reader.addEventListener("loadend", resolve);
-    reader.readAsDataURL(file);
+function compareJobs(jobs) {
+  const sides = jobs.map((job) => {
+    const name = job.assets.includes("asset.spz") ? "asset.spz" : "asset.ply";
+    const read = async (progress) => ({ bytes: await api.file(job, name, progress), name });
+    return { words: `${title(job)}, seed ${job.seed}`, read };
   });
-  if (reader.error) throw new Problem(0, `The picture cannot be read: ${reader.error.message}`);
-  return { picture: reader.result };
+  compare.open(`${jobs.length} results`, sides);
 }
 
-function refuse(words) {
-  say(formProblem, words);
-  form.elements.prompt.focus();
+for (const banner of document.querySelectorAll("[data-dismiss]")) {
+  banner.hidden = localStorage.getItem(banner.dataset.dismiss) !== null;
+  banner.querySelector("button").addEventListener("click", () => {
+    localStorage.setItem(banner.dataset.dismiss, "dismissed");
+    banner.hidden = true;
+  });
 }
-
-// A field that is left empty is left out: then the server's configuration decides.
-function numbers(name) {
-  const text = form.elements[name].value.trim();
-  return text === "" ? {} : { [name]: Number(text) };
-}
-
-// ---- how things stand ----------------------------------------------------------------------------------------------
-
-const pill = document.getElementById("readiness");
-const banner = document.getElementById("engines");
 
 async function look() {
   try {
-    const stats = await ask("/v1/stats");
-    showEngines(stats.engines);
-    showTally(stats);
-    results.total(stats.queued, stats.running);
-    await results.load();
+    const stats = await api.ask("/v1/stats");
+    engines.show(stats);
+    gallery.queued = stats.queued + stats.running;
+    await Promise.all([queue.load(stats), gallery.load()]);
   } catch (problem) {
-    if (!(problem instanceof Problem)) throw problem;
-    pill.dataset.state = "away";
-    say(pill, problem.message);
+    if (!(problem instanceof api.Problem)) throw problem;
+    engines.away(problem.message);
   }
-}
-
-// Ready means what it means for /readyz: at least one engine serves.
-function showEngines(engines) {
-  const serving = engines.filter((engine) => ["READY", "BUSY"].includes(engine.state)).length;
-  pill.dataset.state = serving ? "ready" : "waiting";
-  say(pill, serving > 1 ? `Ready, ${serving} engines` : serving ? "Ready" : "Not ready yet");
-  const silent = serving ? ["READY", "BUSY", "LOST"] : []; // one that was lost has its successor
-  const lines = engines.filter((engine) => !silent.includes(engine.state)).map(engineLine);
-  if (!engines.length) lines.push("No engine has reported yet. What is ordered now waits until one is ready.");
-  banner.hidden = !lines.length;
-  if (banner.innerText !== lines.join("\n")) banner.replaceChildren(...lines.map((line) => element("p", {}, line)));
-}
-
-function engineLine(engine) {
-  const share = engine.progress === null ? "" : `, ${Math.round(engine.progress * 100)} %`;
-  const left = engine.eta === null ? "" : `, about ${duration(engine.eta)} left`;
-  const why = engine.why ? `: ${engine.why.replace(/^\[\d\/\d\] /, "")}` : "";
-  return `Engine on ${engine.device}: ${engine.state.toLowerCase()}${share}${left}${why}`;
-}
-
-const tally = document.getElementById("tally");
-
-function showTally({ tallies, medians }) {
-  const of = (label) => tallies.find((each) => each.what === "outcome" && each.label === label)?.count ?? 0;
-  const [passed, refused] = [of("passed"), of("refused")];
-  if (!passed && !refused) return;
-  const time = medians.generate ? ` One takes ${duration(medians.generate)} (median).` : "";
-  say(tally, `${passed} passed and ${refused} refused since the beginning.${time}`);
 }
 
 let next;
 
-async function keepLooking() {
+async function poll() {
   clearTimeout(next);
   try {
     if (!document.hidden) await look();
   } finally {
-    clearTimeout(next); // of another call, which came meanwhile
-    next = setTimeout(keepLooking, results.busy ? BUSY_MS : IDLE_MS);
+    clearTimeout(next); // of a call that came meanwhile
+    next = setTimeout(poll, queue.busy ? BUSY_MS : IDLE_MS);
   }
 }
 
-document.addEventListener("visibilitychange", () => document.hidden || keepLooking());
-
-// ---- a job in full has an address ----------------------------------------------------------------------------------
-
-function openFromAddress() {
-  const id = /^#job=([0-9a-zA-Z-]+)$/.exec(location.hash)?.[1];
-  if (id) details.open(id);
-}
-
-addEventListener("hashchange", openFromAddress);
-openFromAddress();
-keepLooking();
-showJudges(document.getElementById("feedback")).catch((problem) => console.warn(problem.message));
+document.addEventListener("visibilitychange", () => document.hidden || poll());
+details.followAddress();
+submitted.restore().then(poll, poll);
+showJudges(find("feedback")).catch((problem) => console.warn(problem.message));

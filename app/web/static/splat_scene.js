@@ -114,7 +114,8 @@ export class SplatScene {
   draw() {
     aim(this.camera, this.place);
     this.renderer.render(this.scene, this.camera);
-    if (this.mesh) this.canvas.dataset.state = this.spark.sorting || this.spark.sortDirty ? "sorting" : "shown";
+    const { sorting, sortDirty, activeSplats } = this.spark;
+    this.canvas.dataset.state = sorting || sortDirty || !activeSplats ? "sorting" : "shown"; // as drawn just now
   }
 
   // A PNG of what is shown, as a Blob.

@@ -1,79 +1,113 @@
-// A splat in a canvas, drawn by the viewer library of scripts/page. Knows nothing of jobs.
-// Loaded on demand: without the library this module cannot be loaded, and the page shows a turntable instead.
+// The viewer: a canvas with a splat, and the controls around it. Knows nothing of jobs.
 
-import { Camera, Matrix3, Quaternion, Scene, Splat, SplatData, Vector3, WebGLRenderer } from "./vendor/gsplat.js";
-
+import { element, save, say } from "./dom.js";
 import { Orbit } from "./orbit.js";
-import { readPly } from "./ply.js";
 
-const FIELD_OF_VIEW = (49.1 * Math.PI) / 180; // of the judging views
-const LARGEST = 1024; // pixels a side
+const BACKGROUNDS = { white: "White", grey: "Grey", black: "Black", checker: "Checker" };
 
-// Shows the PLY in `canvas`, which must be square. failed(error): told when the graphics break later on.
-// Returns { dispose() }. Throws an Error where the file is not ours or the browser has no WebGL2.
-export function show(canvas, buffer, failed) {
-  const read = readPly(buffer);
-  if (!canvas.getContext("webgl2", { antialias: false })) throw new Error("this browser has no WebGL2");
-  const renderer = new WebGLRenderer(canvas, []);
-  // once and for all: the library sets the focal length when it starts, not when the size changes
-  const side = Math.min(LARGEST, Math.max(64, Math.round(canvas.clientWidth * devicePixelRatio)));
-  renderer.setSize(side, side);
-  canvas.style.removeProperty("background"); // the style sheet has it
-  const camera = new Camera();
-  camera.data.fx = camera.data.fy = side / 2 / Math.tan(FIELD_OF_VIEW / 2);
-  const scene = new Scene();
-  scene.addObject(new Splat(new SplatData(read.count, read.means, read.quats, read.scales, read.colors)));
-  return new Showing(canvas, renderer, scene, camera, failed);
-}
+const HELP =
+  "Drag or use the arrow keys to turn. Drag with the right button, with Shift or with two fingers to move. " +
+  "Use the wheel, two fingers or + and − to zoom, Home to reset.";
 
-class Showing {
-  constructor(canvas, renderer, scene, camera, failed) {
-    Object.assign(this, { canvas, renderer, scene, camera, waiting: false, disposed: false });
-    this.orbit = new Orbit(canvas, () => this.request());
-    this.draw();
-    // the library sorts in a worker: each answer is another order, worth another picture
-    renderer.renderProgram.worker.addEventListener("message", () => this.request());
-    renderer.renderProgram.worker.addEventListener("error", () => failed(new Error("the viewer's worker broke off")));
-    canvas.addEventListener("webglcontextlost", () => this.disposed || failed(new Error("the graphics were lost")));
-  }
-
-  request() {
-    if (this.waiting || this.disposed) return;
-    this.waiting = true;
-    requestAnimationFrame(() => {
-      this.waiting = false;
-      if (!this.disposed) this.draw();
+export class Viewer {
+  // label: of the canvas, for screen readers. judging: settings.judging. failed(error): if the graphics fail later on.
+  constructor(label, judging, failed) {
+    Object.assign(this, { judging, failed, scene: null, disposed: false });
+    this.canvas = element("canvas", {
+      tabindex: "0", role: "application", "aria-roledescription": "3D viewer", "aria-label": label, title: HELP,
     });
+    this.note = element("p", { class: "quiet", role: "status" });
+    this.frame = element("div", { class: "canvas", "data-background": "white" }, this.canvas);
+    this.root = element("div", { class: "viewer" }, this.frame, this.toolbar(), this.note);
+    this.orbit = this.ownOrbit = new Orbit(startOf(judging), (orbit) => this.scene?.look(orbit));
+    this.orbit.attach(this.canvas);
   }
 
-  draw() {
-    aim(this.camera, this.orbit);
-    this.renderer.render(this.scene, this.camera);
-    const sorted = this.renderer.renderProgram.depthIndex.length > 0;
-    this.canvas.dataset.state = sorted ? "shown" : "sorting";
-    if (!sorted) this.request(); // the library packs the splat when its own code is ready, and does not say when
+  // Several viewers with one orbit move together.
+  follow(orbit) {
+    this.orbit = orbit;
+    orbit.attach(this.canvas);
+  }
+
+  // read(progress): resolves to { bytes, name } of a PLY or SPZ. Rejects with an Error that says what failed.
+  async show(read) {
+    say(this.note, "Loading the splat…");
+    const loading = read((share) => say(this.note, `Loading the splat, ${Math.round(share * 100)} %`));
+    const [{ SplatScene }, { bytes, name }] = await Promise.all([import("./splat_scene.js"), loading]);
+    if (this.disposed) return;
+    this.scene = new SplatScene(this.canvas, this.judging, this.failed);
+    this.scene.look(this.orbit);
+    await this.scene.load(bytes, name);
+    say(this.note, "");
+  }
+
+  moveTo(view) {
+    this.spinButton.setAttribute("aria-pressed", "false");
+    this.orbit.moveTo({ ...view, radius: this.judging.radius });
   }
 
   dispose() {
     this.disposed = true;
-    this.orbit.dispose();
-    this.renderer.dispose();
-    this.renderer.gl.getExtension("WEBGL_lose_context")?.loseContext();
+    this.ownOrbit.dispose();
+    this.scene?.dispose();
+  }
+
+  // ---- controls -------------------------------------------------------------------------------------------------
+
+  toolbar() {
+    this.spinButton = toggle("Rotate", (on) => this.orbit.spin(on));
+    this.canvas.addEventListener("pointerdown", () => {
+      this.orbit.stop();
+      this.spinButton.setAttribute("aria-pressed", "false");
+    });
+    const mode = choice("Colours", { judged: "As judged", file: "As in the file" }, (value) => this.scene?.setMode(value));
+    const background = choice("Background", BACKGROUNDS, (value) => {
+      this.frame.dataset.background = value;
+      this.scene?.setBackground(value);
+    });
+    return element(
+      "div",
+      { class: "tools", role: "group", "aria-label": "Viewer" },
+      mode,
+      background,
+      this.spinButton,
+      button("Reset", () => this.moveTo(startOf(this.judging))),
+      button("Screenshot", () => this.screenshot()),
+      button("Full screen", () => this.fullScreen()),
+    );
+  }
+
+  async screenshot() {
+    const picture = await this.scene?.screenshot();
+    if (!picture) return;
+    save(picture, "splat.png");
+  }
+
+  fullScreen() {
+    if (document.fullscreenElement) return document.exitFullscreen();
+    return this.root.requestFullscreen().catch((error) => say(this.note, `Full screen is not available: ${error.message}`));
   }
 }
 
-// The camera of app/splat/cameras.py: x right, y down, z forward, looking at the origin; +Y of the world is up.
-function aim(camera, { azimuth, pitch, radius }) {
-  const a = (azimuth * Math.PI) / 180;
-  const e = (pitch * Math.PI) / 180;
-  const right = [Math.cos(a), 0, -Math.sin(a)];
-  const forward = [-Math.cos(e) * Math.sin(a), Math.sin(e), -Math.cos(e) * Math.cos(a)];
-  const down = cross(forward, right);
-  const rows = [0, 1, 2].flatMap((axis) => [right[axis], down[axis], forward[axis]]);
-  camera.position = new Vector3(...forward.map((part) => -radius * part));
-  camera.rotation = Quaternion.FromMatrix3(new Matrix3(...rows));
+function startOf({ views, radius }) {
+  return { azimuth: views[0].azimuth, pitch: views[0].pitch, radius };
 }
 
-function cross([ax, ay, az], [bx, by, bz]) {
-  return [ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx];
+export function button(words, onclick, attributes = {}) {
+  return element("button", { type: "button", class: "plain", onclick, ...attributes }, words);
+}
+
+function toggle(words, changed) {
+  const made = button(words, () => {
+    const on = made.getAttribute("aria-pressed") !== "true";
+    made.setAttribute("aria-pressed", String(on));
+    changed(on);
+  }, { "aria-pressed": "false" });
+  return made;
+}
+
+// A drop-down list with a hidden label. choices: { value: words }.
+export function choice(label, choices, changed) {
+  const options = Object.entries(choices).map(([value, words]) => element("option", { value }, words));
+  return element("select", { "aria-label": label, onchange: (event) => changed(event.target.value) }, options);
 }
