@@ -219,6 +219,7 @@ def test_processes_that_meet_an_empty_database_prepare_it_one_after_the_other(
                 assert connection.exec_driver_sql(invalid).scalar() == 0
 
 
+@pytest.mark.e2e
 def test_a_process_that_waits_too_long_for_a_migration_says_so(
     postgres_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

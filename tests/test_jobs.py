@@ -422,6 +422,7 @@ def test_a_clock_that_jumps_makes_no_engine_lost(jobs: Jobs) -> None:
     assert liveness.alive() == {"two-1"}, "it was taken for lost, and is alive"
 
 
+@pytest.mark.e2e
 def test_the_time_of_the_database_does_not_follow_the_host_s_clock(
     postgres_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -588,6 +589,7 @@ def test_the_jobs_of_an_engine_that_is_gone_wait_again_and_those_of_one_that_is_
     assert [jobs.get(id).state for id in (alive, dead)] == ["QUEUED", "QUEUED"]
 
 
+@pytest.mark.e2e
 def test_jobs_that_cannot_be_put_back_are_an_error_and_not_forgotten(postgres_server: Server, tmp_path: Path) -> None:
     """The disk of the database is full at that moment: it is tried again a second later."""
     with client(settings(tmp_path, postgres_server.database())) as jobs:

@@ -208,6 +208,7 @@ sys.exit(Supervisor(children, silence={silence}, grace=0.5).run())
     )
 
 
+@pytest.mark.e2e
 def test_a_child_that_keeps_dying_ends_the_service_with_an_error(tmp_path: Path) -> None:
     supervisor = supervised(tmp_path, "raise SystemExit(71)", "import time; time.sleep(600)")
     _, log = supervisor.communicate(timeout=120)
@@ -243,6 +244,7 @@ def test_a_child_that_was_ready_is_started_again_at_once_and_for_ever(tmp_path: 
 BEATS = "from app.child import start_heartbeats; import time; start_heartbeats(0.1); time.sleep(600)"
 
 
+@pytest.mark.e2e
 def test_a_child_that_hangs_is_killed_and_restarted_without_any_database(tmp_path: Path) -> None:
     supervisor = supervised(tmp_path, BEATS, silence=2)
     assert supervisor.stderr
@@ -258,6 +260,7 @@ def test_a_child_that_hangs_is_killed_and_restarted_without_any_database(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.e2e
 def test_a_restarted_child_is_told_why_the_ones_before_it_ended(tmp_path: Path) -> None:
     program = "from app.child import earlier_ends; print(earlier_ends()); raise SystemExit(70 + len(earlier_ends()))"
     supervisor = supervised(tmp_path, "import sys; sys.stdout = sys.stderr; " + program)
@@ -308,6 +311,7 @@ def test_a_port_that_another_program_uses_is_one_line_before_anything_starts(tmp
     assert "--port" in asked.stderr
 
 
+@pytest.mark.e2e
 def test_pauses_before_a_new_start_become_longer(tmp_path: Path) -> None:
     supervisor = supervised(tmp_path, "raise SystemExit(3)")
     _, log = supervisor.communicate(timeout=120)
