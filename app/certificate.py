@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from app.config import DiagnoseConfig
 from app.errors import BadFile
 from app.gate import Outcome, Verdict
 from app.generators import ProfileName
@@ -103,7 +104,10 @@ class VerdictRecord(Record):
 
 
 class Certificate(Record):
-    """Everything needed to hold an asset against its claims, offline: `splatgate check` recomputes it."""
+    """Everything needed to check an asset offline: `splatgate check` recomputes it.
+
+    diagnose: the settings of the diagnosis; None in certificates of earlier releases.
+    """
 
     format: Literal["splatgate-certificate/2"] = "splatgate-certificate/2"
     created: str
@@ -115,6 +119,7 @@ class Certificate(Record):
     gaussians: int
     assets: tuple[AssetRecord, ...]
     models: tuple[ModelRecord, ...]
+    diagnose: DiagnoseConfig | None = None
     diagnosis: dict[str, Any]
     repairs: dict[str, Any]
     findings_left: tuple[str, ...]

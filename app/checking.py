@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.certificate import AssetName, Certificate, MetricRecord, first_problem
-from app.config import Config, ValidateConfig
+from app.config import Config, DiagnoseConfig, ValidateConfig
 from app.digest import sha256_of
 from app.errors import BadFile
 from app.gate import judge
@@ -53,13 +53,14 @@ def check(certificate: Certificate, path: Path, config: Config) -> tuple[Check, 
         claimed = " or ".join(asset.sha256[:12] for asset in splats)
         return (Check("sha256", claimed, digest[:12], False),)
     splat = read_splat(path, config.limits.max_gaussians)
-    left = tuple(finding.kind for finding in diagnose(splat, config.diagnose).findings)
+    left = tuple(finding.kind for finding in diagnose(splat, settings.diagnose).findings)
     return (
         Check(f"sha256 of {asset.name}", digest[:12], digest[:12], True),
         _equal("bytes", f"{asset.bytes:,}", f"{path.stat().st_size:,}"),
         _equal("gaussians", f"{certificate.gaussians:,}", f"{len(splat):,}"),
         _equal("findings left", ", ".join(certificate.findings_left) or "none", ", ".join(left) or "none"),
         _equal("stand-in", str(certificate.stand_in), str(bool(settings.profile.generator.stand_in))),
+        *_differing_diagnosis(certificate.diagnose, config.diagnose),
         _check_gate(certificate, config.validation),
         *_check_metrics(certificate, splat, settings, _tolerance(asset.name), path.parent),
     )
@@ -71,6 +72,15 @@ def _tolerance(asset: AssetName) -> float:
     if found is None:
         raise BadFile(f"{asset}: its format is not certified by this release; check it with the one that issued it")
     return found
+
+
+def _differing_diagnosis(certified: DiagnoseConfig | None, here: DiagnoseConfig) -> Iterator[Check]:
+    """Shows that this host would diagnose by other settings. No fault: findings do not decide the verdict."""
+    if certified is not None and certified != here:
+        ours, theirs = here.model_dump(), certified.model_dump()
+        differ = [name for name in ours if ours[name] != theirs[name]]
+        claimed, found = (", ".join(f"{name} {each[name]}" for name in differ) for each in (theirs, ours))
+        yield Check("diagnosis settings, here", claimed, found, True)
 
 
 def _check_gate(certificate: Certificate, here: ValidateConfig) -> Check:
@@ -155,6 +165,8 @@ def certified_config(certificate: Certificate, config: Config) -> Config:
     """This host's configuration with the certificate's settings for profile, views, score and gate in it."""
     tree = config.model_dump(by_alias=True)
     tree["profile"]["name"] = certificate.profile
+    if certificate.diagnose:
+        tree["diagnose"] = certificate.diagnose.model_dump()
     tree["render"] |= certificate.render.model_dump(exclude={"backend"})
     tree["render"]["views"] = [view.model_dump() for view in certificate.views]
     tree["validate"] |= certificate.gate.model_dump() | {"thresholds": {}}

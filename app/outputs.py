@@ -91,6 +91,7 @@ def certify(attempt: Attempt, assets: tuple[AssetRecord, ...], config: Config, n
         gaussians=len(attempt.splat),
         assets=assets,
         models=tuple(ModelRecord(**asdict(model)) for model in (*attempt.models, *judging)),
+        diagnose=config.diagnose,
         diagnosis=attempt.diagnosis.to_dict(),
         repairs=attempt.repairs.to_dict(),
         findings_left=tuple(finding.kind for finding in attempt.findings_left),

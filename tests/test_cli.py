@@ -127,6 +127,25 @@ def test_inspect_tells_each_fault_once_and_exits_with_4_if_asked(small: Path, tm
     assert run("inspect", "--strict", "--json", broken).exit_code == 4
 
 
+@pytest.mark.parametrize("std", [0.001, 5.0])
+def test_certificate_is_checked_with_its_own_settings_of_the_diagnosis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, std: float
+) -> None:
+    """With 5 the scales of every splat count as uniform."""
+    set_small(monkeypatch)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("SPLATGATE__DIAGNOSE__UNIFORM_SCALE_STD", str(std))
+        elsewhere.setenv("SPLATGATE__REPAIR__ENABLED", "false")
+        assert run("generate", "a blue rocket", "-o", tmp_path).exit_code in (0, 3)
+    certificate = json.loads((tmp_path / "certificate.json").read_text())
+    assert bool(certificate["findings_left"]) == (std == 5.0)
+    result = run("check", tmp_path / "certificate.json", tmp_path / "asset.ply", "--json")
+    checks = {each["claim"]: each for each in document(result)["checks"]}
+    assert checks["findings left"]["agrees"]
+    assert checks["diagnosis settings, here"]["found"] == "uniform_scale_std 0.01"
+    assert result.exit_code == 0
+
+
 def test_certificate_does_not_match_another_file(judged: Path, small: Path) -> None:
     result = run("check", judged / "certificate.json", small, "--json")
     assert result.exit_code == 3
