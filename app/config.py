@@ -259,6 +259,7 @@ class AuthConfig(Section):
 class FeedbackConfig(Section):
     join_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300.0
     rejection_cost: Annotated[float, Field(gt=0, le=1_000)] = 1.0
+    keep_days: Annotated[float, Field(gt=0)] = 365.0
 
 
 class LogConfig(Section):

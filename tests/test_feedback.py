@@ -27,14 +27,15 @@ from app.feedback.store import FeedbackStore, Receipt, answers
 from app.jobs.client import Jobs
 from app.jobs.store import Store
 from app.jobs.tables import jobs
-from app.web import context, problems
+from app.web import auth, context, problems
 from app.web.feedback import feedback as blueprint
 
 DONE = Candidate("a", "a red ball", 1_000.0, "shapes", 0.25, 200_000)
 
 
 def configured(folder: Path) -> Config:
-    return Config.model_validate({"serve": {"data": str(folder)}})
+    """With answers of any age: the logs here are of a fixed day."""
+    return Config.model_validate({"serve": {"data": str(folder)}, "feedback": {"keep_days": 36_500}})
 
 
 @pytest.fixture
@@ -286,11 +287,55 @@ def test_more_answers_than_a_report_reads_are_said(
     assert (found.answers, found.left_out) == (10, len(log.splitlines()) - 10)
 
 
+# ---- forgetting ------------------------------------------------------------------------------------------------------
+
+DAY = 86_400.0
+UNDATED = "Feedback from [7]: Score=0.7, AvgScore=1, ELO=1, Reward=1, Observations=2\n"
+DATED = "2026-03-01 00:01:00 | Feedback from [1]: Score=0.7, AvgScore=1, ELO=1, Reward=1, Observations=1\n"
+
+
+def forgetful(store: Store, config: Config, days_later: float) -> FeedbackStore:
+    """As it is that many days after the START of the log, with answers kept for ten days."""
+    settings = config.model_copy(update={"feedback": config.feedback.model_copy(update={"keep_days": 10.0})})
+    return FeedbackStore(store, settings, lambda: START + days_later * DAY)
+
+
+def test_answers_are_forgotten_by_their_date_or_else_by_their_import(store: Store, config: Config) -> None:
+    take(forgetful(store, config, 5), DATED + UNDATED)
+    assert forgetful(store, config, 9.9).forget() == 0
+    assert forgetful(store, config, 10.1).forget() == 1
+    assert [answer.time for answer in forgetful(store, config, 10.1).answers()] == [None]
+    assert forgetful(store, config, 15.1).forget() == 1
+    assert forgetful(store, config, 15.1).count() == 0
+
+
+def test_an_old_log_does_not_bring_back_what_was_forgotten(store: Store, config: Config) -> None:
+    receipt = take(forgetful(store, config, 11), DATED + DATED.replace("2026-03-01", "2026-03-05"))
+    assert (receipt.new, receipt.known, receipt.old) == (1, 0, 1)
+
+
+def test_a_database_of_an_earlier_release_forgets_undated_answers_from_now_on(store: Store, config: Config) -> None:
+    take(forgetful(store, config, 0), UNDATED)
+    with store.writing() as connection:
+        connection.exec_driver_sql("ALTER TABLE feedback DROP COLUMN added")
+    later = forgetful(store, config, 100)
+    assert later.forget() == 0
+    assert forgetful(store, config, 109).forget() == 0
+    assert forgetful(store, config, 111).forget() == 1
+
+
+def test_many_answers_are_forgotten_in_pieces(store: Store, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.feedback.store.FORGET_AT_ONCE", 2)
+    take(forgetful(store, config, 0), UNDATED * 5)
+    later = forgetful(store, config, 11)
+    assert [later.forget() for _ in range(4)] == [2, 2, 1, 0]
+
+
 # ---- the command line ------------------------------------------------------------------------------------------------
 
 
 def run(config: Config, *arguments: str, given: str | None = None) -> Result:
-    place = {"SPLATGATE__SERVE__DATA": config.serve.data}
+    place = {"SPLATGATE__SERVE__DATA": config.serve.data, "SPLATGATE__FEEDBACK__KEEP_DAYS": "36500"}
     return CliRunner(env=place).invoke(main, ["feedback", *arguments], input=given)
 
 
@@ -310,6 +355,7 @@ def test_import_says_what_became_of_each_line(config: Config, tmp_path: Path) ->
         "lines": 3,
         "new": 0,
         "known": 1,
+        "old": 0,
         "unparsed": 1,
         "examples": [],
     }
@@ -320,9 +366,6 @@ def test_a_report_creates_no_database(config: Config) -> None:
     assert result.exit_code == 1
     assert f"{config.serve.data}/splatgate.db: no database yet" in result.stderr
     assert not Path(config.serve.data, "splatgate.db").exists()
-
-
-UNDATED = "Feedback from [7]: Score=0.7, AvgScore=1, ELO=1, Reward=1, Observations=2\n"
 
 
 def test_equal_undated_lines_of_two_logs_are_two_answers(config: Config, tmp_path: Path) -> None:
@@ -402,13 +445,14 @@ def test_report_as_json_is_the_whole_report(town: tuple[Config, str], town_feedb
 
 @pytest.fixture
 def client(config: Config) -> Iterator[FlaskClient]:
-    """The blueprint with the errors and the jobs of the real application, whose guards have tests of their own."""
+    """The blueprint with the guard, the errors and the jobs of the real application."""
     app = OpenAPI(
         "test", validation_error_model=problems.Problem, validation_error_callback=problems.wrong_fields, doc_ui=False
     )
     served = Jobs(config)
     context.attach(app, config, served)
     problems.answer_errors(app)
+    auth.guard(app, config)
     app.register_api(blueprint)
     yield app.test_client()
     served.close()
@@ -425,6 +469,7 @@ def test_a_log_is_taken_in_as_text(client: FlaskClient) -> None:
             "lines": 2,
             "new": new,
             "known": 1 - new,
+            "old": 0,
             "unparsed": 1,
             "examples": [{"number": 2, "reason": "does not match any form of a judge's line: see docs/feedback.md"}],
         }

@@ -174,7 +174,7 @@ def _print_receipt(log: Path, receipt: Receipt) -> None:
     answers = "answer" if receipt.new == 1 else "answers"
     click.echo(
         f"{log}: {receipt.lines:,} lines, {receipt.new:,} new {answers}, {receipt.known:,} known, "
-        f"{receipt.unparsed:,} unreadable"
+        f"{receipt.unparsed:,} unreadable" + (f", {receipt.old:,} older than feedback.keep_days" if receipt.old else "")
     )
     for broken in receipt.examples:
         click.secho(f"  line {broken.number:,}: {broken.reason}", fg="yellow")

@@ -15,6 +15,7 @@ from app.engine.instance import Instance, attempt, exit_now
 from app.engine.startup import start_up
 from app.engine.storage import Storage
 from app.errors import DatabaseDown
+from app.feedback.store import FeedbackStore
 from app.jobs.assets import Assets
 from app.jobs.clock_guard import ClockGuard, clock_tolerance
 from app.jobs.heartbeats import FORGET_SECONDS, Liveness
@@ -97,6 +98,7 @@ class Engine:
             (EXPIRE_SECONDS, reconciler.take_over),
             (COMPARE_SECONDS, reconciler.compare),
             (CLEAN_SECONDS, retention.sweep),
+            (CLEAN_SECONDS, lambda: guard.trusted() and FeedbackStore(store, self.config, clock).forget()),
             (CLEAN_SECONDS, lambda: liveness.forget(clock() - FORGET_SECONDS)),
             (ORPHANS_SECONDS, Orphans(store, self.assets, assets, clock, guard).sweep),
         ]

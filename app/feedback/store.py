@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import sqlalchemy as sa
 
 from app.config import Config
-from app.feedback.join import SLACK_SECONDS, Candidate, Join, join
+from app.feedback.join import DAY_SECONDS, SLACK_SECONDS, Candidate, Join, join
 from app.feedback.lines import Broken, Found, Line
 from app.jobs.store import Store
 from app.jobs.tables import ROW, jobs, metadata
@@ -30,6 +31,7 @@ MOST_ANSWERS = 200_000
 """A report reads the newest ones, and says if there are more."""
 
 MOST_EXAMPLES = 10
+FORGET_AT_ONCE = 1_000
 
 answers = sa.Table(
     "feedback",
@@ -50,17 +52,22 @@ answers = sa.Table(
     sa.Column("job_profile", sa.String(16)),
     sa.Column("job_score", sa.Float),
     sa.Column("job_gaussians", sa.BigInteger),
+    sa.Column("added", sa.Float),  # when it was imported, seconds since 1970
     sa.Index("feedback_time", "time"),
 )
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """The result of an import. lines: read; new, known: answers; unparsed: broken answers."""
+    """The result of an import. lines: read; new, known, old: answers; unparsed: broken answers.
+
+    old: older than feedback.keep_days, and not stored.
+    """
 
     lines: int
     new: int
     known: int
+    old: int
     unparsed: int
     examples: tuple[Broken, ...]
 
@@ -90,16 +97,22 @@ class Ended(NamedTuple):
 
 
 class FeedbackStore:
-    """The answers in one database. Thread-safe. Raises Unavailable if the database cannot be used."""
+    """The answers in one database. Thread-safe. Raises Unavailable if the database cannot be used.
 
-    def __init__(self, store: Store, config: Config) -> None:
+    clock: seconds since 1970.
+    """
+
+    def __init__(self, store: Store, config: Config, clock: Callable[[], float] = time.time) -> None:
         self.store = store
         self.config = config
+        self._clock = clock
         with store.reading() as connection:
-            there = sa.inspect(connection).has_table(answers.name)
-        if not there:
+            ready = _is_current(connection)
+        if not ready:
             with store.writing(alone=True) as connection:
                 answers.create(connection, checkfirst=True)
+                if not _is_current(connection):  # of an earlier release
+                    connection.exec_driver_sql(f"ALTER TABLE {answers.name} ADD COLUMN added FLOAT")
 
     def add(
         self, log: Iterable[Found], name: str = "", on_lines: Callable[[int], None] = lambda _lines: None
@@ -109,17 +122,19 @@ class FeedbackStore:
         Two answers are the same if they say the same at the same time; without a time, if each is the n-th that says
         so in the log of this name. on_lines: called after each batch with the number of lines read so far.
         """
-        receipt, undated = Receipt(0, 0, 0, 0, ()), Counter[str]()
+        receipt, undated, oldest = Receipt(0, 0, 0, 0, 0, ()), Counter[str](), self._oldest()
         for batch in _batches(log, 16 * BATCH):
             found = [each for line in batch for each in line]
             broken = tuple(each for each in found if isinstance(each, Broken))
-            lines = [each for each in found if isinstance(each, Line)]
+            parsed = [each for each in found if isinstance(each, Line)]
+            lines = [each for each in parsed if each.time is None or each.time >= oldest]
             added = ({_digest(line, name, undated): line for line in some} for some in _batches(lines, BATCH))
             new = sum(map(self._add, added))
             receipt = Receipt(
                 receipt.lines + len(batch),
                 receipt.new + new,
                 receipt.known + len(lines) - new,
+                receipt.old + len(parsed) - len(lines),
                 receipt.unparsed + len(broken),
                 (receipt.examples + broken)[:MOST_EXAMPLES],
             )
@@ -156,6 +171,30 @@ class FeedbackStore:
             Ended(end, None if wordless else score, count, bool(good)) for end, score, count, good, wordless in rows
         ]
 
+    def forget(self) -> int:
+        """Deletes answers older than feedback.keep_days, at most FORGET_AT_ONCE. Returns how many."""
+        age = sa.func.coalesce(answers.c.time, answers.c.added)
+        with self.store.reading() as connection:
+            query = sa.select(answers.c.row).where(age < self._oldest()).limit(FORGET_AT_ONCE)
+            rows = list(connection.scalars(query))
+            unknown = connection.scalar(sa.select(answers.c.row).where(age.is_(None)).limit(1))
+        if rows or unknown is not None:
+            with self.store.writing() as connection:
+                connection.execute(sa.delete(answers).where(answers.c.row.in_(rows)))
+                # undated answers of an earlier release count from now on
+                connection.execute(sa.update(answers).where(age.is_(None)).values(added=self._clock()))
+        return len(rows)
+
+    def version(self) -> tuple[int, int]:
+        """Changes when answers are added or deleted."""
+        query = sa.select(sa.func.coalesce(sa.func.max(answers.c.row), 0), sa.func.count())
+        with self.store.reading() as connection:
+            newest, count = connection.execute(query).one()
+        return int(newest), int(count)
+
+    def _oldest(self) -> float:
+        return self._clock() - self.config.feedback.keep_days * DAY_SECONDS
+
     def _add(self, lines: dict[str, Line]) -> int:
         """Those of the lines, by digest, that are new; returns how many."""
         with self.store.writing(alone=True) as connection:
@@ -163,7 +202,8 @@ class FeedbackStore:
             new = {digest: line for digest, line in lines.items() if digest not in known}
             if new:
                 joins = self._join(connection, list(new.values()))
-                rows = [_row(digest, line, joined) for (digest, line), joined in zip(new.items(), joins, strict=True)]
+                now, pairs = self._clock(), zip(new.items(), joins, strict=True)
+                rows = [_row(digest, line, joined) | {"added": now} for (digest, line), joined in pairs]
                 connection.execute(sa.insert(answers), rows)
         return len(new)
 
@@ -173,6 +213,11 @@ class FeedbackStore:
         mine = sa.select(jobs.c.id).where(reach)
         claimed = connection.scalars(sa.select(answers.c.job).where(answers.c.job.in_(mine)))
         return join(lines, found, [id for id in claimed if id], self.config.feedback.join_seconds)
+
+
+def _is_current(connection: sa.Connection) -> bool:
+    there = sa.inspect(connection)
+    return there.has_table(answers.name) and "added" in {each["name"] for each in there.get_columns(answers.name)}
 
 
 def _batches(values: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import re
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from flask import Response, request
+from flask import Response, current_app, request
 from flask_openapi3 import APIBlueprint, Tag
 from loguru import logger
 from pydantic import BeforeValidator, Field, RootModel, TypeAdapter
@@ -17,6 +18,7 @@ from app.errors import BadInput, Forbidden
 from app.feedback.lines import Found, Line, parse, read_lines, without_controls
 from app.feedback.logs import MAX_LINE, compression
 from app.feedback.report import Report, report
+from app.feedback.report_cache import ReportCache
 from app.feedback.store import FeedbackStore
 from app.web.auth import current_caller
 from app.web.context import all_jobs, current_config
@@ -27,7 +29,10 @@ feedback = APIBlueprint(
     "feedback", __name__, url_prefix="/v1/feedback", abp_tags=[Tag(name="feedback")], abp_responses=described()
 )
 
+T = TypeVar("T")
+
 MAX_ENTRIES = 10_000
+CACHE = "splatgate-feedback-reports"
 
 
 @feedback.before_request
@@ -94,12 +99,13 @@ class BrokenView(Wire):
 
 
 class ReceiptView(Wire):
-    """`new`, `known`: answers added, and answers already present. `unparsed`: lines that start like an answer but
-    cannot be read; `examples` lists some of them by number."""
+    """`new`, `known`, `old`: answers added, already present, and older than feedback.keep_days. `unparsed`: lines that
+    start like an answer but cannot be read; `examples` lists some of them by number."""
 
     lines: int
     new: int
     known: int
+    old: int
     unparsed: int
     examples: tuple[BrokenView, ...]
 
@@ -146,25 +152,34 @@ def add() -> Response:
 @feedback.get("/report", responses={200: ReportView})
 def show(query: Span) -> Response:
     """Report on the answers: acceptance by judge and by score, the effect of a threshold, and advice."""
-    return json_answer(ReportView(_report(query)))
+    return json_answer(ReportView(_cached(("report", query.since, query.split), lambda: _compute(query))))
 
 
 @feedback.get("/report.png", responses={200: PICTURE})
 def draw(query: Picture) -> Response:
     """Draw the report."""
+    return Response(_cached(("png", query.theme, query.since, query.split), lambda: _png(query)), mimetype="image/png")
+
+
+def _png(query: Picture) -> bytes:
     from app.feedback.plot import plot
 
-    found = _report(query)
+    found = _compute(query)
     with _drawing:
-        png = plot(found, query.theme)
-    return Response(png, mimetype="image/png")
+        return plot(found, query.theme)
 
 
 def _store() -> FeedbackStore:
     return FeedbackStore(all_jobs().store, current_config())
 
 
-def _report(query: Span) -> Report:
+def _cached(key: object, compute: Callable[[], T]) -> T:
+    cache = current_app.extensions.setdefault(CACHE, ReportCache())
+    found: T = cache.get(key, _store().version(), compute)
+    return found
+
+
+def _compute(query: Span) -> Report:
     import numpy as np
 
     return report(_store(), current_config(), np.random.default_rng(0), _seconds(query.since), _seconds(query.split))

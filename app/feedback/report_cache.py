@@ -1,0 +1,43 @@
+"""Reports of the web process, computed once for all who ask within a minute."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+SECONDS = 60.0
+"""How long a report is used; our own jobs, which it counts too, change all the time."""
+
+MOST = 16
+
+
+@dataclass(frozen=True)
+class _Entry(Generic[T]):
+    value: T
+    version: tuple[int, int]
+    until: float
+
+
+class ReportCache(Generic[T]):
+    """Values by key. Thread-safe: who asks while a value is computed waits for it. clock: seconds that only rise."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._entries: dict[object, _Entry[T]] = {}
+
+    def get(self, key: object, version: tuple[int, int], compute: Callable[[], T]) -> T:
+        """The value of the key if it is of this version and not too old, else a new one."""
+        with self._lock:
+            now, entry = self._clock(), self._entries.pop(key, None)
+            if entry is None or entry.version != version or entry.until <= now:
+                entry = _Entry(compute(), version, self._clock() + SECONDS)
+            self._entries[key] = entry  # the latest last
+            while len(self._entries) > MOST:
+                del self._entries[next(iter(self._entries))]
+            return entry.value
