@@ -39,7 +39,7 @@ from app.jobs.client import Jobs
 from app.splat.ply import encode_ply
 from app.stages import shapes
 from app.web import create_app
-from app.web.auth import new_token, token_hash
+from app.web.tokens import new_token, token_hash
 
 __all__ = ["browser", "visit", "waiting"]  # fixtures
 
@@ -73,9 +73,9 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).mean())
 
 
-def judged_front(page: Page, address: str, side: int) -> np.ndarray:
+def judged_front(page: Page, address: str, height: int, width: int) -> np.ndarray:
     with Image.open(io.BytesIO(page.request.get(address).body())) as image:
-        front = image.crop((0, 0, image.height, image.height)).resize((side, side), Image.Resampling.LANCZOS)
+        front = image.crop((0, 0, image.height, image.height)).resize((width, height), Image.Resampling.LANCZOS)
         stream = io.BytesIO()
         front.save(stream, "PNG")
     return pixels(stream.getvalue())
@@ -98,7 +98,7 @@ def test_a_prompt_is_typed_watched_and_its_splat_shown(product: str, visit: Call
     assert page.get_by_label("Seed", exact=True).input_value() != seed
     front = at_rest(now.get_by_role("application", name=PASSES))
     card = page.locator("#cards .card img").first.get_attribute("src")
-    judged = judged_front(page, product + str(card), front.shape[0])
+    judged = judged_front(page, product + str(card), *front.shape[:2])
     assert distance(front, judged) < 6  # of 255: as the judge saw it,
     assert distance(front, judged[::-1]) > 3 * distance(front, judged)  # not upside down,
     assert distance(front, judged[:, ::-1]) > 1.5 * distance(front, judged)  # and not mirrored

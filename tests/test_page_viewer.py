@@ -106,7 +106,7 @@ def on_screen(canvas: Locator) -> np.ndarray:
 
 
 def decibels(a: np.ndarray, b: np.ndarray) -> float:
-    return float(20 * np.log10(255) - 10 * np.log10(np.mean((a - b) ** 2)))
+    return float(20 * np.log10(255) - 10 * np.log10(max(np.mean((a - b) ** 2), 1e-6)))
 
 
 @pytest.mark.parametrize("ratio", [1, 2])

@@ -8,6 +8,7 @@ const LOW_PASS = 0.3; // px²: gsplat adds it to the covariance of every project
 const MIN_ALPHA = 1 / 255; // gsplat skips what is fainter
 const MAX_STD_DEV = Math.sqrt(-2 * Math.log(MIN_ALPHA)); // where an opaque Gaussian reaches MIN_ALPHA
 const LARGEST = 2048; // px a side
+const RELEASE_MS = 50;
 const BACKGROUNDS = { white: 0xffffff, grey: 0x808080, black: 0x000000 };
 
 ColorManagement.enabled = false; // colours are shown as they are, like gsplat's
@@ -127,6 +128,12 @@ export class SplatScene {
   dispose() {
     this.disposed = true;
     this.resizing.disconnect();
+    this.release();
+  }
+
+  // Spark reports a sort that is cut short as an error that nobody can catch.
+  async release() {
+    while (this.spark.sorting) await new Promise((resolve) => setTimeout(resolve, RELEASE_MS));
     this.mesh?.dispose();
     this.spark.dispose();
     this.renderer.dispose();
