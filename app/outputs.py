@@ -28,12 +28,13 @@ from app.config import Config
 from app.digest import sha256_of
 from app.errors import BadFile
 from app.pipeline import Attempt
-from app.splat.files import replacing, write_splat
+from app.splat.files import write_splat
 from app.splat.format import Format
 from app.splat.formats import asset_name, certified
 from app.splat.model import Splat
 from app.splat.raster import Views, side_by_side
 from app.stages.picture import Picture, encode_png
+from app.writing import replacing
 
 
 def write_outputs(attempt: Attempt, folder: Path, config: Config, now: datetime) -> Certificate:

@@ -17,7 +17,7 @@ from app.config import Config, RenderConfig, ShapesConfig
 from app.errors import SelfTestFailed
 from app.outputs import versions
 from app.pipeline import Attempt, GenerationRequest, OnStage, Stages, generate
-from app.splat.files import replacing
+from app.writing import replacing
 
 PROMPT, SEED = "a blue rocket", 0
 

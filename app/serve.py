@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,7 @@ def listen(config: Config) -> list[socket.socket]:
         public = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         remedy = remedies.get(error.errno or 0, "check serve.host and serve.port")
-        raise Unavailable(f"cannot listen at {host} port {port}: {error.strerror}; {remedy}") from None
+        raise Unavailable(f"cannot listen at {host} port {port}: {os.strerror(error.errno or 0)}; {remedy}") from None
     return [public, socket.create_server((LOOPBACK, 0), backlog=BACKLOG)]
 
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from app.config import Config, RenderConfig, TurntableConfig
 from app.splat.blank import BLANK, why_blank
 from app.splat.cameras import judge_placement, orbit
-from app.splat.files import replacing
 from app.splat.model import Splat
 from app.splat.raster import coverage, draw, prepare
+from app.writing import replacing
 
 PITCH = -15.0
 """Degrees; from above, as in the public judge's views."""

@@ -21,11 +21,12 @@ from app.config import LimitsConfig
 from app.digest import sha256_of
 from app.errors import BadFile, BadInput
 from app.reading import read_bytes
-from app.splat.files import copy_splat, decode_splat, read_splat, replacing, stored_as, write_splat
+from app.splat.files import copy_splat, decode_splat, read_splat, stored_as, write_splat
 from app.splat.model import Splat
 from app.splat.ply import encode_ply
 from app.splat.spz import encode_spz
 from app.stages.picture import read_picture
+from app.writing import replacing
 
 SHARED = Path(__file__).parents[1] / ".." / "shared" / "data"
 LIMIT = 4_000_000

@@ -17,6 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "metrics",
             "config",
             "reading",
+            "writing",
             "digest",
             "log",
             "prompt",

@@ -50,8 +50,8 @@ from app.jobs.records import Engine, JobRequest
 from app.jobs.retention import Retention
 from app.jobs.store import Store
 from app.reason import Reason
-from app.splat.files import replacing
 from app.stage import Stage
+from app.writing import replacing
 
 __all__ = ["postgres_server", "sqlite_file"]  # fixtures
 

@@ -160,7 +160,7 @@ def _name(log: Path) -> str:
 
 def _write_plot(found: Report, path: Path, theme: str) -> None:
     from app.feedback.plot import plot
-    from app.splat.files import replacing
+    from app.writing import replacing
 
     png = plot(found, "dark" if theme == "dark" else "light")
     with replacing(path) as stream:

@@ -20,7 +20,7 @@ import fsspec
 from app.config import Config
 from app.digest import sha256_of
 from app.errors import FULL, ConfigError, NotFound, NotWritable, SplatgateError, StorageDown, Unavailable
-from app.splat.files import replacing
+from app.writing import replacing
 
 READ_AHEAD = 8 * 2**20
 """Bytes that are asked of an object store at once, and held, for each file that is being read."""

@@ -15,12 +15,13 @@ from app.jobs.progress import Progress
 from app.jobs.steps import Steps
 from app.splat import formats
 from app.splat.diagnosis import diagnose
-from app.splat.files import decode_splat, replacing, write_splat
+from app.splat.files import decode_splat, write_splat
 from app.splat.raster import Views
 from app.stage import Stage
 from app.stages.measurement import Subject
 from app.turntable import write_turntable
 from app.validation import Measurements, per_view_scores, to_report, validate
+from app.writing import replacing
 
 FILM, FILMS = "turntable.mp4", "film-"
 """The name of a turntable, and how the folders begin that turntables are in, beside the attempts of the job shown."""

@@ -19,10 +19,10 @@ from app.jobs.records import Job
 from app.pipeline import GenerationRequest, Stages
 from app.reason import Reason
 from app.splat import formats
-from app.splat.files import replacing
 from app.splat.model import Splat
 from app.stages.picture import FORMATS, Picture, encode_png, read_picture
 from app.validation import per_view_scores
+from app.writing import replacing
 
 GIVEN = "given"
 GIVEN_PICTURES = ("picture.png", "picture.jpg")

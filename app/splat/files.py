@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import mmap
 import os
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from loguru import logger
 
-from app.errors import FULL, BadFile, NotWritable, StorageDown
-from app.reading import reading, refuse_special
+from app.errors import BadFile
+from app.reading import reading
 from app.splat import formats
 from app.splat.foreign import name_of
 from app.splat.format import Format
 from app.splat.model import Splat
+from app.writing import replacing
 
 
 def read_splat(path: Path, max_gaussians: int) -> Splat:
@@ -72,45 +69,9 @@ def stored_as(path: Path) -> Format | None:
         return formats.recognized(stream.read(formats.START_BYTES))
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A binary stream whose content becomes `path`, on disk and in one step, when the block ends without an exception.
-
-    Until then it has a temporary name in the same folder, which is gone afterwards whatever happened.
-    Raises NotWritable if the file cannot be written, StorageDown if the disk is full.
-    """
-    temporary = path.parent / f".splatgate-{secrets.token_hex(8)}.tmp"
-    try:
-        refuse_special(path)  # a rename over a device or a pipe would take its place
-        try:
-            with temporary.open("xb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
-    except OSError as error:
-        why = f"{path}: cannot be written: {error.strerror or error}"
-        if error.errno in FULL:
-            raise StorageDown(f"{why}; free space on its disk") from None
-        raise NotWritable(f"{why}; check the folder, its permissions and free space") from None
-
-
 def _map(path: Path) -> memoryview:
     """The file as a view of its pages: nothing is copied before the header has been checked against the length."""
     with reading(path) as stream:
         if not os.fstat(stream.fileno()).st_size:
             return memoryview(b"")
         return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the new name itself outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.errors import BadWeights
-from app.splat.files import replacing
 from app.weights.manifest import Model, check_path
+from app.writing import replacing
 
 NAME = "models.lock.json"
 MAX_BYTES = 1 << 20

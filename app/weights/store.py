@@ -25,9 +25,9 @@ from loguru import logger
 from app.config import Config
 from app.digest import sha256_of
 from app.errors import BadFile, BadWeights, NotFetched, StorageDown, WrongWeights
-from app.splat.files import replacing
 from app.weights.lock import LockedFile, LockedModel, read_lock
 from app.weights.manifest import Model, find, gigabytes, needed
+from app.writing import replacing
 
 VERIFIED = "models.verified.json"
 HASHERS = 4
