@@ -62,6 +62,10 @@ SENTENCES: Mapping[str, str | Callable[[Mapping[str, Any]], str]] = {
         "limits.max_overdraw is {max_overdraw:,.0f}"
     ),
     "uniform_position": "nearly all of {gaussians:,} Gaussians lie on one point: no shape is left, make it again",
+    "other_unit": (
+        "the object measures {longest:.4g} units, and the placement multiplies its opacities by {opacity_factor:.4g}; "
+        "`splatgate repair --extent {extent:g}` rescales it"
+    ),
     "blank_views": "the views are blank: something is visible in {coverage:.2%} of their pixels; {why}",
     # stages that produced nothing usable
     "picture_not_finite": "text to image: {model} drew values that are not finite: try another seed or image.dtype",

@@ -16,7 +16,7 @@ from app.generators.generator import resolve
 from app.metrics import METRICS
 from app.metrics.metric import Metric
 from app.reason import Reason
-from app.splat.blank import blank_views
+from app.splat.blank import blank_views, other_unit
 from app.splat.diagnosis import on_one_point
 from app.stages.measurement import Measurement, Subject
 from app.weights.store import OnLoad, no_progress
@@ -85,11 +85,11 @@ def _with_cause(verdict: Verdict, subject: Subject, config: Config) -> Verdict:
     if on_one_point(subject.splat) and verdict.outcome != "not validated":
         reason = Reason("uniform_position", {"gaussians": len(subject.splat)})
         return replace(verdict, outcome="refused", reasons=(reason, *verdict.reasons))
-    blank = blank_views(subject.splat, subject.views, config.render)
-    if blank and verdict.outcome == "refused":
-        return replace(verdict, reasons=(blank, *verdict.reasons))
-    if blank:
-        logger.warning(str(blank))
+    cause = blank_views(subject.splat, subject.views, config.render) or other_unit(subject.splat, config.render)
+    if cause and verdict.outcome == "refused":
+        return replace(verdict, reasons=(cause, *verdict.reasons))
+    if cause:
+        logger.warning(str(cause))
     return verdict
 
 

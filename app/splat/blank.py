@@ -8,7 +8,7 @@ import numpy as np
 
 from app.reason import Reason
 from app.splat.cameras import IDENTITY, Placement, judge_placement
-from app.splat.diagnosis import core_within
+from app.splat.diagnosis import UNIT_FACTOR, core_within
 from app.splat.model import Splat, sigmoid
 from app.splat.raster import Views, coverage
 from app.splat.statistics import nonfinite_mask
@@ -30,6 +30,17 @@ def blank_views(splat: Splat, views: Views, settings: RenderConfig) -> Reason | 
         return None
     placement = judge_placement(splat, settings.extent) if settings.placement == "judge" else IDENTITY
     return Reason("blank_views", {"coverage": share, "why": why_blank(splat, placement)})
+
+
+def other_unit(splat: Splat, settings: RenderConfig) -> Reason | None:
+    """That the judge's placement changes the opacities much, because the file is in another unit; None if not."""
+    if settings.placement != "judge":
+        return None
+    factor = judge_placement(splat, settings.extent).opacity_factor
+    if 1 / UNIT_FACTOR <= factor <= UNIT_FACTOR:
+        return None
+    figures = {"longest": factor * settings.extent, "opacity_factor": factor, "extent": settings.extent}
+    return Reason("other_unit", figures)
 
 
 def why_blank(splat: Splat, placement: Placement) -> str:

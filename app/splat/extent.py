@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from app.splat.model import Float32
 from app.splat.statistics import Mask
@@ -123,6 +122,8 @@ def _strays(means: Float32, log_scales: Float32, core: Core, count: int) -> Mask
     gaps = np.flatnonzero(np.diff(ordered, prepend=0.0) > GAP * core.extent)
     limit = min(FAR * core.extent, float(ordered[gaps[0]]) if len(gaps) else np.inf)
     candidates = np.flatnonzero(distance >= limit)
+    from scipy.spatial import cKDTree  # here, because it takes longer to import than most files to read
+
     touching = _touching(means[candidates], log_scales[candidates], core.extent)
     if touching.sum() >= max(LEAST_GAUSSIANS, SMALLEST_OBJECT * count):  # another object, and what surrounds it
         away, _ = cKDTree(means[candidates][touching]).query(means[candidates], workers=-1)
@@ -138,6 +139,8 @@ def _touching(means: Float32, log_scales: Float32, extent: float) -> Mask:
     reach = 3 * np.exp(np.minimum(log_scales.max(axis=1).astype(np.float64), np.log(LARGE * extent)))
     if len(np.unique(means[:1_000], axis=0)) < LEAST_GAUSSIANS:
         return np.zeros(len(means), bool)
+    from scipy.spatial import cKDTree
+
     distance, _ = cKDTree(means).query(means, k=5, workers=-1)
     return np.asarray((distance[:, 4] > 0) & (distance[:, 4] <= reach))
 
