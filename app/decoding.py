@@ -37,15 +37,46 @@ HEADER = struct.Struct("!II")  # bytes of JSON, bytes of data
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 
 
+class _Child:
+    """The process and our end of its socket; None until it is started."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self.socket: socket.socket | None = None
+
+    @property
+    def runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def start(self, limits: LimitsConfig) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "app.decoding", str(theirs.fileno()), limits.model_dump_json()],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **ONE_THREAD},
+            )
+        ours.settimeout(WALL_FACTOR * limits.decode_seconds + 30)  # the imports are in it
+        self.socket = ours
+
+    def end(self) -> None:
+        if self.socket:
+            self.socket.close()
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+        self.process = self.socket = None
+
+
 class Decoder:
     """One child process, started at the first file and kept. Thread-safe: files are decoded one after the other."""
 
     def __init__(self, limits: LimitsConfig) -> None:
         self._limits = limits
         self._lock = threading.Lock()
-        self._child: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
-        self._finalizer: weakref.finalize[..., Decoder] | None = None
+        self._child = _Child()
+        weakref.finalize(self, self._child.end)
 
     def splat(self, data: bytes, name: str) -> Splat:
         """A splat of a format of the registry. name: what to call it in a message. Raises BadFile."""
@@ -80,7 +111,7 @@ class Decoder:
     def close(self) -> None:
         """Ends the child."""
         with self._lock:
-            self._drop()
+            self._child.end()
 
     def _ask(self, request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
         with self._lock:
@@ -89,44 +120,24 @@ class Decoder:
                 send(connection, request, data)
                 answer, payload = receive(connection)
             except (EOFError, OSError):  # it was killed, or took longer than the timeout of the socket
-                self._drop()
+                self._child.end()
                 raise BadFile(
                     f"{request.get('name', 'the picture')}: takes over {self._limits.decode_seconds:g} s of processor "
                     "time to decode (limits.decode_seconds); save it again with an ordinary tool"
                 ) from None
             except BaseException:
-                self._drop()  # half an answer may be on its way
+                self._child.end()  # half an answer may be on its way
                 raise
         if "error" in answer:
             raise BadFile(str(answer["error"]))
         return answer, payload
 
     def _connection(self) -> socket.socket:
-        if self._socket is None or self._child is None or self._child.poll() is not None:
-            self._drop()
-            ours, theirs = socket.socketpair()
-            with theirs:
-                self._child = subprocess.Popen(
-                    [sys.executable, "-m", "app.decoding", str(theirs.fileno()), self._limits.model_dump_json()],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    env={**os.environ, **ONE_THREAD},
-                )
-            self._finalizer = weakref.finalize(self, _end, self._child, ours)
-            ours.settimeout(WALL_FACTOR * self._limits.decode_seconds + 30)  # the imports are in it
-            self._socket = ours
-        return self._socket
-
-    def _drop(self) -> None:
-        if self._finalizer:
-            self._finalizer()
-        self._socket = self._child = self._finalizer = None
-
-
-def _end(child: subprocess.Popen[bytes], connection: socket.socket) -> None:
-    connection.close()
-    child.kill()
-    child.wait()
+        if not self._child.runs:
+            self._child.end()
+            self._child.start(self._limits)
+        assert self._child.socket
+        return self._child.socket
 
 
 def serve(connection: socket.socket, limits: LimitsConfig) -> None:

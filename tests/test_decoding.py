@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import io
 import os
@@ -79,9 +80,9 @@ def test_what_takes_too_much_memory_is_refused_and_the_next_file_is_decoded(deco
 @pytest.mark.e2e
 def test_a_child_that_was_killed_is_started_again(decoder: Decoder) -> None:
     decoder.start()
-    assert decoder._child
-    os.kill(decoder._child.pid, 9)
-    decoder._child.wait()
+    assert decoder._child.process
+    os.kill(decoder._child.process.pid, 9)
+    decoder._child.process.wait()
     decoder.check_splat(encode_ply(SPLAT), "it")
 
 
@@ -105,3 +106,13 @@ def test_garbage_is_refused_like_in_the_process_itself(decoder: Decoder, garbage
     for check in (lambda: decoder.check_splat(garbage, "it"), lambda: decoder.check_picture(garbage, FORMATS)):
         with pytest.raises(BadFile):
             check()
+
+
+def test_a_child_ends_with_its_decoder() -> None:
+    made = Decoder(LimitsConfig())
+    made.start()
+    process = made._child.process
+    assert process
+    del made
+    gc.collect()
+    assert process.poll() is not None
