@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from app import certificate, pipeline
+from app import outputs, pipeline
 from app.commands.main import main
 from app.commands.output_folder import complete_folder
 
@@ -39,7 +39,7 @@ def interrupt(*_: object, **__: object) -> None:
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(certificate, "write_picture", interrupt)
+    monkeypatch.setattr(outputs, "write_picture", interrupt)
     result = run("a red ball", "-o", tmp_path / "out" / "ball")
     assert result.exit_code == 130
     assert "interrupted" in result.stderr
@@ -52,7 +52,7 @@ def test_an_interrupted_write_leaves_the_earlier_result(tmp_path: Path, monkeypa
     (folder / "notes.txt").write_text("mine")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with monkeypatch.context() as patch:
-        patch.setattr(certificate, "write_picture", interrupt)
+        patch.setattr(outputs, "write_picture", interrupt)
         assert run("a blue cone", "-o", folder).exit_code == 130
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert run("a blue cone", "-o", folder).exit_code == 0
