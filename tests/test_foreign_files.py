@@ -4,6 +4,7 @@ import gzip
 import io
 import struct
 import zipfile
+from contextlib import suppress
 from dataclasses import replace
 
 import gsply
@@ -12,16 +13,18 @@ import pytest
 import zstandard
 from healthy import ball
 
-from app.config import DiagnoseConfig
-from app.errors import BadFile
+from app.config import DiagnoseConfig, RepairConfig
+from app.errors import BadFile, StageFailed
 from app.splat.axes import UP, from_letters, resized, turned
-from app.splat.cameras import orbit
+from app.splat.blank import why_blank
+from app.splat.cameras import judge_placement, orbit
 from app.splat.diagnosis import diagnose
 from app.splat.extent import bounding_box
 from app.splat.files import decode_splat, write_splat
 from app.splat.model import Splat
 from app.splat.ply import DISC, encode_ply
-from app.splat.raster import render
+from app.splat.raster import prepare, render
+from app.splat.repair import repair
 from app.splat.spz import SYSTEMS, decode_spz, encode_spz, losses
 
 LIMIT = 100_000
@@ -332,3 +335,33 @@ def test_what_spz_cannot_hold_is_said_with_its_figures() -> None:
     tiny = ball(500)
     tiny.log_scales[3] = -15
     assert losses(tiny) == ("sizes (logarithms): 3 of 1,500 are clamped to -10.03 .. 5.969",)
+
+
+# ------------------------------------------------------------------------------- anything
+
+
+@pytest.mark.parametrize("axis", ["z", "-y"])
+def test_the_vertical_axis_that_a_header_names_is_said(axis: str) -> None:
+    named = PLY.replace(b"element vertex", f"comment Vertical Axis: {axis}\nelement vertex".encode(), 1)
+    assert f"`--up {axis}` turns it" in read(named).notes[0]
+    assert read(PLY.replace(b"element vertex", b"comment Vertical Axis: y\nelement vertex", 1)).notes == ()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_garbage_in_a_file_gives_no_warning(seed: int) -> None:
+    """Signalling NaNs, infinities and the largest numbers: pytest turns a warning into an error."""
+    random = np.random.default_rng(seed)
+    data = bytearray(encode_ply(ball(300, degree=seed % 3)))
+    start = data.index(b"end_header\n") + 11
+    if seed % 2:
+        data[start:] = random.integers(0, 256, len(data) - start, dtype=np.uint8).tobytes()
+    else:
+        for place in random.integers(start, len(data), 3_000):
+            data[place] = random.integers(0, 256)
+    splat = read(bytes(data))
+    diagnosis = diagnose(splat, DiagnoseConfig())
+    why_blank(splat, judge_placement(splat))
+    prepare(turned(splat, UP["z"]), judge_placement(splat), device="cpu")
+    with suppress(StageFailed):
+        repaired, _ = repair(splat, diagnosis, RepairConfig(max_lost=1))
+        assert np.isfinite(repaired.means).all()

@@ -14,7 +14,8 @@ from tracing import peak_of
 
 from app.errors import BadFile, BadInput
 from app.splat.model import Splat
-from app.splat.ply import MAX_LISTS, PIECE, decode_ply, encode_ply
+from app.splat.ply import PIECE, decode_ply, encode_ply
+from app.splat.ply_rows import MAX_LISTS
 
 LIMIT = 2_000
 NUMPY_TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "uint": "u4", "float": "f4", "double": "f8"}

@@ -90,7 +90,7 @@ def repair(
             repaired, report = repair_splat(splat, diagnosis, config.repair)
         repaired = _resized(turned(repaired, UP[up]), extent)
         on_stage("Writing")
-        if repaired is splat and not splat.notes and target is stored_as(source):
+        if repaired is splat and target is stored_as(source):
             copy_splat(source, output)
         else:
             write_splat(output, repaired)

@@ -35,6 +35,7 @@ def from_letters(letters: str) -> Matrix:
     return matrix
 
 
+@np.errstate(invalid="ignore", over="ignore")  # values of a damaged file may be anything
 def turned(splat: Splat, matrix: Matrix) -> Splat:
     """The splat in new axes: position' = matrix @ position. matrix: (3, 3) orthogonal; mirrors are allowed."""
     if np.array_equal(matrix, np.eye(3)):
@@ -66,8 +67,7 @@ def _product(left: NDArray[np.float64], quats: Float32) -> Float32:
     """(N, 4) Hamilton product of one quaternion with each of many, wxyz."""
     a, b, c, d = left
     matrix = np.array([[a, -b, -c, -d], [b, a, -d, c], [c, d, a, -b], [d, -c, b, a]])
-    with np.errstate(invalid="ignore", over="ignore"):
-        product: Float32 = (quats.astype(np.float64) @ matrix.T).astype(np.float32)
+    product: Float32 = (quats.astype(np.float64) @ matrix.T).astype(np.float32)
     return product
 
 

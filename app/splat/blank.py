@@ -43,6 +43,7 @@ def other_unit(splat: Splat, settings: RenderConfig) -> Reason | None:
     return Reason("other_unit", figures)
 
 
+@np.errstate(invalid="ignore", over="ignore")  # values of a damaged file may be anything
 def why_blank(splat: Splat, placement: Placement) -> str:
     """The most likely cause, with its figures, as the end of a sentence."""
     core = core_within(splat)

@@ -96,6 +96,7 @@ JUDGE_EXTENT = 1.5
 SMALLEST_EXTENT = 1e-12
 
 
+@np.errstate(invalid="ignore", over="ignore")  # values of a damaged file may be anything
 def judge_placement(splat: Splat, extent: float = JUDGE_EXTENT) -> Placement:
     """The public judge's placement (validation service 2.4).
 

@@ -13,7 +13,8 @@ import numpy as np
 from app.errors import BadFile
 from app.splat.format import Format
 from app.splat.model import SH_C0, Float32, Splat
-from app.splat.ply import REST_COUNTS, check_counts, element_rows, read_header
+from app.splat.ply import REST_COUNTS
+from app.splat.ply_rows import check_counts, element_rows, read_header
 
 CHUNK = 256
 PACKED = ("packed_position", "packed_rotation", "packed_scale", "packed_color")

@@ -40,6 +40,7 @@ UNIT_FACTOR = 3.0
 """A judge that multiplies opacities by more, or divides them by more, draws another picture: that is said."""
 
 
+@np.errstate(invalid="ignore", over="ignore")  # values of a damaged file may be anything
 def diagnose(splat: Splat, config: DiagnoseConfig) -> Diagnosis:
     """Statistics and findings; the splat is only read. Logs what operators look for."""
     stats = {field: field_stats(getattr(splat, field)) for field in FIELDS}

@@ -111,6 +111,7 @@ def choose_backend(device: Device) -> Backend:
     return "cpu" if missing else "gsplat"
 
 
+@np.errstate(invalid="ignore", over="ignore")  # values of a damaged file may be anything
 def _placed(splat: Splat, placement: Placement, degree: int, backend: Backend) -> Scene:
     numbers: Any = np
     put: Callable[[Float32], Any] = np.asarray
@@ -128,8 +129,7 @@ def _placed(splat: Splat, placement: Placement, degree: int, backend: Backend) -
             seen &= numbers.isfinite(column)  # a reduction over a short last axis is twenty times slower
     if not seen.all():
         means, quats, log_scales, logits, sh = (field[seen] for field in fields)
-    with np.errstate(over="ignore"):
-        scales = numbers.exp(log_scales) * placement.scale
+    scales = numbers.exp(log_scales) * placement.scale
     return Scene(
         means=means * placement.scale + placement.offset,
         quats=quats,

@@ -56,6 +56,7 @@ class RepairReport:
         return {**vars(self), "repairs": repairs}
 
 
+@np.errstate(invalid="ignore", over="ignore")  # values of a damaged file may be anything
 def repair(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Splat, RepairReport]:
     """The splat without its findings. A healthy one, or any if repair is off, comes back as the very same object.
 
