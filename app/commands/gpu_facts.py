@@ -12,19 +12,6 @@ from typing import Any
 from app.commands.fact import Fact
 from app.config import Config
 
-LOOK_AT_TORCH = """
-import json, torch
-from app.splat.raster_gsplat import missing_requirement
-from app.stages.memory import RESERVE
-found = {"cuda": torch.version.cuda or "", "visible": torch.cuda.is_available(), "reserve": RESERVE}
-try:
-    found["gsplat"] = missing_requirement()
-except Exception as error:
-    found["gsplat"] = str(error) or type(error).__name__
-print(json.dumps(found))
-"""
-"""Runs in a process of its own, so that CUDA is not initialised here and a crash is a finding."""
-
 OLDEST_DRIVERS = {"12": 525, "13": 580}
 """By the major version of CUDA that torch was built for."""
 
@@ -112,11 +99,10 @@ def _card_fact(index: int, card: Card, needed: bool) -> Fact:
 
 
 def _look_at_torch() -> Mapping[str, Any]:
-    """What LOOK_AT_TORCH found, or the key `error`."""
+    """See app.stages.cuda_report; only the key `error` if it fails."""
+    command = [sys.executable, "-m", "app.stages.cuda_report"]
     try:
-        ran = subprocess.run(
-            [sys.executable, "-c", LOOK_AT_TORCH], capture_output=True, text=True, timeout=300, check=False
-        )
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired as error:
         return {"error": str(error)}
