@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -200,6 +202,25 @@ def test_an_unknown_query_parameter_is_refused_by_name(
 def test_the_page_and_the_metrics_ignore_their_query(client: FlaskClient) -> None:
     assert client.get("/?from=mail").status_code == 200
     assert client.get("/metrics?name=x").status_code == 200
+
+
+def test_a_browser_gets_a_page_for_an_address_with_nothing_and_a_program_a_problem(client: FlaskClient) -> None:
+    page = client.get("/nothing", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert (page.status_code, page.mimetype) == (404, "text/html")
+    assert "<code>/nothing</code>" in page.text
+    for path, accept in (("/nothing", "*/*"), ("/nothing", "application/json"), ("/v1/nothing", "text/html")):
+        _problem(client.get(path, headers={"Accept": accept}), 404)
+
+
+def test_every_operation_in_the_documentation_has_a_curl_command(client: FlaskClient) -> None:
+    text = html.unescape(client.get("/docs").text)
+    example = json.dumps({"prompt": "a blue rocket", "seed": 1})
+    assert f"curl -H 'Content-Type: application/json' -d '{example}' http://localhost/v1/jobs" in text
+    assert "curl -X DELETE http://localhost/v1/jobs/ID" in text
+    assert 'curl -F splat=@asset.ply -F prompt="a blue rocket" http://localhost/v1/validate' in text
+    assert "curl http://localhost/v1/jobs/ID/asset.ply" in text
+    assert "curl -X POST http://localhost/v1/jobs/ID/cancel" in text
+    assert text.count("<pre>") == text.count("<section>")
 
 
 def test_a_405_says_what_is_allowed(client: FlaskClient) -> None:

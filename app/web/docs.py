@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any, cast
 
-from flask import Response, current_app, jsonify, render_template
+from flask import Response, current_app, jsonify, render_template, request
 from flask_openapi3 import APIBlueprint, OpenAPI
 
 from app import errors
+from app.splat import formats
 from app.web.auth import is_open
 from app.web.context import current_config
+from app.web.pages import TEXT_POLICY
+
+EXAMPLES: dict[str, Any] = {
+    "NewJob": {"prompt": "a blue rocket", "seed": 1},
+    "JobChange": {"starred": True},
+    "": [{"text": "a line of the log"}],
+}
+"""Bodies of requests, by model; "" for a list."""
 
 docs = APIBlueprint("docs", __name__, doc_ui=False)
-
-POLICY = "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
 
 @docs.get("/openapi.json")
@@ -26,7 +34,7 @@ def schema() -> Response:
 @docs.get("/docs")
 def page() -> Response:
     answer = Response(render_template("docs.html", api=_schema(), operations=list(_operations()), errors=_errors()))
-    answer.headers["Content-Security-Policy"] = POLICY
+    answer.headers["Content-Security-Policy"] = TEXT_POLICY
     return answer
 
 
@@ -44,7 +52,32 @@ def _operations() -> Iterator[dict[str, Any]]:
     """Every operation with its method and path, in the order of the schema."""
     for path, methods in _schema()["paths"].items():
         for method, operation in methods.items():
-            yield {"method": method.upper(), "path": path, **operation}
+            yield {"method": method.upper(), "path": path, "curl": _curl(method, path, operation), **operation}
+
+
+def _curl(method: str, path: str, operation: dict[str, Any]) -> str:
+    """A curl command for the operation, with an example for each value that has to be sent."""
+    words = ["curl"]
+    if operation.get("security"):
+        words.append("-H 'Authorization: Bearer TOKEN'")
+    content = operation.get("requestBody", {}).get("content", {})
+    if method not in ("get", "post") or (method == "post" and not content):
+        words.append(f"-X {method.upper()}")
+    if "multipart/form-data" in content:
+        words += _form_fields(content["multipart/form-data"]["schema"])
+    elif "application/json" in content:
+        model = content["application/json"]["schema"]
+        example = json.dumps(EXAMPLES[model.get("$ref", "").rpartition("/")[2]])
+        words += ["-H 'Content-Type: application/json'", f"-d '{example}'"]
+    address = request.host_url.rstrip("/") + path.replace("{id}", "ID").replace("{name}", formats.main_asset())
+    query = [each for each in operation.get("parameters", ()) if each["in"] == "query" and each.get("required")]
+    return " ".join([*words, address + "".join(f"?{each['name']}=ID" for each in query)])
+
+
+def _form_fields(schema: dict[str, Any]) -> Iterator[str]:
+    for name in schema.get("required", ()):
+        binary = schema["properties"][name].get("format") == "binary"
+        yield f"-F {name}=@{formats.main_asset()}" if binary else f'-F {name}="a blue rocket"'
 
 
 def _errors() -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Response, make_response, render_template
+from flask import Blueprint, Response, make_response, render_template, request
 
 from app import __version__
 from app.bounds import ATTEMPTS, SEED
@@ -33,6 +33,9 @@ POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
+
+TEXT_POLICY = "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+"""Of pages without scripts and pictures."""
 
 pages = Blueprint("pages", __name__, template_folder="templates", static_folder="static", static_url_path="/static")
 
@@ -86,6 +89,13 @@ def settings_of(config: Config) -> Settings:
         max_attempts=int(ATTEMPTS.high),
         max_prompt=config.limits.max_prompt_characters,
     )
+
+
+def missing_page() -> Response:
+    """What a browser shows for an address at which there is nothing."""
+    answer = make_response(render_template("missing.html", path=request.path), 404)
+    answer.headers["Content-Security-Policy"] = TEXT_POLICY
+    return answer
 
 
 @pages.get("/")

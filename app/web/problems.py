@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 from werkzeug.exceptions import HTTPException
 
 from app.errors import FULL, BadInput, QueueFull, SplatgateError, TooBusy, TooManyFailures, Unauthorized, Unavailable
+from app.web.pages import missing_page
 
 MEDIA_TYPE = "application/problem+json"
 BUSY_RETRY_SECONDS = 5
@@ -94,11 +95,19 @@ def _http_error(error: HTTPException) -> Response:
     if error.response is not None:
         return error.response  # type: ignore[return-value]  # ours, passed through abort() by the schema check
     status = error.code or 500
+    if status == 404 and _from_browser():
+        return missing_page()
     answer = problem(status, _kind(status), error.description or HTTPStatus(status).phrase)
     for name, value in error.get_headers():
         if name not in ("Content-Type", "Content-Length"):
             answer.headers[name] = value
     return answer
+
+
+def _from_browser() -> bool:
+    """Whether a page is wanted, as by whoever types an address. Whatever asks below /v1 is a program."""
+    accepted = request.accept_mimetypes
+    return not request.path.startswith("/v1/") and accepted["text/html"] > accepted["application/json"]
 
 
 def _unexpected(error: Exception) -> Response:
