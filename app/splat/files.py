@@ -57,7 +57,7 @@ def write_splat(path: Path, splat: Splat, format: str | None = None) -> None:
 
 
 def copy_splat(source: Path, target: Path) -> None:
-    """Copies a file bit for bit, whole or not at all; the two may be the same. Raises BadFile."""
+    """Copies a file bit for bit, in one step; source and target may be the same. Raises BadFile."""
     data = _map(source)
     with replacing(target) as stream:
         stream.write(data)

@@ -1,7 +1,7 @@
-"""What the Gaussians nearby tell about colours, sizes and orientations that are lost.
+"""Lost colours, sizes and orientations, estimated from the Gaussians nearby.
 
 Every rule here was chosen by measurement on real assets: docs/repair.md has the experiments. This file does not know
-what a finding is: its callers say which Gaussians are known and which are wanted.
+what a finding is: callers pass which Gaussians are known and which are wanted.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _cell_order(means: Float32) -> NDArray[np.intp]:
 
 
 def _apart(means: Float32) -> NDArray[np.float64]:
-    """The positions, with coincident ones a hair apart: a k-d tree is quadratic in points it cannot separate."""
+    """The positions, coincident ones a hair apart: a k-d tree takes quadratic time over equal points."""
     hair = 1e-6 * (float(np.ptp(means.astype(np.float64), axis=0).max()) or 1.0)
     return means + hair * np.random.default_rng(0).random(means.shape)
 

@@ -1,7 +1,7 @@
-"""How opaque a Gaussian should be, from the way it stands among the others and from the opacities that are left.
+"""Opacities, estimated from the geometry and from those that are known.
 
 Every rule here was chosen by measurement on real assets: docs/repair.md has the experiments. This file does not know
-what a finding is: its caller says which opacities are known.
+what a finding is: the caller passes which opacities are known.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ LOGIT_LIMIT = 6.0
 
 
 def guess_logits(splat: Splat, known: Mask, spread: float = 1.1) -> Float32:
-    """(N,) a guess of every opacity, as a logit: of the known ones too, for the caller to put back.
+    """(N,) an estimate of every opacity as a logit; the caller keeps the known ones.
 
-    Three layers, each adding to the one before what there is to learn: what holds for every file; a regression of the
-    known logits on how their Gaussians stand; what the known ones nearby deviate by.
+    Three layers, each correcting the one before: a rule for every file; a regression of the known logits on geometric
+    features of their Gaussians; the deviation of the known ones nearby.
     spread: standard deviation of the first layer, in logits. Positions, sizes, rotations, colours: finite.
     """
     standing = _stand(splat)
