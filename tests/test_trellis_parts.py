@@ -155,6 +155,14 @@ def test_the_answer_to_a_context_of_zeros_is_one_vector(qk_norm):
     torch.testing.assert_close(seen[0], layer.zero_context_output().expand(20, -1), atol=1e-6, rtol=1e-5)
 
 
+def test_a_modulation_that_the_blocks_share_works_beside_blocks_of_half_precision():
+    flow = randomised(loading.build("SLatFlowModel", TINY | {"share_mod": True}), 9)
+    wanted = flow.modulation(flow.time_embeddings([700.0]))
+    flow.blocks.half()  # as on a GPU: the shared layer stays float32
+    found = flow.modulation(flow.time_embeddings([700.0]))
+    torch.testing.assert_close(found, wanted, atol=0.02, rtol=0.02)
+
+
 def test_without_input_and_output_blocks_the_voxels_are_the_tokens():
     flow = randomised(loading.build("SLatFlowModel", TINY | {"out_channels": 3}), 5)
     coords = voxels(5, 8, 0.2)

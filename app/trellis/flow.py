@@ -91,7 +91,9 @@ class Transformer(nn.Module):
     def modulation(self, vectors: Tensor) -> Tensor:
         """(S, C) -> (S, blocks, 6, C) float32: shift, 1 + scale and gate of self-attention, then of feed-forward."""
         heads = [block.adaLN_modulation or self.adaLN_modulation for block in self.blocks]
-        rows = torch.stack([head(vectors).float() for head in heads if head], dim=1)
+        # a shared head is float32 like the embedder, a block's is of the torso's type
+        each = [head(vectors.to(next(head.parameters()).dtype)) for head in heads if head]
+        rows = torch.stack([row.float() for row in each], dim=1)
         rows = rows.reshape(*rows.shape[:2], 6, -1)
         rows[:, :, [1, 4]] += 1
         return rows
