@@ -8,17 +8,19 @@ STARTERS = {"host", "web", "engine", "engine_host", "object_store", "serving", "
 """Functions of the tests that start processes."""
 FIXTURES = {"browser", "bucket", "postgres_server", "s3_server", "served", "visit"}
 """Fixtures that do."""
-SMOKE_TEST = "test_web_worker.py"
-"""The one file of the default run with a whole service: a web process and an engine."""
+SMOKE_TESTS = {
+    "test_a_client_that_knows_a_form_field_only_gets_its_ply",
+    "test_a_refusal_is_a_status_with_the_reason",
+}
+"""The tests of the default run with a whole service, a web process and an engine."""
 
 
 def test_a_test_that_starts_processes_is_marked() -> None:
     unmarked = {
         f"{path.name}: {function.name}"
         for path in sorted(TESTS.glob("test_*.py"))
-        if path.name != SMOKE_TEST
         for function in unmarked_tests(ast.parse(path.read_text()))
-        if starts_processes(function)
+        if starts_processes(function) and function.name not in SMOKE_TESTS
     }
     assert unmarked == set()
 

@@ -48,7 +48,7 @@ def test_long_prompt_is_cut_and_says_so(scorer: Scorer, views: np.ndarray) -> No
     long = "a red ball " * 40
     found = scorer.run(views, long)
     assert found.details["prompt_truncated"]
-    assert not scorer.run(views, "a red ball").prompt_truncated
+    assert not scorer.run(views, "a red ball").details["prompt_truncated"]
     assert found.per_view == scorer.run(views, long + "and a dragon").per_view
 
 
