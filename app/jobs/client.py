@@ -1,40 +1,27 @@
-"""What the web process may do with jobs: submit, look, wait, cancel, fetch. It never loads a model.
-
-An acknowledged job is on the disk: its row and its place in the queue are one transaction.
-"""
+"""What the web process does with jobs: submit, list, wait, cancel, fetch. It never loads a model."""
 
 from __future__ import annotations
 
-import math
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 
 from app.config import Config
-from app.errors import Conflict, KeyReused, NotFound, QueueFull
-from app.jobs import tables
-from app.jobs.assets import Asset, Assets, Stored, stored_bytes
+from app.errors import Conflict, NotFound
+from app.jobs import queries, submission, tables
+from app.jobs.assets import Asset, Assets
 from app.jobs.clock import DatabaseClock
 from app.jobs.heartbeats import list_engines
-from app.jobs.job_request import check, new_id, picture_name
 from app.jobs.listing import Listing
 from app.jobs.queue import JobQueue
-from app.jobs.records import SERVING, Engine, Job, JobRequest, Kind, Result, StageTime, Stats, Tally, Usage
+from app.jobs.records import SERVING, Engine, Job, JobRequest, Result, StageTime, Stats, Usage
 from app.jobs.retention import remove_jobs
 from app.jobs.storage_check import check_storage
 from app.jobs.store import Store
-from app.jobs.tables import to_job
 from app.jobs.watch import Following, Watch
-from app.splat import formats
-
-MEDIAN_OF = 50
-"""Finished jobs of a kind that the expected time of the next is taken from."""
 
 MAX_PAGE = 1_000
 
@@ -86,62 +73,26 @@ class Jobs:
         """Raises StorageDown if a disk is full or cannot be written."""
         check_storage(self.config, self.assets)
 
-    # ---- asking for something ----------------------------------------------------------------------------------------
-
     def submit(
-        self, order: JobRequest, *, key: str | None = None, shared: bool = False, owner: str | None = None
+        self, request: JobRequest, *, key: str | None = None, shared: bool = False, owner: str | None = None
     ) -> Job:
-        """Takes the order, durably, and returns its job; with a key that was used before, the job it was used for.
+        """Stores a request durably and returns its job; with a key that was used before, the job it was used for.
 
-        shared: the job that waits or runs for an order just like this, without a key, will do, and its deadline is put
-        off. A caller that comes back after its connection broke is not the last in the queue again.
-        Raises QueueFull, StorageDown where the disk is full, KeyReused where the key came with another order, NotFound
-        or Conflict where the source of a turntable is not there or has no splat, BadInput for what no engine here could
-        do.
+        shared: a job without a key that waits or runs for the same request of the same owner is returned instead, with
+        a new deadline, so that a caller whose connection broke does not go to the end of the queue.
+        Raises QueueFull, StorageDown, KeyReused if the key was used for another request, NotFound or Conflict if the
+        source of a turntable does not exist or has no splat, BadInput for what no engine here could do.
         """
-        check(order, key, self.config)
-        if key and (known := self._known(key, order)):
-            return known
-        row = self._row(order, key) | {"owner": owner}
-        given = self._keep_files(order, row["id"])
-        try:
-            with self.store.writing(alone=True) as connection:
-                twin = _joined(connection, row) if shared and not key else None
-                if not twin:
-                    self.check_storage()
-                    self._check_queue(connection, order)
-                    sequence = _next(connection)
-                    connection.execute(sa.insert(tables.jobs), row | {"sequence": sequence})
-                    _insert_assets(connection, row["id"], given, row["created"])
-                    self._open().queue.add(connection, row["id"], order.priority, sequence)
-        except IntegrityError:  # the key was taken between the look and the insert
-            self.assets.remove(row["id"])
-            known = self._known(key or "", order)
-            if not known:
-                raise
-            return known
-        except Exception:
-            if given:
-                self.assets.remove(row["id"])
-            raise
-        if twin and given:
-            self.assets.remove(row["id"])
-        return self.get(twin or row["id"])
+        opened = self._open()
+        taker = submission.Submission(self.config, opened.store, opened.queue, self.assets, self.clock)
+        return self.get(taker.take(request, key, shared, owner))
 
     def cancel(self, id: str) -> Job:
-        """A waiting job ends at once, a running one between two stages; an ended one stays as it is."""
-        ended = {"state": "CANCELLED", "stage": "", "finished": self.clock(), "error": "cancelled by the caller"}
+        """Cancels a waiting job at once, a running one between two stages. An ended job stays as it is."""
+        now = self.clock()
         with self.store.writing() as connection:
-            mine = tables.jobs.c.id == id
-            waiting = mine & (tables.jobs.c.state == "QUEUED")
-            change = {"cancelled": True, "version": tables.jobs.c.version + 1}
-            done = connection.execute(sa.update(tables.jobs).where(waiting).values(**ended, **change)).rowcount
-            if done:
+            if submission.cancel(connection, id, now):
                 self.store.tally(connection, "state", "CANCELLED")
-            else:
-                connection.execute(
-                    sa.update(tables.jobs).where(mine & (tables.jobs.c.state == "RUNNING")).values(**change)
-                )
         return self.get(id)
 
     def remove(self, id: str) -> Job:
@@ -159,30 +110,24 @@ class Jobs:
             connection.execute(sa.update(tables.jobs).where(tables.jobs.c.id == id).values(**change))
         return self.get(id)
 
-    # ---- looking -----------------------------------------------------------------------------------------------------
-
     def get(self, id: str) -> Job:
         """Raises NotFound."""
         with self.store.reading() as connection:
-            row = connection.execute(sa.select(tables.jobs).where(tables.jobs.c.id == id)).mappings().first()
-            if not row:
+            if not (job := queries.find(connection, id)):
                 raise NotFound(unknown_job(id))
-            return _with_assets(connection, [row])[0]
+            return job
 
     def usage(self, owner: str, seconds: float) -> Usage:
         """What a caller uses; recent are the jobs of the last `seconds`."""
-        mine, since = tables.jobs.c.owner == owner, self.clock() - seconds
-        size = sa.select(sa.func.sum(tables.assets.c.size)).join(tables.jobs, tables.jobs.c.id == tables.assets.c.job)
+        since = self.clock() - seconds
         with self.store.reading() as connection:
-            waiting = _count(connection, mine & (tables.jobs.c.state == "QUEUED"))
-            recent = _count(connection, mine & (tables.jobs.c.created > since))
-            return Usage(waiting, recent, int(connection.scalar(size.where(mine)) or 0))
+            return queries.usage(connection, owner, since)
 
     def list_jobs(self, listing: Listing, limit: int) -> list[Job]:
         """A page of at most `limit` jobs."""
         query = listing.query(max(1, min(limit, MAX_PAGE)))
         with self.store.reading() as connection:
-            return _with_assets(connection, connection.execute(query).mappings().all())
+            return queries.with_assets(connection, connection.execute(query).mappings().all())
 
     def wait(self, id: str, timeout: float) -> Job:
         """The job once it has ended, or as it is after `timeout` seconds."""
@@ -203,26 +148,18 @@ class Jobs:
         return self._watch.follow(id)
 
     def position(self, id: str) -> int | None:
-        """1: the next to be taken. None: it does not wait."""
-        if self.get(id).state != "QUEUED":
-            return None
-        with self.store.reading() as connection:
-            return 1 + _count(connection, _before(id))
-
-    def eta(self, id: str) -> float | None:
-        """Seconds until the job is likely to have ended, from the measured median; None while there is nothing to
-        go by: no job of its kind has finished yet, or no engine is ready."""
+        """1: the next to be taken. None: it does not wait. Raises NotFound."""
         job = self.get(id)
         with self.store.reading() as connection:
-            median = _median(connection, job.kind)
+            return queries.position(connection, job)
+
+    def eta(self, id: str) -> float | None:
+        """Seconds until the job is likely to have ended; None while that is unknown: no job of its kind has finished
+        yet, or no engine is ready. Raises NotFound."""
+        job, now = self.get(id), self.clock()
         serving = sum(engine.state in SERVING for engine in self.engines())
-        if median is None or not serving or job.ended:
-            return None
-        if job.state == "RUNNING":
-            return max(0.0, median - (self.clock() - (job.started or self.clock())))
         with self.store.reading() as connection:
-            ahead = _count(connection, _before(id)) + _count(connection, tables.jobs.c.state == "RUNNING")
-        return median * (ahead // serving + 1)
+            return queries.eta(connection, job, serving, now)
 
     def engines(self) -> list[Engine]:
         """Every engine that was ever seen here and not removed; LOST where it has been silent for too long."""
@@ -239,26 +176,16 @@ class Jobs:
             raise NotFound(f"job {id} ({job.state}) has no file {name[:64]!r}; it has: {there}")
         return Asset(name, self.assets.open(row["path"], row["size"]), row["size"], row["sha256"], row["modified"])
 
-    # ---- numbers -----------------------------------------------------------------------------------------------------
-
     def counts(self) -> dict[str, int]:
         """How many jobs are in each state at this moment."""
-        query = sa.select(tables.jobs.c.state, sa.func.count()).group_by(tables.jobs.c.state)
         with self.store.reading() as connection:
-            return {row.state: row[1] for row in connection.execute(query)}
+            return queries.counts(connection)
 
     def stats(self) -> Stats:
+        """The statistics at this moment."""
+        now = self.clock()
         with self.store.reading() as connection:
-            counted = connection.execute(sa.select(tables.tallies).order_by(tables.tallies.c.what)).all()
-            total = connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(tables.assets.c.size), 0)))
-            kinds: tuple[Kind, ...] = ("generate", "validate", "repair", "turntable")
-            medians = {kind: median for kind in kinds if (median := _median(connection, kind)) is not None}
-            queued = _count(connection, tables.jobs.c.state == "QUEUED")
-            running = _count(connection, tables.jobs.c.state == "RUNNING")
-            waiting = tables.jobs.c.state == "QUEUED"
-            since = connection.scalar(sa.select(sa.func.min(tables.jobs.c.created)).where(waiting))
-        oldest = max(0.0, self.clock() - since) if since else 0.0
-        return Stats(queued, oldest, running, medians, tuple(Tally(*row) for row in counted), int(total or 0))
+            return queries.stats(connection, now)
 
     def stage_times(self, after_row: int, limit: int = MAX_PAGE) -> list[StageTime]:
         """The stages finished after row `after_row`, in order."""
@@ -267,8 +194,6 @@ class Jobs:
     def results(self, after_row: int, limit: int = MAX_PAGE) -> list[Result]:
         """The jobs finished after row `after_row`, in order."""
         return [Result(**row) for row in self._after(tables.results, after_row, limit)]
-
-    # ---- inside ------------------------------------------------------------------------------------------------------
 
     def _open(self) -> _Opened:
         with self._opening:
@@ -279,130 +204,15 @@ class Jobs:
                 self._opened = _Opened(store, JobQueue(store), self._clock or DatabaseClock(store))
             return self._opened
 
-    def _known(self, key: str, order: JobRequest) -> Job | None:
-        query = sa.select(tables.jobs.c.id, tables.jobs.c.digest).where(tables.jobs.c.key == key)
-        with self.store.reading() as connection:
-            row = connection.execute(query).first()
-        if not row:
-            return None
-        if row.digest != order.digest():
-            raise KeyReused(f"this Idempotency-Key was used for job {row.id} with another body: take a new key")
-        return self.get(row.id)
-
-    def _row(self, order: JobRequest, key: str | None) -> dict[str, Any]:
-        now, defaults = self.clock(), self.config.generate
-        return {
-            "id": new_id(now),
-            "key": key,
-            "digest": order.digest(),
-            "kind": order.kind,
-            "prompt": order.prompt,
-            "seed": defaults.seed if order.seed is None else order.seed,
-            "attempts": order.attempts or defaults.attempts,
-            "profile": self.config.profile.name,
-            "priority": order.priority,
-            "source": order.source,
-            "size": order.size,
-            "state": "QUEUED",
-            "created": now,
-            "deadline": None if order.deadline_seconds is None else now + order.deadline_seconds,
-        }
-
-    def _keep_files(self, order: JobRequest, id: str) -> list[Stored]:
-        """Stores what came with the order; before its row, so that no engine can miss it."""
-        given = []
-        if order.picture is not None:
-            given.append((picture_name(order.picture), order.picture))
-        if order.splat is not None:
-            given.append((formats.input_name(order.splat), order.splat))
-        for name, data in given:
-            self.assets.put(f"{id}/input/{name}", data)
-        return [stored_bytes(name, f"{id}/input/{name}", data) for name, data in given]
-
-    def _check_queue(self, connection: sa.Connection, order: JobRequest) -> None:
-        if order.source:
-            _check_source(connection, order.source)
-        waiting, limit = _count(connection, tables.jobs.c.state == "QUEUED"), self.config.jobs.max_queued
-        if waiting >= limit:
-            median = _median(connection, order.kind)
-            after = max(1, math.ceil(median)) if median is not None else 30
-            raise QueueFull(f"{waiting:,} jobs wait, jobs.max_queued is {limit:,}: try again in {after} s", after)
-
     def _versions(self, ids: Iterable[str]) -> dict[str, int]:
-        query = sa.select(tables.jobs.c.id, tables.jobs.c.version).where(tables.jobs.c.id.in_(list(ids)))
         with self.store.reading() as connection:
-            return {row.id: row.version for row in connection.execute(query)}
+            return queries.versions(connection, ids)
 
     def _after(self, table: sa.Table, row: int, limit: int) -> Sequence[sa.RowMapping]:
-        query = sa.select(table).where(table.c.row > row).order_by(table.c.row).limit(limit)
         with self.store.reading() as connection:
-            return connection.execute(query).mappings().all()
+            return queries.rows_after(connection, table, row, limit)
 
 
 def unknown_job(id: str) -> str:
     """What is said of a job that does not exist."""
     return f"no job {id[:64]!r}: it never was, or its time here is over (assets.keep_days)"
-
-
-def _check_source(connection: sa.Connection, source: str) -> None:
-    names = _names(connection, [source])
-    state = connection.scalar(sa.select(tables.jobs.c.state).where(tables.jobs.c.id == source))
-    if state is None:
-        raise NotFound(f"no job {source[:64]!r}: source names a finished job")
-    if formats.main_asset() not in names.get(source, ()):
-        raise Conflict(f"job {source} is {state} and has no splat: a turntable shows the splat of a finished job")
-
-
-def _insert_assets(connection: sa.Connection, id: str, files: list[Stored], now: float) -> None:
-    if files:
-        connection.execute(sa.insert(tables.assets), [{"job": id, "modified": now, **vars(file)} for file in files])
-
-
-def _with_assets(connection: sa.Connection, rows: Sequence[sa.RowMapping]) -> list[Job]:
-    names = _names(connection, [row["id"] for row in rows])
-    return [to_job(row, names.get(row["id"], ())) for row in rows]
-
-
-def _names(connection: sa.Connection, ids: list[str]) -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
-    query = sa.select(tables.assets.c.job, tables.assets.c.name).where(tables.assets.c.job.in_(ids))
-    for job, name in connection.execute(query.order_by(tables.assets.c.name)):
-        found[job] = (*found.get(job, ()), name)
-    return found
-
-
-def _joined(connection: sa.Connection, row: dict[str, Any]) -> str | None:
-    """The id of a job under way that is just like this row, which now has this row's deadline."""
-    t = tables.jobs.c
-    alike = t.key.is_(None) & (t.digest == row["digest"]) & t.state.in_(("QUEUED", "RUNNING")) & ~t.cancelled
-    alike &= t.owner.is_not_distinct_from(row["owner"])
-    twin = connection.scalar(sa.select(t.id).where(alike).order_by(t.id).limit(1))
-    if twin:
-        change = {"deadline": row["deadline"], "version": t.version + 1}
-        connection.execute(sa.update(tables.jobs).where(t.id == twin).values(**change))
-    return twin
-
-
-def _next(connection: sa.Connection) -> int:
-    """Above the sequence of all jobs that wait or run; in a transaction that takes orders alone."""
-    t = tables.jobs.c
-    highest = sa.select(sa.func.max(t.sequence)).where(t.state.in_(("QUEUED", "RUNNING")))
-    return (connection.scalar(highest) or 0) + 1
-
-
-def _before(id: str) -> sa.ColumnElement[bool]:
-    """The waiting jobs that are taken before this one."""
-    t, mine = tables.jobs.c, tables.jobs.alias().c
-    place, own = (sa.tuple_(each.priority, sa.func.coalesce(each.sequence, 0)) for each in (t, mine))
-    return (t.state == "QUEUED") & sa.exists().where((mine.id == id) & (place < own))
-
-
-def _count(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> int:
-    return connection.scalar(sa.select(sa.func.count()).select_from(tables.jobs).where(condition)) or 0
-
-
-def _median(connection: sa.Connection, kind: Kind) -> float | None:
-    t = tables.results.c
-    query = sa.select(t.seconds).where(t.kind == kind).order_by(t.row.desc()).limit(MEDIAN_OF)
-    seconds = connection.scalars(query).all()
-    return statistics.median(seconds) if seconds else None
