@@ -167,7 +167,7 @@ def test_an_engine_waits_for_a_store_that_is_away_and_its_job_goes_on_afterwards
                 wait_until(lambda: jobs.get(job.id).attempt >= 2, "the second attempt has begun")
             assert CODES[process.wait(PATIENCE)] == "storage down"
             assert (state()[0], f"assets: s3://{BUCKET}/" in state()[1]) == ("FAILED", True), state()
-            assert jobs.get(job.id).state == "RUNNING"
+            assert jobs.get(job.id).state == "QUEUED", "it waits, and this start does not count against it"
         with object_store(port, tmp_path / "store.log"), engine(tmp_path, **given):
             wait_until(lambda: jobs.get(job.id).ended, "the job has ended")
         ended = jobs.get(job.id)

@@ -140,7 +140,7 @@ def test_a_refused_job_exits_with_3_and_an_unknown_one_with_1(service: Service) 
 
 @pytest.mark.e2e
 def test_a_missing_token_is_named(tmp_path: Path) -> None:
-    from app.web.auth import new_token, token_hash
+    from app.web.tokens import new_token, token_hash
 
     token = new_token()
     (tmp_path / "tokens").write_text(token_hash(token) + "\n")

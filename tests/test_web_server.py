@@ -111,7 +111,16 @@ def test_half_bodies_hold_no_thread(service: Service) -> None:
 
 
 def test_many_event_streams_leave_the_service_to_others(service: Service) -> None:
-    id = requests.post(f"{service.url}/v1/jobs", json=ROCKET, timeout=20).json()["id"]
+    submitted: list[dict[str, str]] = []
+
+    def submit() -> bool:
+        """Refused while the places of earlier callers are not free yet."""
+        answer = requests.post(f"{service.url}/v1/jobs", json=ROCKET, timeout=20)
+        submitted.append(answer.json())
+        return answer.status_code == 202
+
+    wait_until(submit, "a job is accepted", lambda: str(submitted))
+    id = submitted[-1]["id"]
     with ExitStack() as opened:
         streams = []
         for _ in range(100):

@@ -124,7 +124,10 @@ class Assets:
                 (Path(self.root) / target).parent.mkdir(parents=True, exist_ok=True)
                 (Path(self.root) / path).rename(Path(self.root) / target)
             else:
-                self.files.mv(f"{self.root}/{path}", f"{self.root}/{target}", recursive=True)
+                source = f"{self.root}/{path}"
+                for file in self.files.find(source):
+                    self.files.cp_file(file, f"{self.root}/{target}{file.removeprefix(source)}")
+                self.files.rm(source, recursive=True)
 
     def names(self, path: str = "") -> list[str]:
         """The names in a folder of the store; none where there is no such folder."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from flask_openapi3 import Info, OpenAPI, SecurityScheme
+from werkzeug.routing import BaseConverter
 
 from app import __version__
 from app.config import Config
@@ -26,6 +27,12 @@ from app.web.worker import worker
 SECURITY: dict[str, SecurityScheme | dict[str, Any]] = {"token": {"type": "http", "scheme": "bearer"}}
 
 
+class FileName(BaseConverter):
+    """The name of a file in a URL. It has a dot, so that actions such as /v1/jobs/ID/cancel are no files."""
+
+    regex = r"[^/]+\.[^/]+"
+
+
 def create_app(config: Config, jobs: Jobs) -> OpenAPI:
     """The WSGI application. Raises ConfigError where the tokens cannot be read."""
     app = OpenAPI(
@@ -37,6 +44,7 @@ def create_app(config: Config, jobs: Jobs) -> OpenAPI:
         validation_error_callback=problems.wrong_fields,
         static_folder=None,  # the page brings its own
     )
+    app.url_map.converters["file"] = FileName
     context.attach(app, config, jobs)
     access.log_requests(app)
     auth.guard(app, config)

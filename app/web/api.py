@@ -39,6 +39,7 @@ FILE: dict[str, Any] = {
     "description": "The file.",
     "content": {media: OBJECT if media == "application/json" else BINARY for media in sorted(set(ASSETS.values()))},
 }
+UNCHANGED: dict[str, Any] = {"description": "The caller has this version."}
 NO_CONTENT: dict[str, Any] = {"description": "The job has ended and the caller has seen its last version."}
 TEXT = {"type": "string"}
 MAX_VERSION_DIGITS = 18
@@ -116,7 +117,9 @@ def follow(path: JobPath, header: EventsHeader) -> Response:
     return event_stream(jobs, current_drain(), jobs.get(path.id), int(last))
 
 
-@api.get("/jobs/<id>/<name>", responses={200: FILE, 206: FILE, 304: {"description": "The caller has this version."}})
+@api.get(
+    "/jobs/<id>/<file:name>", responses={200: FILE, 206: FILE, 304: {"description": "The caller has this version."}}
+)
 def fetch(path: AssetPath) -> Response:
     """Download a file of a job. Supports ranges and If-None-Match."""
     jobs = current_jobs()
