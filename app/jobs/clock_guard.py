@@ -11,12 +11,10 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-import sqlalchemy as sa
 from loguru import logger
 
 from app.config import AssetsConfig
 from app.jobs.store import Store
-from app.jobs.tables import info
 
 CLOCK, HELD_UNTIL = "clock", "clock_held_until"
 WARNING = "clock"
@@ -54,8 +52,7 @@ class ClockGuard:
         """Whether the wall clock may be used to decide what is too old. Raises DatabaseDown."""
         now, looked = self._clock(), self._monotonic()
         ran = 0.0 if self._looked is None else looked - self._looked
-        with self._store.reading() as connection:
-            values = dict(connection.execute(sa.select(info.c.name, info.c.value)).all())
+        values = self._store.facts()
         last, held_until = float(values.get(CLOCK, now)), float(values.get(HELD_UNTIL, 0.0))
         if now < last - SET_BACK_SECONDS:
             held_until = 0.0

@@ -62,8 +62,9 @@ class Orphans:
         if not self.guard.trusted():
             return 0
         ownership = Ownership(self.store, self.assets)
-        orphans = [id for id in self.unknown() if made(id) < self.clock() - MIN_AGE_SECONDS]
-        refusal = self._conflict(ownership) or self._too_many(orphans)
+        folders = self.assets.jobs()
+        orphans = [id for id in self._unknown(folders) if made(id) < self.clock() - MIN_AGE_SECONDS]
+        refusal = self._conflict(ownership) or self._too_many(len(orphans), len(folders))
         self.store.warn(WARNING, refusal)
         if refusal:
             logger.warning(f"orphaned assets are left alone: {refusal}")
@@ -79,7 +80,9 @@ class Orphans:
 
     def unknown(self) -> list[str]:
         """The ids of the job folders that the database does not know, oldest first."""
-        folders = self.assets.jobs()
+        return self._unknown(self.assets.jobs())
+
+    def _unknown(self, folders: list[str]) -> list[str]:
         with self.store.reading() as connection:
             known = set(connection.scalars(sa.select(jobs.c.id)))
         return sorted(id for id in folders if id not in known)
@@ -99,12 +102,11 @@ class Orphans:
         except BadFile as error:
             return str(error)
 
-    def _too_many(self, orphans: list[str]) -> str:
-        folders = len(self.assets.jobs())
-        if len(orphans) <= max(FEW, SHARE * folders):
+    def _too_many(self, orphans: int, folders: int) -> str:
+        if orphans <= max(FEW, SHARE * folders):
             return ""
         return (
-            f"the database does not know {len(orphans):,} of the {folders:,} folders in {self.assets.url}, too many "
+            f"the database does not know {orphans:,} of the {folders:,} folders in {self.assets.url}, too many "
             "for leftovers: `splatgate assets list` shows them, `adopt` takes them in, `purge --unknown` removes them"
         )
 

@@ -10,12 +10,9 @@ import json
 import secrets
 from dataclasses import asdict, dataclass
 
-import sqlalchemy as sa
-
 from app.errors import BadFile, NotFound
 from app.jobs.assets import Assets
 from app.jobs.store import Store
-from app.jobs.tables import info
 
 MARKER = "splatgate-store.json"
 DATABASE_ID, GENERATION = "database_id", "generation"
@@ -40,8 +37,7 @@ class Ownership:
     def own(self) -> Marker:
         """What the marker would say if this database confirmed its ownership now. The database id is made at the first
         call."""
-        with self.store.reading() as connection:
-            values = dict(connection.execute(sa.select(info.c.name, info.c.value)).all())
+        values = self.store.facts()
         if DATABASE_ID not in values:
             with self.store.writing() as connection:
                 self.store.set_default(connection, DATABASE_ID, secrets.token_hex(16))
@@ -87,6 +83,5 @@ class Ownership:
         seen = self.marker()
         generation = max(own.generation, seen.generation if seen else 0) + 1
         with self.store.writing() as connection:
-            mine = sa.update(info).where(info.c.name == GENERATION)
-            connection.execute(mine.values(value=str(generation)))
+            self.store.put(connection, GENERATION, str(generation))
         self.assets.put(MARKER, json.dumps(asdict(Marker(own.database, generation))).encode())

@@ -120,11 +120,15 @@ class Store:
             with self.writing() as connection:
                 self.put(connection, WARNING + name, text)
 
+    def facts(self) -> dict[str, str]:
+        """The facts about the database, by name."""
+        with self.reading() as connection:
+            return {row.name: row.value for row in connection.execute(sa.select(info))}
+
     def warnings(self) -> dict[str, str]:
         """The warnings in force, by name."""
-        with self.reading() as connection:
-            rows = connection.execute(sa.select(info).where(info.c.name.startswith(WARNING), info.c.value != "")).all()
-        return {row.name.removeprefix(WARNING): row.value for row in rows}
+        facts = self.facts().items()
+        return {name.removeprefix(WARNING): text for name, text in facts if text and name.startswith(WARNING)}
 
     def count_ends(self, kind: str, causes: tuple[str, ...]) -> None:
         """Counts processes of this kind that ended and were restarted."""
