@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -425,19 +425,37 @@ def test_an_engine_that_lost_its_job_takes_the_next_and_the_lost_one_when_its_ne
         job = jobs.submit(replace(ROCKET, attempts=6))
         wait_until(lambda: jobs.get(job.id).attempt == 2, "the second attempt has begun")
         other = JobStore(jobs.store, "other", "other-1", 3, time.time)
-        with jobs.store.reading() as connection:
-            instance = connection.scalar(sa.select(tables.jobs.c.instance).where(tables.jobs.c.id == job.id))
-        assert other.put_back(job.id, str(instance)) == 1
-        schema = "" if jobs.store.sqlite else "dbos."
-        with jobs.store.writing() as connection:
-            taken = f"UPDATE {schema}workflow_status SET executor_id = 'other-1', owner_xid = 'other'"
-            connection.exec_driver_sql(f"{taken} WHERE workflow_uuid = '{job.id}'")
-        Heartbeat(jobs.store, engine_row("other-1", "other"), time.time)
-        assert other.claim(job.id)
-        assert jobs.wait(jobs.submit(ROCKET).id, 60).outcome == "refused"
-        assert jobs.get(job.id).engine == "other", "until the other one has been silent for jobs.lost_after_seconds"
+        with beating(jobs, "other-1", "other"):  # first, or the engine takes the job back
+            with jobs.store.reading() as connection:
+                instance = connection.scalar(sa.select(tables.jobs.c.instance).where(tables.jobs.c.id == job.id))
+            assert other.put_back(job.id, str(instance)) == 1
+            schema = "" if jobs.store.sqlite else "dbos."
+            with jobs.store.writing() as connection:
+                taken = f"UPDATE {schema}workflow_status SET executor_id = 'other-1', owner_xid = 'other'"
+                connection.exec_driver_sql(f"{taken} WHERE workflow_uuid = '{job.id}'")
+            assert other.claim(job.id)
+            assert jobs.wait(jobs.submit(ROCKET).id, 60).outcome == "refused"
+            assert jobs.get(job.id).engine == "other", "while the other one lives"
         ended = jobs.wait(job.id, 120)
         assert (ended.outcome, ended.engine == "other") == ("refused", False)
+
+
+@contextmanager
+def beating(jobs: Jobs, id: str, name: str) -> Iterator[None]:
+    """An engine that only reports that it lives."""
+    heartbeat, ended = Heartbeat(jobs.store, engine_row(id, name), time.time), threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(0.2):
+            heartbeat.beat()
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def engine_row(id: str, name: str) -> EngineRow:
