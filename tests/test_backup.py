@@ -46,7 +46,7 @@ def test_a_service_that_starts_from_a_copy_knows_the_job_and_will_run_it(config:
     copy.replace(tmp_path / "other" / "splatgate.db")
     restored = Jobs(other)
     assert restored.get(job.id).state == "QUEUED"
-    assert restored.position(job.id) is not None
+    assert restored.forecasts()[job.id].position is not None
     restored.close()
 
 

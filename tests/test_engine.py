@@ -218,8 +218,8 @@ def test_orders_of_many_callers_at_once_are_begun_in_the_order_that_their_positi
         with ThreadPoolExecutor(8) as pool:
             orders = [replace(ROCKET, priority=(10, 1)[index % 3 == 2]) for index in range(16)]
             ids = [job.id for job in pool.map(jobs.submit, orders)]
-        expected = sorted(ids, key=lambda id: jobs.position(id) or 0)
-        assert [jobs.position(id) for id in expected] == list(range(1, 17))
+        expected = sorted(ids, key=lambda id: jobs.forecasts()[id].position or 0)
+        assert [jobs.forecasts()[id].position for id in expected] == list(range(1, 17))
         here.start_ready()
         assert one_at_a_time([jobs.wait(id, 120) for id in expected]) == expected
 

@@ -212,17 +212,64 @@ def test_jobs_are_listed_newest_first_and_page_by_page(jobs: Jobs) -> None:
 
 def test_position_follows_priority_then_age(jobs: Jobs) -> None:
     late, later, urgent = (jobs.submit(replace(ROCKET, priority=each)) for each in (10, 10, 1))
-    assert [jobs.position(job.id) for job in (urgent, late, later)] == [1, 2, 3]
+    assert [jobs.forecasts()[job.id].position for job in (urgent, late, later)] == [1, 2, 3]
 
 
 def test_an_expected_time_is_given_only_where_one_was_measured(jobs: Jobs) -> None:
     job = jobs.submit(ROCKET)
-    assert jobs.eta(job.id) is None
+    assert jobs.forecasts()[job.id].eta is None
     claim = begun(jobs)
     job_store(jobs).end(replace(claim, job=replace(claim.job, started=time.time() - 3)), DONE)
-    assert jobs.eta(job.id) is None  # there is no engine
+    assert jobs.forecasts()[job.id].eta is None  # there is no engine
     Heartbeat(jobs.store, engine_row("e", time.time()), time.time)
-    assert jobs.eta(job.id) == pytest.approx(3, abs=0.5)
+    assert jobs.forecasts()[job.id].eta == pytest.approx(3, abs=0.5)
+
+
+def test_the_expected_time_adds_up_what_runs_and_waits_before_it(jobs: Jobs) -> None:
+    claim = begun(jobs)
+    job_store(jobs).end(replace(claim, job=replace(claim.job, started=time.time() - 4)), DONE)
+    for engine in ("e", "f"):
+        Heartbeat(jobs.store, engine_row(engine, time.time()), time.time)
+    running = begun(jobs)
+    waiting = [jobs.submit(ROCKET).id for _ in range(4)]
+    found = jobs.forecasts()
+    assert found[running.job.id].position is None
+    assert [found[id].position for id in waiting] == [1, 2, 3, 4]
+    assert [found[id].eta for id in [running.job.id, *waiting]] == [pytest.approx(s, abs=1) for s in (4, 4, 8, 8, 12)]
+
+
+def test_a_job_that_is_moved_to_the_front_is_the_next_to_run(jobs: Jobs) -> None:
+    ids = [jobs.submit(replace(ROCKET, priority=priority)).id for priority in (50, 10, 10, 5)]
+    assert jobs.move_to_front(ids[2]).priority == 5
+    assert jobs.move_to_front(ids[0]).priority == 5
+    assert jobs.move_to_front(ids[0]).id == ids[0]
+    order = [ids[index] for index in (0, 2, 3, 1)]
+    places = jobs.forecasts()
+    assert sorted(ids, key=lambda id: places[id].position or 0) == order
+    assert taken(jobs) == order
+    running = job_store(jobs).claim(ids[1])
+    assert running
+    with pytest.raises(Conflict, match="does not wait"):
+        jobs.move_to_front(ids[1])
+    with pytest.raises(NotFound):
+        jobs.move_to_front("0" * 32)
+
+
+def test_a_job_that_an_engine_took_meanwhile_keeps_its_place(jobs: Jobs) -> None:
+    """Between the look at the row and at the queue."""
+    first, second = (jobs.submit(ROCKET).id for _ in range(2))
+    workflow(jobs, second, status="PENDING", executor_id="one-1")
+    jobs.move_to_front(second)
+    assert workflow(jobs, second) == ("PENDING", "one-1")
+    assert taken(jobs) == [first]
+
+
+def taken(jobs: Jobs) -> list[str]:
+    """The waiting jobs, as DBOS will take them."""
+    schema = "" if jobs.store.sqlite else "dbos."
+    query = f"SELECT workflow_uuid FROM {schema}workflow_status WHERE status = 'ENQUEUED' ORDER BY priority"
+    with jobs.store.reading() as connection:
+        return [row[0] for row in connection.exec_driver_sql(query)]
 
 
 def test_a_waiting_job_is_cancelled_at_once_and_not_begun_after(jobs: Jobs) -> None:
@@ -286,7 +333,7 @@ def test_jobs_of_an_older_release_are_taken_before_new_ones(jobs: Jobs) -> None:
     old, new = (jobs.submit(ROCKET).id for _ in range(2))
     with jobs.store.writing() as connection:
         connection.execute(sa.update(tables.jobs).where(tables.jobs.c.id == old).values(sequence=None))
-    assert [jobs.position(id) for id in (old, new)] == [1, 2]
+    assert [jobs.forecasts()[id].position for id in (old, new)] == [1, 2]
 
 
 # ---- what an engine may write ----------------------------------------------------------------------------------------
@@ -607,10 +654,7 @@ def test_jobs_that_cannot_be_put_back_are_an_error_and_not_forgotten(postgres_se
 def test_jobs_of_one_priority_have_ranks_in_the_order_in_which_they_came(jobs: Jobs) -> None:
     """DBOS's times are too coarse for that."""
     ids = [jobs.submit(replace(ROCKET, priority=priority)).id for priority in (10, 10, 50, 1, 10)]
-    schema = "" if jobs.store.sqlite else "dbos."
-    with jobs.store.reading() as connection:
-        ranks = connection.exec_driver_sql(f"SELECT workflow_uuid FROM {schema}workflow_status ORDER BY priority").all()
-    assert [ids.index(row[0]) for row in ranks] == [3, 0, 1, 4, 2]
+    assert taken(jobs) == [ids[index] for index in (3, 0, 1, 4, 2)]
 
 
 # ---- forgetting ------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from playwright.sync_api import Page, Route, expect
 
 from app.config import Config
 from app.jobs.client import Jobs
+from app.jobs.records import JobRequest
 from app.splat.ply import encode_ply
 from app.stages import shapes
 from app.web import create_app
@@ -236,12 +238,48 @@ def test_all_that_waits_is_shown_cancelled_and_comes_back_after_a_reload(
     expect(page.get_by_role("region", name="a purple tree").get_by_role("status")).to_have_text(
         "Number 31 in the queue"
     )
-    page.get_by_role("button", name="Cancel “a blue rocket”").first.click()
+    page.get_by_role("button", name="Cancel: “a blue rocket”").first.click()
     expect(page.locator("#queue li")).to_have_count(30)
     page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Cancel all").click()
     expect(page.locator("#queue")).to_be_hidden()
     expect(page.locator("#now").get_by_role("status")).to_have_text("Cancelled")
+
+
+def test_a_waiting_job_is_moved_to_the_front_and_keeps_the_focus(waiting: str, visit: Callable[..., Page]) -> None:
+    page = visit(waiting)
+    for prompt in ("a blue rocket", "a red cube", "a green cone"):
+        page.request.post(f"{waiting}v1/jobs", data={"prompt": prompt})
+    rows = page.locator("#queue li")
+    expect(rows).to_contain_text(["a blue rocket", "a red cube", "a green cone"])
+    expect(page.get_by_role("button", name="Move to front: “a blue rocket”")).to_be_hidden()
+    page.get_by_role("button", name="Cancel: “a red cube”").focus()
+    page.get_by_role("button", name="Move to front: “a green cone”").dispatch_event("click")
+    expect(rows).to_contain_text(["a green cone", "a blue rocket", "a red cube"])
+    expect(rows.first).to_contain_text("Next in the queue")
+    expect(page.get_by_role("button", name="Cancel: “a red cube”")).to_be_focused()
+
+
+def test_a_queue_of_more_than_a_page_is_listed_and_cancelled_as_a_whole(
+    tmp_path: Path, visit: Callable[..., Page]
+) -> None:
+    config = Config.model_validate({"serve": {"data": str(tmp_path)}})
+    with closing(Jobs(config)) as jobs:
+        for seed in range(205):
+            jobs.submit(JobRequest(prompt="a blue rocket", seed=seed))
+    for url in serving(config):
+        page = visit(url)
+        rows = page.locator("#queue li")
+        expect(rows).to_have_count(200)
+        page.get_by_role("button", name="Show 5 more").click()
+        expect(rows).to_have_count(205)
+        expect(rows.last).to_contain_text("Number 205 in the queue · seed 204")
+        page.reload()
+        expect(rows).to_have_count(200)
+        page.once("dialog", lambda dialog: dialog.accept())
+        page.get_by_role("button", name="Cancel all").click()
+        expect(page.locator("#queue")).to_be_hidden()
+        page.context.close()
 
 
 def test_a_result_that_is_deleted_leaves_the_page(waiting: str, visit: Callable[..., Page]) -> None:

@@ -35,7 +35,7 @@ def test_the_jobs_of_an_earlier_release_are_there_as_they_were(upgraded: Config)
         by_state = {state: jobs.list_jobs(Listing(states=(state,)), 9) for state in ("DONE", "RUNNING", "QUEUED")}
         assert [(job.prompt, job.outcome) for job in by_state["DONE"]] == [(ENDED, "passed")]
         assert [(job.prompt, job.attempt) for job in by_state["RUNNING"]] == [(CUT, 2)]
-        waiting = sorted(by_state["QUEUED"], key=lambda job: jobs.position(job.id) or 0)
+        waiting = sorted(by_state["QUEUED"], key=lambda job: jobs.forecasts()[job.id].position or 0)
         assert [job.priority for job in waiting] == [1, 10, 10, 50]
         assert [engine.name for engine in jobs.engines()] == [by_state["RUNNING"][0].engine]
 
@@ -45,7 +45,7 @@ def test_the_jobs_of_an_earlier_release_go_on_in_their_order(upgraded: Config) -
     """The one that was running goes on after its first attempt, which its engine had finished."""
     with client(upgraded) as jobs, host(upgraded) as here:
         (cut,), waiting = (jobs.list_jobs(Listing(states=(state,)), 9) for state in ("RUNNING", "QUEUED"))
-        waiting.sort(key=lambda job: jobs.position(job.id) or 0)
+        waiting.sort(key=lambda job: jobs.forecasts()[job.id].position or 0)
         here.start_ready()
         new = jobs.submit(JobRequest(prompt="a blue rocket"))
         ended = [jobs.wait(job.id, 300) for job in (cut, *waiting, new)]

@@ -72,6 +72,7 @@ PATHS = [
     ("GET", "/events"),
     ("GET", "/asset.ply"),
     ("POST", "/cancel"),
+    ("POST", "/front"),
     ("DELETE", ""),
     ("PATCH", ""),
 ]
@@ -157,6 +158,34 @@ def test_a_quota_is_kept(tmp_path: Path, quota: str, body: dict[str, Any], statu
         assert answer.status_code == status
         assert status != 429 or int(answer.headers["Retry-After"]) > 0
         assert service.status(BOB, "POST", "/v1/jobs", json={"prompt": "a blue rocket"} | body) == 202
+
+
+@pytest.mark.parametrize(
+    ("quota", "token", "waiting", "status"),
+    [
+        ("", ALICE, [(BOB, 10), (ALICE, 10)], 200),
+        ("best_priority=10", ALICE, [(ALICE, 10), (ALICE, 10)], 200),
+        ("best_priority=10", ALICE, [(BOB, 11), (ALICE, 50)], 200),
+        ("best_priority=10", ALICE, [(BOB, 10), (ALICE, 10)], 403),
+        ("best_priority=10", ALICE, [(ALICE, 10), (BOB, 10), (ALICE, 10)], 403),
+        ("best_priority=10", ALICE, [(BOB, 9), (ALICE, 10)], 403),
+        ("", ALICE, [(BOB, 1), (ALICE, 10)], 403),
+        ("", ROOT, [(BOB, 1), (ALICE, 10)], 200),
+        ("", READER, [(BOB, 11), (ALICE, 11)], 403),
+    ],
+)
+def test_a_token_passes_only_jobs_that_its_priority_lets_it_pass(
+    tmp_path: Path, quota: str, token: str, waiting: list[tuple[str, int]], status: int
+) -> None:
+    file = FILE.replace("name=alice", f"name=alice {quota}")
+    with running(tmp_path, file) as service:
+        *_, last = [service.submit(owner, body={"priority": priority}) for owner, priority in waiting]
+        before = [job["id"] for job in service.ask(ROOT, "GET", "/v1/jobs?order=queue").json["jobs"]]
+        assert service.status(token, "POST", f"/v1/jobs/{last}/front") == status
+        after = service.ask(ROOT, "GET", "/v1/jobs?order=queue").json["jobs"]
+        moved = [last, *(id for id in before if id != last)]
+        assert [job["id"] for job in after] == (moved if status == 200 else before)
+        assert [job["position"] for job in after] == list(range(1, len(after) + 1))
 
 
 def test_an_expired_token_is_unknown(tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ from app.errors import Conflict, NotFound
 from app.jobs import queries, submission, tables
 from app.jobs.assets import Asset, Assets
 from app.jobs.clock import DatabaseClock
+from app.jobs.forecast import Forecast, forecasts
 from app.jobs.heartbeats import list_engines
 from app.jobs.listing import Listing
 from app.jobs.queue import JobQueue
 from app.jobs.records import SERVING, Engine, Job, JobRequest, Result, StageTime, Stats, Usage
+from app.jobs.reordering import ANY, Passing, move_to_front
 from app.jobs.retention import remove_jobs
 from app.jobs.storage_check import check_storage
 from app.jobs.store import Store
@@ -95,6 +97,15 @@ class Jobs:
                 self.store.tally(connection, "state", "CANCELLED")
         return self.get(id)
 
+    def move_to_front(self, id: str, passing: Passing = ANY) -> Job:
+        """Makes a waiting job the next to run. Raises NotFound; Conflict if it does not wait; Forbidden."""
+        self.get(id)
+        opened = self._open()
+        with opened.store.writing(alone=True) as connection:
+            rank = move_to_front(connection, id, passing)
+        opened.queue.move(id, *rank)
+        return self.get(id)
+
     def remove(self, id: str) -> Job:
         """Removes an ended job with its files. Returns it as it was. Raises NotFound; Conflict if it has not ended."""
         job = self.get(id)
@@ -147,19 +158,12 @@ class Jobs:
         """Watches a job: its version is known from then on without asking. To be closed."""
         return self._watch.follow(id)
 
-    def position(self, id: str) -> int | None:
-        """1: the next to be taken. None: it does not wait. Raises NotFound."""
-        job = self.get(id)
-        with self.store.reading() as connection:
-            return queries.position(connection, job)
-
-    def eta(self, id: str) -> float | None:
-        """Seconds until the job is likely to have ended; None while that is unknown: no job of its kind has finished
-        yet, or no engine is ready. Raises NotFound."""
-        job, now = self.get(id), self.clock()
+    def forecasts(self) -> dict[str, Forecast]:
+        """Of every job that waits or runs, by its id: its position in the queue, and the expected time to its end."""
+        now = self.clock()
         serving = sum(engine.state in SERVING for engine in self.engines())
         with self.store.reading() as connection:
-            return queries.eta(connection, job, serving, now)
+            return forecasts(connection, serving, now)
 
     def engines(self) -> list[Engine]:
         """Every engine that was ever seen here and not removed; LOST where it has been silent for too long."""

@@ -38,30 +38,6 @@ def asset_names(connection: sa.Connection, ids: list[str]) -> dict[str, tuple[st
     return found
 
 
-def before(id: str) -> sa.ColumnElement[bool]:
-    """The condition for the waiting jobs that are taken before this one."""
-    t, mine = tables.jobs.c, tables.jobs.alias().c
-    place, own = (sa.tuple_(each.priority, sa.func.coalesce(each.sequence, 0)) for each in (t, mine))
-    return (t.state == "QUEUED") & sa.exists().where((mine.id == id) & (place < own))
-
-
-def position(connection: sa.Connection, job: Job) -> int | None:
-    """1: the next to be taken. None: it does not wait."""
-    return 1 + count(connection, before(job.id)) if job.state == "QUEUED" else None
-
-
-def eta(connection: sa.Connection, job: Job, serving: int, now: float) -> float | None:
-    """Seconds until a job is likely to have ended, from the median of its kind; None while there is none, or the job
-    has ended. serving: engines that take jobs; now: seconds since 1970."""
-    median = median_seconds(connection, job.kind)
-    if median is None or not serving or job.ended:
-        return None
-    if job.state == "RUNNING":
-        return max(0.0, median - (now - (job.started or now)))
-    ahead = count(connection, before(job.id)) + count(connection, tables.jobs.c.state == "RUNNING")
-    return median * (ahead // serving + 1)
-
-
 def count(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> int:
     """How many jobs fulfil the condition."""
     return connection.scalar(sa.select(sa.func.count()).select_from(tables.jobs).where(condition)) or 0
@@ -73,6 +49,11 @@ def median_seconds(connection: sa.Connection, kind: Kind) -> float | None:
     query = sa.select(t.seconds).where(t.kind == kind).order_by(t.row.desc()).limit(MEDIAN_OF)
     seconds = connection.scalars(query).all()
     return statistics.median(seconds) if seconds else None
+
+
+def medians(connection: sa.Connection) -> dict[Kind, float]:
+    """The median of each kind of which a job has finished, in seconds."""
+    return {kind: median for kind in KINDS if (median := median_seconds(connection, kind)) is not None}
 
 
 def versions(connection: sa.Connection, ids: Iterable[str]) -> dict[str, int]:
@@ -100,12 +81,11 @@ def stats(connection: sa.Connection, now: float) -> Stats:
     """The statistics at `now`, seconds since 1970."""
     tallies = connection.execute(sa.select(tables.tallies).order_by(tables.tallies.c.what)).all()
     total = connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(tables.assets.c.size), 0)))
-    medians = {kind: median for kind in KINDS if (median := median_seconds(connection, kind)) is not None}
     waiting = tables.jobs.c.state == "QUEUED"
     since = connection.scalar(sa.select(sa.func.min(tables.jobs.c.created)).where(waiting))
     oldest = max(0.0, now - since) if since else 0.0
     queued, running = count(connection, waiting), count(connection, tables.jobs.c.state == "RUNNING")
-    return Stats(queued, oldest, running, medians, tuple(Tally(*row) for row in tallies), int(total or 0))
+    return Stats(queued, oldest, running, medians(connection), tuple(Tally(*row) for row in tallies), int(total or 0))
 
 
 def rows_after(connection: sa.Connection, table: sa.Table, row: int, limit: int) -> Sequence[sa.RowMapping]:

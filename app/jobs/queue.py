@@ -86,6 +86,16 @@ class JobQueue:
             self._client.delete_workflow(id)
             self._client.enqueue(_options(id, priority, sequence), id)
 
+    def move(self, id: str, priority: int, sequence: int) -> None:
+        """Gives a waiting job another rank. Without effect once an engine has taken it.
+
+        DBOS cannot change a rank, so the job is enqueued again. Should an engine take it in between, it runs twice, and
+        the claim sees to it that only one of them writes.
+        """
+        place = self.places([id]).get(id)
+        if place and place.waits:
+            self.renew(id, priority, sequence)
+
     def active(self) -> dict[str, Place]:
         """Every job that waits or that an engine has."""
         return self._list(status=[Status.ENQUEUED.value, Status.PENDING.value], queue_name=QUEUE)

@@ -15,11 +15,13 @@ from app.errors import Conflict, KeyReused, NotFound, QueueFull
 from app.jobs import queries, tables
 from app.jobs.assets import Assets, Stored, stored_bytes
 from app.jobs.job_request import check, new_id, picture_name
-from app.jobs.queue import JobQueue
+from app.jobs.queue import SEQUENCES, JobQueue
 from app.jobs.records import JobRequest
 from app.jobs.storage_check import check_storage
 from app.jobs.store import Store
 from app.splat import formats
+
+FIRST_SEQUENCE = SEQUENCES // 4
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,8 @@ def _join(connection: sa.Connection, row: dict[str, Any]) -> str | None:
 
 
 def _next_sequence(connection: sa.Connection) -> int:
-    """Above the sequence of all jobs that wait or run; in a transaction that runs alone."""
+    """Above the sequence of all jobs that wait or run; in a transaction that runs alone. The first one leaves room for
+    jobs that are moved to the front."""
     t = tables.jobs.c
     highest = sa.select(sa.func.max(t.sequence)).where(t.state.in_(("QUEUED", "RUNNING")))
-    return (connection.scalar(highest) or 0) + 1
+    return (connection.scalar(highest) or FIRST_SEQUENCE) + 1

@@ -9,6 +9,7 @@ from flask_openapi3 import APIBlueprint, Tag
 from loguru import logger
 
 from app.errors import BadInput
+from app.jobs.forecast import NOTHING
 from app.jobs.records import Job, JobRequest
 from app.web.assets import file_answer
 from app.web.auth import describe_caller
@@ -71,9 +72,12 @@ def submit(header: IdempotencyHeader, body: NewJob) -> Response:
 @api.get("/jobs", responses={200: Page})
 def list_jobs(query: JobsQuery) -> Response:
     """List jobs: filtered, in order, a page at a time."""
-    found = current_jobs().list_jobs(query.listing(), query.limit + 1)
+    jobs = current_jobs()
+    found = jobs.list_jobs(query.listing(), query.limit + 1)
     page, more = found[: query.limit], len(found) > query.limit
-    return json_answer(Page(jobs=tuple(JobView.of(job) for job in page), next=page[-1].id if more else None))
+    forecast = jobs.forecast(page)
+    views = tuple(JobView.of(job, forecast.get(job.id, NOTHING)) for job in page)
+    return json_answer(Page(jobs=views, next=page[-1].id if more else None))
 
 
 @api.get("/jobs/<id>", responses={200: JobView})
@@ -87,6 +91,14 @@ def cancel(path: JobPath) -> Response:
     """Cancel a job: a waiting one at once, a running one after its stage. A job that has ended stays as it is."""
     job = current_jobs().cancel(path.id)
     logger.bind(job=job.id).info(f"cancellation requested: {job.state}")
+    return _view(job)
+
+
+@api.post("/jobs/<id>/front", responses={200: JobView})
+def move_to_front(path: JobPath) -> Response:
+    """Move a waiting job to the front of the queue. The token must be allowed the priority of the first job there."""
+    job = current_jobs().move_to_front(path.id)
+    logger.bind(job=job.id).info(f"moved to the front for {describe_caller()}")
     return _view(job)
 
 
@@ -148,5 +160,4 @@ def _job_request(body: NewJob) -> JobRequest:
 
 
 def _view(job: Job, status: int = 200) -> Response:
-    jobs = current_jobs()
-    return json_answer(JobView.of(job, jobs.position(job.id), jobs.eta(job.id)), status)
+    return json_answer(JobView.of(job, current_jobs().forecast([job]).get(job.id, NOTHING)), status)

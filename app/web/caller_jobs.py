@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
 
 from app.errors import Forbidden, NotFound, QueueFull
 from app.jobs.assets import Asset
 from app.jobs.client import Jobs, unknown_job
+from app.jobs.forecast import Forecast
 from app.jobs.listing import Listing
 from app.jobs.records import Engine, Job, JobRequest, Stats
+from app.jobs.reordering import Passing
 from app.jobs.watch import Following
 from app.web.tokens import Caller
 
@@ -62,6 +65,12 @@ class CallerJobs:
         self._check_change(id)
         return self._jobs.cancel(id)
 
+    def move_to_front(self, id: str) -> Job:
+        """As Jobs.move_to_front. Raises Forbidden, also for a job that the token may not pass."""
+        self._check_change(id)
+        owner = None if self._caller.scope == "admin" else self._caller.name
+        return self._jobs.move_to_front(id, Passing(self._caller.quota.best_priority, owner))
+
     def remove(self, id: str) -> Job:
         """As Jobs.remove. Raises Forbidden."""
         self._check_change(id)
@@ -82,15 +91,11 @@ class CallerJobs:
         self._check_sight(id)
         return self._jobs.follow(id)
 
-    def position(self, id: str) -> int | None:
-        """As Jobs.position."""
-        self._check_sight(id)
-        return self._jobs.position(id)
-
-    def eta(self, id: str) -> float | None:
-        """As Jobs.eta."""
-        self._check_sight(id)
-        return self._jobs.eta(id)
+    def forecast(self, jobs: Iterable[Job]) -> dict[str, Forecast]:
+        """The forecast of each of these jobs, which the caller was shown, by its id."""
+        open_ = [job.id for job in jobs if not job.ended]
+        known = self._jobs.forecasts() if open_ else {}
+        return {id: known[id] for id in open_ if id in known}
 
     def open_asset(self, id: str, name: str) -> Asset:
         """As Jobs.open_asset."""

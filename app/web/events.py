@@ -9,6 +9,7 @@ from flask import Response
 from loguru import logger
 
 from app.errors import SplatgateError
+from app.jobs.forecast import NOTHING
 from app.jobs.records import Job
 from app.web.caller_jobs import CallerJobs
 from app.web.context import POLL_SECONDS, Drain
@@ -68,7 +69,7 @@ class EventStream:
         if self._job.version <= self._seen and self._job.state != "QUEUED":
             return ": heartbeat\n\n"
         self._seen = self._job.version  # the position of a waiting job may have changed
-        view = JobView.of(self._job, self._jobs.position(self._job.id), self._jobs.eta(self._job.id))
+        view = JobView.of(self._job, self._jobs.forecast([self._job]).get(self._job.id, NOTHING))
         return f"id: {self._job.version}\nevent: job\ndata: {view.model_dump_json()}\n\n"
 
     def _heartbeat_due(self) -> bool:

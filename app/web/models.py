@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from app.bounds import Attempts, Deadline, FilmSize, Priority, Seed
 from app.errors import NotFound
 from app.generators import ProfileName
+from app.jobs.forecast import NOTHING, Forecast
 from app.jobs.listing import Listing
 from app.jobs.records import Engine, Job, JobOutcome, Kind, Order, State, Stats
 from app.splat import formats
@@ -147,8 +148,8 @@ class JobView(RootModel[JobState]):
     """A job."""
 
     @classmethod
-    def of(cls, job: Job, position: int | None = None, eta: float | None = None) -> JobView:
-        return cls(JobState(**vars(job), position=position, eta=eta))
+    def of(cls, job: Job, forecast: Forecast = NOTHING) -> JobView:
+        return cls(JobState(**vars(job), **vars(forecast)))
 
 
 class Page(Wire):

@@ -45,6 +45,10 @@ export function cancel(id) {
   return ask(`${address(id)}/cancel`, { method: "POST" });
 }
 
+export function moveToFront(id) {
+  return ask(`${address(id)}/front`, { method: "POST" });
+}
+
 export function remove(id) {
   return ask(address(id), { method: "DELETE" });
 }

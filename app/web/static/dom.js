@@ -18,6 +18,15 @@ export function say(target, text) {
   if (target.textContent !== text) target.textContent = text;
 }
 
+// Makes `wanted` the children of a list. Touches only what has changed: the focus and the pictures of the others stay.
+export function arrange(list, wanted) {
+  const keep = new Set(wanted);
+  for (const child of [...list.children]) if (!keep.has(child)) child.remove();
+  wanted.forEach((child, index) => {
+    if (list.children[index] !== child) list.insertBefore(child, list.children[index] ?? null);
+  });
+}
+
 // Offers bytes as a download.
 export function save(blob, name) {
   const address = URL.createObjectURL(blob);

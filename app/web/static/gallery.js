@@ -1,7 +1,7 @@
 // The results: filtered, searched and sorted by the server; selected to be downloaded, compared or deleted.
 
 import * as api from "./api.js";
-import { element, say } from "./dom.js";
+import { arrange, element, say } from "./dom.js";
 import { ended, facts, title, verdict } from "./words.js";
 
 const PAGE = 24;
@@ -70,7 +70,7 @@ export class Gallery {
     say(this.empty, this.jobs.length ? "" : this.emptyWords());
     this.older.hidden = !this.next;
     this.newest.hidden = !this.before;
-    this.arrange(this.jobs.map((job) => this.card(job)));
+    arrange(this.list, this.jobs.map((job) => this.card(job)));
     this.drawSelection();
   }
 
@@ -89,15 +89,6 @@ export class Gallery {
     const made = element("li", { "data-job": job.id }, cardOf(job, () => this.open(job.id)), element("label", { class: "select" }, box));
     this.cards.set(job.id, { version: job.version, element: made });
     return made;
-  }
-
-  // Touches only what has changed: the focus and the pictures of the other cards stay.
-  arrange(wanted) {
-    const keep = new Set(wanted);
-    for (const child of [...this.list.children]) if (!keep.has(child)) child.remove();
-    wanted.forEach((card, index) => {
-      if (this.list.children[index] !== card) this.list.insertBefore(card, this.list.children[index] ?? null);
-    });
   }
 
   // ---- the selection --------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ const engines = new Engines();
 const compare = new Compare(find("compare"), settings);
 const gallery = new Gallery(find("results"), { open, compare: compareJobs });
 const submitted = new Submitted(find("now"), settings, actions, { finished: () => poll(), open });
-const queue = new Queue(find("queue"), { followed: () => submitted.ids, open });
+const queue = new Queue(find("queue"), { followed: () => submitted.ids, open, changed: () => poll() });
 const details = new Details(find("details"), settings, actions, (id) => gallery.neighbours(id));
 const make = new Make(find("make"), settings, (jobs) => {
   submitted.show(jobs);
