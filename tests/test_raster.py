@@ -203,7 +203,7 @@ def test_the_number_of_threads_does_not_change_a_bit() -> None:
 def test_giants_are_drawn_in_parts_without_changing_a_bit(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     splat, camera = cloud(4, 300, size=1.0), orbit(30, -20, size=100)
     at_once = shown(splat, camera)
-    monkeypatch.setattr(tiles, "MOST_ENTRIES", most)
+    monkeypatch.setattr(tiles, "MAX_ENTRIES", most)
     in_parts = shown(splat, camera)
     np.testing.assert_array_equal(at_once.images, in_parts.images)
     np.testing.assert_array_equal(at_once.alphas, in_parts.alphas)

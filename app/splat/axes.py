@@ -1,4 +1,4 @@
-"""Turning a splat to other axes, and resizing it. A turn permutes the axes and changes signs: positions stay exact."""
+"""Rotating a splat to other axes, and resizing it. Rotations permute and negate axes, so positions stay exact."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ UP: dict[str, Matrix] = {
     "x": np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]),
     "-x": np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]),
 }
-"""(3, 3) rotations that bring the named axis of a file to +Y."""
+"""(3, 3) rotations that take the named axis of a file to +Y."""
 
 _DIRECTIONS = {"R": (0, 1), "L": (0, -1), "U": (1, 1), "D": (1, -1), "B": (2, 1), "F": (2, -1)}
-"""Of each letter: our axis (x right, y up, z back) and sign."""
+"""Letter -> our axis (x right, y up, z back) and sign."""
 
 
 def from_letters(letters: str) -> Matrix:
-    """(3, 3) from a frame named by where its x, y and z point, such as RDF (right, down, forward), to ours, RUB."""
+    """(3, 3) to our frame, RUB, from the frame whose x, y and z point to these letters: RDF is right, down, forward."""
     matrix = np.zeros((3, 3))
     for column, letter in enumerate(letters):
         row, sign = _DIRECTIONS[letter]
@@ -40,7 +40,7 @@ def turned(splat: Splat, matrix: Matrix) -> Splat:
     """The splat in new axes: position' = matrix @ position. matrix: (3, 3) orthogonal; mirrors are allowed."""
     if np.array_equal(matrix, np.eye(3)):
         return splat
-    rotation = matrix * np.sign(np.linalg.det(matrix))  # a Gaussian is its own point reflection
+    rotation = matrix * np.sign(np.linalg.det(matrix))  # a Gaussian is symmetric under point reflection
     return replace(
         splat,
         means=(splat.means.astype(np.float64) @ matrix.T).astype(np.float32),
@@ -72,7 +72,7 @@ def _product(left: NDArray[np.float64], quats: Float32) -> Float32:
 
 
 def _turned_harmonics(sh: Float32, matrix: Matrix) -> Float32:
-    """Coefficients of the same colours in new axes: each degree's basis in the old axes, fitted by that in the new."""
+    """Coefficients of the same colours in new axes: the old basis of each degree is fitted by the new one."""
     if sh.shape[1] == 1:
         return sh
     directions = np.random.default_rng(0).normal(size=(64, 3))
@@ -90,7 +90,7 @@ def _turned_harmonics(sh: Float32, matrix: Matrix) -> Float32:
 def resized(splat: Splat, longest: float, extent: float, middle: NDArray[np.float64]) -> Splat:
     """The splat scaled so that its longest side of `longest` units measures `extent`, and moved to the origin.
 
-    middle: (3,) of its bounding box. A splat that is so already comes back as the same object.
+    middle: (3,) centre of its bounding box. Returns the same object if nothing changes.
     """
     factor = extent / longest
     if abs(factor - 1) < 1e-5 and float(np.abs(middle).max()) < 1e-5 * extent:

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from app.config import RenderConfig
 
 BLANK = 0.005
-"""Views that show something in fewer of their pixels are blank."""
+"""Views are blank if a smaller fraction of their pixels shows something."""
 
 VISIBLE_OPACITY = 0.04
 SMALL = 0.1
-"""Of its bounding box: a smaller core is a dot in the judge's placement."""
+"""Fraction of the bounding box: a smaller core is only a dot in the judge's placement."""
 
 
 def blank_views(splat: Splat, views: Views, settings: RenderConfig) -> Reason | None:
-    """That next to nothing can be seen in the judging views of this splat, and why; None if something can."""
+    """The reason if the judging views of this splat are blank; None if they are not."""
     if (share := coverage(views)) >= BLANK:
         return None
     placement = judge_placement(splat, settings.extent) if settings.placement == "judge" else IDENTITY
@@ -33,7 +33,7 @@ def blank_views(splat: Splat, views: Views, settings: RenderConfig) -> Reason | 
 
 
 def other_unit(splat: Splat, settings: RenderConfig) -> Reason | None:
-    """That the judge's placement changes the opacities much, because the file is in another unit; None if not."""
+    """The reason if the judge's placement changes the opacities a lot (a file in another unit); else None."""
     if settings.placement != "judge":
         return None
     factor = judge_placement(splat, settings.extent).opacity_factor

@@ -71,7 +71,7 @@ def orbit(
 
 
 def judging_views(config: RenderConfig) -> tuple[Camera, ...]:
-    """The views that are scored, as the `render` section of the configuration has them."""
+    """The views that are scored, as configured in the `render` section."""
     return tuple(
         orbit(view.azimuth, view.pitch, config.radius, config.fov, config.size, view.name) for view in config.views
     )
@@ -79,7 +79,7 @@ def judging_views(config: RenderConfig) -> tuple[Camera, ...]:
 
 @dataclass(frozen=True)
 class Placement:
-    """How a splat is put before the cameras: position' = scale * position + offset (the same offset on each axis).
+    """How a splat is placed before the cameras: position' = scale * position + offset (the same offset on each axis).
 
     Standard deviations take the same scale; opacity' = min(1, opacity_factor * opacity).
     """
@@ -100,10 +100,10 @@ SMALLEST_EXTENT = 1e-12
 def judge_placement(splat: Splat, extent: float = JUDGE_EXTENT) -> Placement:
     """The public judge's placement (validation service 2.4).
 
-    extent: length, world units, that the longest side of the bounding box of the centres gets.
-    Opacities take the inverse of the scale, as the reference renders show. Recentred by ONE scalar, the mean over all
-    coordinates of all centres, as there: a centroid per axis would draw another picture. Centres that are not finite
-    are ignored; without any, or with all in one point, the scale is 1.
+    extent: length of the longest side of the bounding box of the centres after placement, world units.
+    Opacities are multiplied by the inverse of the scale. The offset is ONE scalar, the mean over all coordinates of all
+    centres; a centroid per axis would draw another picture. Both follow the judge's reference renders. Centres that are
+    not finite are ignored. If none are finite, or all coincide, the scale is 1.
     """
     means = splat.means
     lows, highs = _bounds(means)
@@ -118,6 +118,6 @@ def judge_placement(splat: Splat, extent: float = JUDGE_EXTENT) -> Placement:
 
 
 def _bounds(means: Float32) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(3,) least and greatest coordinates; zeros for no points. Columns are copied first: in place it takes longer."""
+    """(3,) minimum and maximum coordinates; zeros without points. Copying the columns first is faster."""
     columns = [np.ascontiguousarray(column) for column in means.T] if len(means) else [np.zeros(1)] * 3
     return np.array([c.min() for c in columns], np.float64), np.array([c.max() for c in columns], np.float64)

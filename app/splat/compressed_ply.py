@@ -1,4 +1,4 @@
-"""PlayCanvas's compressed PLY, read only: chunks of 256 Gaussians with ranges, and four uint32 for each Gaussian.
+"""PlayCanvas's compressed PLY, read only: chunks of 256 Gaussians with ranges, and four uint32 per Gaussian.
 
 Source of the layout: PlayCanvas's splat-transform. position, scale: 11, 10, 11 bits between the chunk's ends. rotation:
 2 bits for the largest of w, x, y, z, then 10 for each of the others. color: 8 bits each for red, green, blue, opacity.
@@ -20,7 +20,7 @@ CHUNK = 256
 PACKED = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
 AXES = ("x", "y", "z")
 LEAST_OPACITY = 0.499 / 255
-"""What is stored as 0 or 255 is read as half a step inside, because its logit would be infinite."""
+"""0 and 255 are read as half a step inside, because their logits would be infinite."""
 
 
 def recognizes(start: bytes) -> bool:
@@ -71,7 +71,7 @@ def _between(chunks: Any, chunk: Any, fractions: Float32, axes: tuple[str, ...],
         low, high = (np.column_stack([chunks[f"{end}_{what}{axis}"] for axis in axes]) for end in ("min", "max"))
     except ValueError as error:
         raise BadFile(f"{name}: compressed PLY: element 'chunk': {error}; export it again") from None
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is for the diagnosis
+    with np.errstate(over="ignore", invalid="ignore"):  # diagnosis reports values that are not finite
         result: Float32 = (low[chunk] + fractions * (high - low)[chunk]).astype(np.float32)
     return result
 
@@ -89,7 +89,7 @@ def _rotations(words: Any) -> Float32:
 
 
 def _harmonics(rows: Any, count: int, name: str) -> Float32:
-    """(N, K, 3), all but the first filled. A byte b stands for 8 ((b + 0.5) / 256 - 0.5), its ends for -4 and 4."""
+    """(N, K, 3), band 0 left at zero. Byte b stands for 8 ((b + 0.5) / 256 - 0.5), but 0 and 255 for -4 and 4."""
     rest = len(rows.dtype.names) if rows is not None else 0
     if rest not in REST_COUNTS or (rows is not None and len(rows) != count):
         raise BadFile(f"{name}: compressed PLY: element 'sh': {rest} coefficients; export it with 0, 9, 24 or 45")

@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     from app.config import DiagnoseConfig
 
 LEAST_LOG_SCALE = -100.0
-"""Below, a size is no float32 any more; a disc of no thickness is stored at about -20 to -88."""
+"""Below this, exp(log_scale) underflows float32; discs without thickness are stored at about -20 to -88."""
 
 LEAST_COINCIDENT = 8
-"""Fewer Gaussians on one point may be meant to be there."""
+"""Fewer Gaussians on one point may be intended."""
 
 UNIT_FACTOR = 3.0
-"""A judge that multiplies opacities by more, or divides them by more, draws another picture: that is said."""
+"""If the judge's placement multiplies or divides opacities by more than this, a hint says so."""
 
 
 @np.errstate(invalid="ignore", over="ignore")  # values of a damaged file may be anything
 def diagnose(splat: Splat, config: DiagnoseConfig) -> Diagnosis:
-    """Statistics and findings; the splat is only read. Logs what operators look for."""
+    """Statistics and findings, which are also logged. The splat is not changed."""
     stats = {field: field_stats(getattr(splat, field)) for field in FIELDS}
     core = core_within(splat, stats["means"])
     findings = tuple(_findings(splat, stats, core, config))
@@ -52,13 +52,13 @@ def diagnose(splat: Splat, config: DiagnoseConfig) -> Diagnosis:
 
 
 def core_within(splat: Splat, stats: FieldStats | None = None) -> Core | None:
-    """The core of the usable positions: finite, and within NOWHERE. None where there is none."""
+    """The core of the usable positions: finite, and within NOWHERE. None if there are none."""
     means = _usable(splat, stats or field_stats(splat.means))[0]
     return core_of(means) if len(means) else None
 
 
 def _usable(splat: Splat, stats: FieldStats) -> tuple[Float32, Float32]:
-    """The usable positions, and the log sizes there; without a copy where all are."""
+    """The usable positions and their log scales; no copy if all are usable."""
     if stats.min is None or stats.max is None:
         return splat.means[:0], splat.log_scales[:0]
     if not stats.nonfinite and max(-stats.min, stats.max) <= NOWHERE:
@@ -68,24 +68,24 @@ def _usable(splat: Splat, stats: FieldStats) -> tuple[Float32, Float32]:
 
 
 def on_one_point(splat: Splat) -> bool:
-    """Whether nearly all positions are one point: no shape is left."""
+    """Whether nearly all positions coincide, so that no shape is left."""
     core = core_within(splat)
     return core is not None and not core.extent and len(splat) >= LEAST_COINCIDENT
 
 
 def position_limit(core: Core | None, max_extent: float) -> float:
-    """How far outside the core a position is out of bounds, world units."""
+    """The distance from the core beyond which a position is out of bounds, world units."""
     return min(max_extent * core.extent if core and core.extent else max_extent, NOWHERE)
 
 
 def size_bounds(core: Core | None, max_extent: float) -> tuple[float, float]:
-    """What the logarithm of a size can be, for an object with this core."""
+    """The range of log scales for an object with this core."""
     shift = math.log(core.extent) if core and core.extent else 0.0
     return LEAST_LOG_SCALE + min(shift, 0.0), math.log(max_extent) + shift
 
 
 def far_positions(means: Float32, core: Core | None, limit: float) -> Mask:
-    """(N,) finite positions more than `limit` outside the core."""
+    """(N,) which positions are finite and more than `limit` outside the core."""
     finite = np.isfinite(means).all(axis=1)
     if core is None:
         return np.asarray(finite)
@@ -132,7 +132,7 @@ def _nonfinite(splat: Splat, field: Field, stats: FieldStats) -> Iterator[Findin
 
 
 def _positions(splat: Splat, stats: FieldStats, core: Core | None, config: DiagnoseConfig) -> Iterator[Finding]:
-    """Positions out of bounds, and of the others the strays; or that all are one point."""
+    """Positions out of bounds; among the others, strays, or that nearly all coincide."""
     if core is None:
         if stats.min is not None:
             message = f"means: no Gaussian has a position within {NOWHERE:g} units: no shape is left, make it again"
@@ -164,7 +164,7 @@ def _positions(splat: Splat, stats: FieldStats, core: Core | None, config: Diagn
 
 
 def _other_unit(splat: Splat, core: Core) -> Iterator[Finding]:
-    """The judge multiplies opacities by what it divides lengths by."""
+    """The judge's placement divides lengths by a factor and multiplies opacities by it."""
     factor = core.longest / JUDGE_EXTENT
     if core.extent and not 1 / UNIT_FACTOR <= factor <= UNIT_FACTOR:
         message = (
@@ -211,7 +211,7 @@ def _zero_quaternions(splat: Splat, config: DiagnoseConfig) -> Iterator[Finding]
 
 
 def _oversized(splat: Splat, stats: FieldStats, core: Core | None, config: DiagnoseConfig) -> Iterator[Finding]:
-    """Giants that are not out of bounds."""
+    """Oversized Gaussians that are within bounds."""
     if core is None or not core.extent or stats.max is None or stats.max <= math.log(LARGE * core.extent):
         return
     giants = oversized_mask(splat.log_scales, core)
@@ -238,9 +238,9 @@ def _scales(splat: Splat, stats: FieldStats, config: DiagnoseConfig) -> Iterator
 
 
 def holds_plain_sizes(splat: Splat, stats: FieldStats | None = None) -> bool:
-    """Positive throughout, varied, and nearer to the Gaussians' spacing as they stand than as exponents.
+    """Whether log_scales holds sizes: positive, varied, and closer to the spacing as they are than as exponents.
 
-    stats: of log_scales, where they are known already.
+    stats: of log_scales, if already known.
     """
     stats = stats or field_stats(splat.log_scales)
     if stats.min is None or stats.mean is None or stats.std is None:
@@ -267,7 +267,7 @@ def _spacing(splat: Splat, sample: int = 2_000) -> float:
 
 
 def _rgb(splat: Splat, stats: FieldStats, certain: bool) -> Iterator[Finding]:
-    """Colours where coefficients belong: 0 to 255, or 0 to 1, of which the latter may be a pale object."""
+    """Colours of 0 to 255 or 0 to 1 in place of SH coefficients; 0 to 1 may also be a pale object."""
     some = splat.sh[:1_000, 0]
     if stats.max is None or stats.min is None or (splat.sh_degree == 0 and stats.min < -0.5) or (some < -0.5).any():
         return
@@ -280,7 +280,7 @@ def _rgb(splat: Splat, stats: FieldStats, certain: bool) -> Iterator[Finding]:
         if certain:
             yield Finding("rgb_255", "sh", len(splat), what, figures)
     elif low >= -1e-4 and high <= 1.001 and float(dc.std()) > 0.02:
-        spread = float(dc.std())  # pale objects have less, and those that have as much go on below 0 or above 1
+        spread = float(dc.std())  # pale objects vary less; coefficients that vary as much reach below 0 or above 1
         sure = _on_grid(dc, 255.0) or spread > 0.2 or (low < 0.02 and (high > 0.98 or spread > 0.15))
         if certain and sure:
             yield Finding("rgb_unit", "sh", len(splat), what, figures)
@@ -298,7 +298,7 @@ def _on_grid(values: Float32, steps: float) -> bool:
 
 
 def _log(diagnosis: Diagnosis) -> None:
-    """The words that operators search for; `corruption` here is any finding about the opacities."""
+    """Logs the phrases that operators search for; "corruption" is any finding about the opacities."""
     if found := diagnosis.find("uniform_opacity"):
         logger.warning("UNIFORM opacity corruption detected: std={:.2f}", found.figures["std"])
     if not any(finding.field == "opacity_logits" for finding in diagnosis.findings):

@@ -1,6 +1,6 @@
-"""How large an object is, whatever unit its file has: its core, its strays, its giants.
+"""The size of the object in a file of any unit: its core, its strays, its oversized Gaussians.
 
-All bounds here are relative to the core, so that a file in centimetres and one in kilometres are judged alike.
+All bounds here are relative to the core, so that files in centimetres and in kilometres are treated alike.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ SAMPLE = 20_000
 """Positions from which the core is estimated."""
 
 TRIMMED = 0.025
-"""Share of the positions left out of the core at each end of each axis."""
+"""Fraction of the positions left out of the core at each end of each axis."""
 
 WIDE = 1_024
-"""Positions reduced side by side."""
+"""Rows reduced side by side by bounding_box."""
 
 LEAST_GAUSSIANS = 50
 """Fewer are too few to tell a stray from the object."""
 
 SPREAD = 2.0
-"""Bounding boxes up to so many cores long hold no stray; that of a normal cloud of a million has 2.5, and no gap."""
+"""A bounding box up to this many core extents long has no strays. A million normally distributed points have 2.5."""
 
 GAP = 0.75
-"""Beyond an empty shell of so many core extents around the core lie strays, or another object."""
+"""What lies beyond an empty gap of this many core extents is strays, or another object."""
 
 FAR = 2.5
-"""So many core extents outside the core lie strays, or another object, without a gap too."""
+"""What lies this many core extents outside the core is strays, or another object, even without a gap."""
 
 MOST_STRAYS = 0.05
-"""A larger share of the Gaussians is part of what the file shows."""
+"""If a larger fraction of the Gaussians lies far away, they are part of the scene and not strays."""
 
 SMALLEST_OBJECT = 0.005
-"""Share of the Gaussians from which neighbours that touch, far from the core, are an object of their own."""
+"""Touching Gaussians far from the core are an object of their own from this fraction of all Gaussians on."""
 
 LARGE = 0.13
-"""A standard deviation of so many core extents is suspicious. The largest of the real assets has 0.106."""
+"""A standard deviation of this many core extents is suspicious. The largest in the real assets is 0.106."""
 
 LARGE_AMONG_OTHERS = 10.0
-"""And is a fault if it is so many times as large as nine tenths of the others: in a file of few Gaussians all are
-large. The largest of the real assets has 6.5 times that."""
+"""It is a fault if it also exceeds this multiple of the others' 90th percentile: in a file of few Gaussians all are
+large. The largest multiple in the real assets is 6.5."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class Core:
         return longest if longest > 1e-6 * float(np.abs(self.high).max()) else 0.0
 
     def distance(self, means: Float32) -> NDArray[np.float64]:
-        """(N,) how far outside the box each position lies, along the axis where it is farthest; 0 inside."""
+        """(N,) distance of each position from the box, along the axis where it is greatest; 0 inside."""
         away = np.zeros(len(means))
         for axis in range(3):
             column = means[:, axis].astype(np.float64)
@@ -85,7 +85,7 @@ def core_of(means: Float32) -> Core:
 def bounding_box(means: Float32) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(3,) least and greatest coordinates of positions (N, 3), N > 0.
 
-    Most rows are reduced side by side: a reduction over rows of three takes twenty times as long.
+    WIDE rows are reduced side by side: a reduction over rows of three numbers takes twenty times as long.
     """
     wide = len(means) // WIDE * WIDE
     parts = [means[wide:]] if wide < len(means) else []
@@ -97,9 +97,9 @@ def bounding_box(means: Float32) -> tuple[NDArray[np.float64], NDArray[np.float6
 
 
 def stray_mask(means: Float32, log_scales: Float32, core: Core) -> Mask | None:
-    """(N,) positions far from the object, of finite positions (N, 3) with this core; None where there is none.
+    """(N,) which of the finite positions (N, 3) lie far from the object; None if none do.
 
-    Where strays were found the rest is looked at again, so that what is left has none. Over MOST_STRAYS there are none.
+    Repeats without the strays found, so that what is left has none. More than MOST_STRAYS do not count as strays.
     """
     kept = np.arange(len(means))
     while len(kept) >= LEAST_GAUSSIANS and core.extent and core.longest > SPREAD * core.extent:
@@ -122,10 +122,10 @@ def _strays(means: Float32, log_scales: Float32, core: Core, count: int) -> Mask
     gaps = np.flatnonzero(np.diff(ordered, prepend=0.0) > GAP * core.extent)
     limit = min(FAR * core.extent, float(ordered[gaps[0]]) if len(gaps) else np.inf)
     candidates = np.flatnonzero(distance >= limit)
-    from scipy.spatial import cKDTree  # here, because it takes longer to import than most files to read
+    from scipy.spatial import cKDTree  # a slow import, and most files do not need it
 
     touching = _touching(means[candidates], log_scales[candidates], core.extent)
-    if touching.sum() >= max(LEAST_GAUSSIANS, SMALLEST_OBJECT * count):  # another object, and what surrounds it
+    if touching.sum() >= max(LEAST_GAUSSIANS, SMALLEST_OBJECT * count):  # keep another object and what surrounds it
         away, _ = cKDTree(means[candidates][touching]).query(means[candidates], workers=-1)
         candidates = candidates[away > GAP * core.extent]
     strays[candidates] = True
@@ -133,7 +133,7 @@ def _strays(means: Float32, log_scales: Float32, core: Core, count: int) -> Mask
 
 
 def _touching(means: Float32, log_scales: Float32, extent: float) -> Mask:
-    """(N,) Gaussians whose four nearest of these lie apart from them, and within three of their standard deviations."""
+    """(N,) Gaussians whose four nearest neighbours lie within three standard deviations, but not on the same point."""
     if len(means) < LEAST_GAUSSIANS:
         return np.zeros(len(means), bool)
     reach = 3 * np.exp(np.minimum(log_scales.max(axis=1).astype(np.float64), np.log(LARGE * extent)))
@@ -146,18 +146,18 @@ def _touching(means: Float32, log_scales: Float32, extent: float) -> Mask:
 
 
 def oversized_mask(log_scales: Float32, core: Core) -> Mask:
-    """(N,) Gaussians that are giants against the object and against the others.
+    """(N,) Gaussians that are oversized relative to the object and to the other Gaussians.
 
-    Where giants were found the rest is looked at again, so that what is left has none.
+    Repeats without those found, so that what is left has none.
     """
     largest = np.maximum(np.maximum(log_scales[:, 0], log_scales[:, 1]), log_scales[:, 2])
     finite = np.isfinite(largest)
-    giants = np.zeros(len(largest), bool)
-    while core.extent and (rest := largest[finite & ~giants]).size >= LEAST_GAUSSIANS:
+    oversized = np.zeros(len(largest), bool)
+    while core.extent and (rest := largest[finite & ~oversized]).size >= LEAST_GAUSSIANS:
         usual = np.sort(rest[:: -(-rest.size // SAMPLE)])
         limit = float(usual[int(0.9 * (usual.size - 1))]) + np.log(LARGE_AMONG_OTHERS)
-        found = finite & ~giants & (largest > max(limit, np.log(LARGE * core.extent)))
+        found = finite & ~oversized & (largest > max(limit, np.log(LARGE * core.extent)))
         if not found.any():
             break
-        giants |= found
-    return giants
+        oversized |= found
+    return oversized

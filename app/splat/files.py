@@ -1,4 +1,4 @@
-"""Splat files on disk: the content chooses the reader, the suffix the writer; a file is replaced whole or not."""
+"""Splat files on disk. The content selects the reader, the suffix the writer; files are replaced atomically."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from app.writing import replacing
 def read_splat(path: Path, max_gaussians: int) -> Splat:
     """Reads a splat file of any format of the registry, whatever its suffix says.
 
-    Raises BadFile, naming the file, the field and the remedy, for everything that can be wrong with it.
+    Raises BadFile, naming the file, the field and the remedy, if the file cannot be used.
     """
     return decode_splat(_map(path), max_gaussians, str(path))
 
@@ -45,10 +45,10 @@ def decode_splat(data: bytes | memoryview, max_gaussians: int, name: str = "spla
 
 
 def write_splat(path: Path, splat: Splat, format: str | None = None) -> None:
-    """Writes the splat; the path then holds the whole new file, or what it held before.
+    """Writes the splat atomically: after an error the path holds what it held before.
 
-    format: its name in the registry; None takes the suffix's.
-    Raises BadInput where the suffix or a value has no place in the format, BadFile where the file cannot be written.
+    format: a name in the registry; None selects the format by the suffix.
+    Raises BadInput if no format has the suffix or the format cannot hold a value, BadFile if writing fails.
     """
     chosen = formats.written_as(path, format)
     with replacing(path) as stream:
@@ -57,20 +57,20 @@ def write_splat(path: Path, splat: Splat, format: str | None = None) -> None:
 
 
 def copy_splat(source: Path, target: Path) -> None:
-    """Copies a file bit for bit, in one step; source and target may be the same. Raises BadFile."""
+    """Copies a file bit for bit and atomically; source and target may be the same. Raises BadFile."""
     data = _map(source)
     with replacing(target) as stream:
         stream.write(data)
 
 
 def stored_as(path: Path) -> Format | None:
-    """The format of a file, by its content; None for none that is known. Raises BadFile."""
+    """The format of a file, by its content; None if it is unknown. Raises BadFile."""
     with reading(path) as stream:
         return formats.recognized(stream.read(formats.START_BYTES))
 
 
 def _map(path: Path) -> memoryview:
-    """The file as a view of its pages: nothing is copied before the header has been checked against the length."""
+    """The file, memory-mapped: nothing is copied before the header has been checked against the length."""
     with reading(path) as stream:
         if not os.fstat(stream.fileno()).st_size:
             return memoryview(b"")

@@ -1,4 +1,4 @@
-"""What a diagnosis says, as values: statistics of each field, findings and hints."""
+"""The result of a diagnosis: statistics of each field, findings and hints."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ BEYOND_REPAIR: frozenset[Kind] = frozenset({"uniform_position"})
 
 @dataclass(frozen=True)
 class FieldStats:
-    """Mean, standard deviation (population) and range over the finite values; None where there is none.
+    """Mean, standard deviation (population) and range over the finite values; None if there are none.
 
-    count: values in the field, all components. nonfinite: of them, NaN or infinite.
+    count: values in the field, all components. nonfinite: how many of them are NaN or infinite.
     """
 
     count: int
@@ -49,7 +49,7 @@ class FieldStats:
 class Finding:
     """One fault of one field.
 
-    count: Gaussians concerned. figures: the numbers that led to it, by name, in the field's own unit.
+    count: Gaussians affected. figures: the numbers that led to the finding, by name, in the field's unit.
     """
 
     kind: Kind
@@ -63,7 +63,7 @@ class Finding:
 class Diagnosis:
     """Statistics by field name, and the findings: first lost values, then faults of a whole field.
 
-    hints: what may be a fault, or is one of the file's unit and not of its values. Nothing is repaired because of them.
+    hints: possible faults, and an unusual unit of length. They are reported, and nothing is repaired.
     """
 
     gaussians: int
@@ -77,7 +77,7 @@ class Diagnosis:
         return not self.findings
 
     def find(self, kind: Kind, field: Field | None = None) -> Finding | None:
-        """The finding of this kind (in this field), if there is one."""
+        """The finding of this kind (and in this field, if given), or None."""
         return next((f for f in self.findings if f.kind == kind and field in (None, f.field)), None)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Files that people take for splats, or that are splats of a format we do not read: what they are, and what to do."""
+"""Recognises files that are no splats, or splats of a format that is not read, and suggests a remedy."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SPLAT_ROW = 32
 
 
 def name_of(start: bytes, size: int) -> tuple[str, str] | None:
-    """What a file that begins with these bytes is, and what to do about it; None where nothing is known."""
+    """What a file that starts with these bytes is, and the remedy; None if it is unknown."""
     text = start[:4_096].decode("latin-1")
     for pattern, what, remedy in KNOWN:
         if re.match(pattern, text, re.IGNORECASE if pattern.isascii() and "<" in pattern else 0):

@@ -1,4 +1,4 @@
-"""What a file format of splats is. The registry of formats is app/splat/formats.py; docs/extending.md adds one."""
+"""What a splat file format is. The registry is app/splat/formats.py; docs/extending.md shows how to add one."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ MAIN = "ply"
 class Format:
     """One format in which splats are stored.
 
-    name: how users and the API choose it.
-    suffix: of its files, lower case, with the dot; a generated splat is stored as asset<suffix>. Where formats share a
-        suffix, the first one writes the files that have it.
+    name: as users and the API give it.
+    suffix: of its files, lower case, with the dot; a generated splat is stored as asset<suffix>. If formats share a
+        suffix, the first one in the registry writes such files.
     media_type: of its files over HTTP.
     recognizes: whether a file with these first START_BYTES bytes is read by this format.
     read: None for a format that is only written.
     write: None for a format that is only read.
     tolerance: how far the score of the stored splat may lie from the certified score. None: generated splats are not
         stored in this format.
-    refusal: why the format cannot hold a splat; empty where it can.
+    refusal: why the format cannot hold a splat; empty if it can.
     losses: what the format would lose of a splat, a sentence each.
     """
 

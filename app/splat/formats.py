@@ -22,12 +22,12 @@ FORMATS: dict[str, Format] = {
 
 
 def recognized(start: bytes) -> Format | None:
-    """The format that reads a file that begins with these bytes."""
+    """The format that reads a file that starts with these bytes; None if no format does."""
     return next((each for each in FORMATS.values() if each.read and each.recognizes(start)), None)
 
 
 def written_as(path: Path, name: str | None = None) -> Format:
-    """The format that is written to this path: the named one, or the one of its suffix. Raises BadInput for none."""
+    """The format to write to this path: the named one, else that of its suffix. Raises BadInput for none."""
     if name is not None:
         if name not in writable():
             raise BadInput(f"format {name!r} is not written; use one of {', '.join(writable())}")
@@ -52,26 +52,26 @@ def certified() -> tuple[Format, ...]:
 
 
 def asset_name(format: Format) -> str:
-    """The file of a generated or repaired splat."""
+    """The name of the file that holds a generated or repaired splat."""
     return f"asset{format.suffix}"
 
 
 def main_asset() -> str:
-    """The file of a job that holds its splat in the MAIN format."""
+    """The name of the file that holds a job's splat in the MAIN format."""
     return asset_name(FORMATS[MAIN])
 
 
 def input_names() -> tuple[str, ...]:
-    """The files in which a splat that a caller brought may be stored."""
+    """The names of the files in which a caller's splat may be stored."""
     return tuple(dict.fromkeys(f"input{each.suffix}" for each in FORMATS.values() if each.read))
 
 
 def input_name(data: bytes) -> str:
-    """The file in which to store a splat that a caller brought, by its content."""
+    """The name of the file in which to store a caller's splat, by its content."""
     return f"input{(recognized(data[:START_BYTES]) or FORMATS[MAIN]).suffix}"
 
 
 def media_types() -> dict[str, str]:
-    """Of every file in which a job may hold a splat, by file name."""
+    """The media type of every file in which a job may hold a splat, by file name."""
     stored = {asset_name(each): each.media_type for each in FORMATS.values() if each.write}
     return stored | {f"input{each.suffix}": each.media_type for each in FORMATS.values() if each.read}

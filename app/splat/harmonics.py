@@ -29,7 +29,7 @@ def view_colors(means: Any, sh: Any, position: Any) -> Any:
 
 
 def basis_functions(x: Any, y: Any, z: Any) -> Iterator[Any]:
-    """The fifteen basis functions of degrees 1 to 3 at unit directions; constants: sqrt of rationals over pi."""
+    """The fifteen basis functions of degrees 1 to 3 at unit directions; the constants are sqrt(rational / pi)."""
     xx, yy, zz = x * x, y * y, z * z
     yield from (-0.4886025 * y, 0.4886025 * z, -0.4886025 * x)
     yield from (1.0925484 * x * y, -1.0925484 * y * z, 0.3153916 * (2 * zz - xx - yy))

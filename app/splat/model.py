@@ -17,7 +17,7 @@ SH_C0 = 0.28209479177387814
 """Value of the degree-0 real spherical harmonic, 1 / (2 sqrt(pi)): colour = 0.5 + SH_C0 * sh[:, 0]."""
 
 NOWHERE = 1e9
-"""Positions beyond this are no positions, whatever the unit."""
+"""Positions beyond this are treated as lost, whatever the unit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,13 +25,13 @@ class Splat:
     """N 3D Gaussians in world units, +Y up. All arrays float32, C-contiguous.
 
     means: (N, 3) centres.
-    quats: (N, 4) rotations, (w, x, y, z), as stored: consumers normalise, a zero one is a finding.
+    quats: (N, 4) rotations, (w, x, y, z), as stored: consumers normalise them; diagnosis reports zero quaternions.
     log_scales: (N, 3) natural logarithm of the standard deviations.
     opacity_logits: (N,) log(p / (1 - p)) of the opacity p.
     sh: (N, K, 3) spherical-harmonic coefficients per colour channel, K = (degree + 1)^2, degree 0 to 3.
-    notes: what its reader dropped or changed, a sentence each.
+    notes: what the reader dropped or changed, a sentence each.
 
-    Raises ValueError where an array has another shape.
+    Raises ValueError if an array has another shape.
     """
 
     means: Float32
@@ -80,5 +80,5 @@ class Splat:
 
 
 def sigmoid(logits: Any, numbers: Any = np) -> Any:
-    """1 / (1 + exp(-x)), float32, without overflow warnings at either end. numbers: torch where x is a tensor."""
+    """1 / (1 + exp(-x)), float32, without overflow warnings at either end. numbers: torch if x is a tensor."""
     return 0.5 * numbers.tanh(0.5 * logits) + 0.5

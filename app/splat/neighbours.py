@@ -1,4 +1,4 @@
-"""Lost colours, sizes and orientations, estimated from the Gaussians nearby.
+"""Estimates lost colours, sizes and orientations from the Gaussians nearby.
 
 Every rule here was chosen by measurement on real assets: docs/repair.md has the experiments. This file does not know
 what a finding is: callers pass which Gaussians are known and which are wanted.
@@ -21,17 +21,19 @@ def nearest(
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Indices (M, k) of the known Gaussians nearest to each wanted one, and distances (M, k) in world units.
 
-    A Gaussian is no neighbour of itself, unless it is the only one. k shrinks to what there is.
-    means: finite. Raises ValueError where nothing is known.
+    A Gaussian is no neighbour of itself, unless it is the only one. k shrinks to the number of candidates.
+    means: finite. Raises ValueError if no Gaussian is known.
     """
     if not known.any():
         raise ValueError("no known Gaussian to take a neighbour from")
-    order = _cell_order(means)  # neighbours in memory too: a query is three times as fast
-    points = _apart(means)[order]
+    order = _cell_order(means)  # spatial order makes the query three times as fast
+    points = _jittered(means)[order]
     index, asking = order[known[order]], order[wanted[order]]
     itself = known[asking]
     count = min(k + bool(itself.any()), len(index))
-    tree = cKDTree(points[known[order]], balanced_tree=False)  # medians cost more than they save on a surface
+    tree = cKDTree(
+        points[known[order]], balanced_tree=False
+    )  # balancing costs more than it saves for points on a surface
     distance, found = tree.query(points[wanted[order]], k=range(1, count + 1), workers=-1)
     if count > 1 and itself.any():
         others = np.arange(count - 1) + itself[:, None]
@@ -41,16 +43,16 @@ def nearest(
 
 
 def _cell_order(means: Float32) -> NDArray[np.intp]:
-    """Indices of the Gaussians, those of a cell of a 64-grid together."""
+    """Indices of the Gaussians, sorted by cell of a 64 x 64 x 64 grid."""
     low, high = means.min(axis=0).astype(np.float64), means.max(axis=0).astype(np.float64)
     cells = ((means - low) * (63 / np.maximum(high - low, 1e-30))).astype(np.int32)
     return np.argsort((cells[:, 0] * 64 + cells[:, 1]) * 64 + cells[:, 2], kind="stable")
 
 
-def _apart(means: Float32) -> NDArray[np.float64]:
-    """The positions, coincident ones a hair apart: a k-d tree takes quadratic time over equal points."""
-    hair = 1e-6 * (float(np.ptp(means.astype(np.float64), axis=0).max()) or 1.0)
-    return means + hair * np.random.default_rng(0).random(means.shape)
+def _jittered(means: Float32) -> NDArray[np.float64]:
+    """The positions with a tiny jitter: a k-d tree takes quadratic time over coincident points."""
+    jitter = 1e-6 * (float(np.ptp(means.astype(np.float64), axis=0).max()) or 1.0)
+    return means + jitter * np.random.default_rng(0).random(means.shape)
 
 
 def rotation_matrices(quats: Float32) -> Float32:
@@ -81,27 +83,27 @@ def log_scales(splat: Splat, known: Mask, wanted: Mask) -> Float32:
 
 
 def log_scales_by_spacing(splat: Splat, opacity_known: bool) -> Float32:
-    """(N, 3) logarithms of sizes along each Gaussian's own axes, where no size is known; a lone Gaussian gets 0.01.
+    """(N, 3) logarithms of sizes along each Gaussian's own axes, from positions alone; a lone Gaussian gets 0.01.
 
-    The rms distance to its neighbours along each axis, times 0.69 (on the two real assets true sizes are exp(-0.36) and
-    exp(-0.38) of it), drawn a little to the file's median, flatter than the positions lie; and the more transparent
-    Gaussians are the larger ones.
+    The rms distance to the neighbours along each axis, times 0.69 (in the two real assets the true sizes are exp(-0.36)
+    and exp(-0.38) of it), pulled slightly towards the median and made flatter than the spread of the positions. With
+    opacity_known, more transparent Gaussians get larger sizes.
     """
     if len(splat) < 2:
         return np.full((len(splat), 3), np.log(0.01), np.float32)
-    picked, of = _picked(splat.means, 120_000)
+    picked, of = _sample(splat.means, 120_000)
     squares = _along_axes(splat.quats, _spread(splat.means, picked, NEIGHBOURS)[of])
-    median = float(np.median(squares))  # of points on a line it is zero, or by rounding even less
+    median = float(np.median(squares))  # zero for points on a line, or even less by rounding
     logs = 0.5 * np.log(np.maximum(squares, 1e-4 * median if median > 0 else 1e-12))
     size = logs.mean(axis=1, keepdims=True)
-    drawn = size + 0.1 * (np.median(size) - size) - 0.37
+    estimate = size + 0.1 * (np.median(size) - size) - 0.37
     if opacity_known:
-        drawn -= 0.3 * centred_rank(splat.opacity_logits)[:, None]
-    return (drawn + 1.5 * (logs - size)).astype(np.float32)
+        estimate -= 0.3 * centred_rank(splat.opacity_logits)[:, None]
+    return (estimate + 1.5 * (logs - size)).astype(np.float32)
 
 
 def centred_rank(values: Float32) -> Float32:
-    """(N,) ranks, evenly spaced from -1/2 to 1/2; equal values in the order they come, so that there is a spread."""
+    """(N,) ranks, evenly spaced from -1/2 to 1/2; ties are ranked in index order, so that there is always a spread."""
     low, high = np.quantile(values[:: max(1, len(values) // 50_000)], [0.001, 0.999])
     steps = ((values - low) * (65_535 / max(high - low, 1e-12))).clip(0, 65_535).astype(np.uint16)
     rank = np.empty(len(values), np.float32)
@@ -110,19 +112,19 @@ def centred_rank(values: Float32) -> Float32:
 
 
 def quats(splat: Splat, known: Mask, wanted: Mask) -> Float32:
-    """(M, 4) wxyz: each wanted Gaussian's own sizes laid along the axes of the known neighbours' mean ellipsoid."""
+    """(M, 4) wxyz rotations that align each wanted Gaussian's sizes with the known neighbours' mean ellipsoid."""
     index, _ = nearest(splat.means, known, wanted)
     return _aligned(_axes(_mean_log_ellipsoid(splat, index)), splat.log_scales[wanted])
 
 
 def quats_by_spacing(splat: Splat) -> Float32:
-    """(N, 4) wxyz: each Gaussian's own sizes laid along the spread of the nearest positions: flat on a surface."""
-    picked, of = _picked(splat.means, 40_000)
+    """(N, 4) wxyz rotations that align each Gaussian's sizes with the spread of the nearest positions."""
+    picked, of = _sample(splat.means, 40_000)
     return _aligned(_axes(_spread(splat.means, picked, 2 * NEIGHBOURS))[of], splat.log_scales)
 
 
-def _picked(means: Float32, most: int) -> tuple[Mask, NDArray[np.intp]]:
-    """At most so many Gaussians (mask, N), and for each (N,) which of them, by rank, is beside it: work is bounded."""
+def _sample(means: Float32, most: int) -> tuple[Mask, NDArray[np.intp]]:
+    """A sample of at most `most` Gaussians as a mask (N,), and for every Gaussian (N,) the nearby one in the sample."""
     order = _cell_order(means)
     step = -(-len(order) // most)
     picked = np.zeros(len(order), bool)
@@ -142,9 +144,11 @@ def _mean_log_ellipsoid(splat: Splat, index: NDArray[np.intp]) -> Float32:
 
 
 def _spread(means: Float32, wanted: Mask, k: int) -> Float32:
-    """(M, 3, 3) second moments of the k nearest about each wanted Gaussian, squared world units."""
+    """(M, 3, 3) second moments of the k nearest positions about each wanted Gaussian, squared world units."""
     index, _ = nearest(means, np.ones(len(means), bool), wanted, k)
-    away = [axis[index] - axis[wanted][:, None] for axis in means.T]  # by component: a stack of small matrices is slow
+    away = [
+        axis[index] - axis[wanted][:, None] for axis in means.T
+    ]  # by component, because stacks of small matrices are slow
     moments = [[np.einsum("nk,nk->n", a, b) for b in away] for a in away]
     return np.asarray(np.array(moments).transpose(2, 0, 1) / index.shape[1], np.float32)
 
@@ -156,12 +160,12 @@ def _along_axes(orientations: Float32, shapes: Float32) -> Float32:
 
 
 def _axes(shapes: Float32) -> Float32:
-    """(M, 3, 3) eigenvectors of the shapes, in columns, that of the shortest axis first."""
+    """(M, 3, 3) eigenvectors of the shapes as columns, shortest axis first."""
     return np.asarray(np.linalg.eigh(shapes)[1])
 
 
 def _aligned(axes: Float32, sizes: Float32) -> Float32:
-    """(M, 4) wxyz rotation to the axes (M, 3, 3), the last of them for the longest of the sizes (M, 3)."""
+    """(M, 4) wxyz rotations that put the sizes (M, 3) along the axes (M, 3, 3), the longest along the last."""
     rank = np.argsort(np.argsort(sizes, axis=1), axis=1)
     own = np.take_along_axis(axes, rank[:, None, :].repeat(3, axis=1), axis=2)
     left_handed = (np.cross(own[:, :, 0], own[:, :, 1]) * own[:, :, 2]).sum(axis=1) < 0
@@ -170,7 +174,7 @@ def _aligned(axes: Float32, sizes: Float32) -> Float32:
 
 
 def _quaternions(axes: Float32) -> Float32:
-    """(M, 4) wxyz of the rotations (M, 3, 3): the longest row of 4 q q^T, which is linear in the rotation."""
+    """(M, 4) wxyz of rotation matrices (M, 3, 3): the longest row of 4 q q^T, which is linear in the matrix."""
     ((xx, xy, xz), (yx, yy, yz), (zx, zy, zz)) = axes.transpose(1, 2, 0)
     one = np.float32(1)
     outer = (

@@ -1,4 +1,4 @@
-"""Opacities, estimated from the geometry and from those that are known.
+"""Estimates lost opacities from the geometry and from the known opacities.
 
 Every rule here was chosen by measurement on real assets: docs/repair.md has the experiments. This file does not know
 what a finding is: the caller passes which opacities are known.
@@ -17,76 +17,77 @@ from app.splat.model import Float32, Splat, sigmoid
 from app.splat.neighbours import centred_rank, rotation_matrices
 from app.splat.statistics import Mask
 
-VISIBLE_DEPTH = 1.5
-"""Opacity times area, summed over the Gaussians of an occupied cell, in cell faces: the level where all are lost.
+TARGET_OPTICAL_DEPTH = 1.5
+"""Opacity times area, summed over the Gaussians of an occupied cell and divided by the area of a cell's face.
 
-It is 1.69 and 1.67 on the real assets, whose mean opacities are 0.88 and 0.55. A little less gives the best pictures of
-both: a Gaussian that is wrongly opaque hides more than one that is wrongly transparent lets through."""
+It sets the overall level when all opacities are lost. The real assets have 1.69 and 1.67, at mean opacities of 0.88 and
+0.55. A slightly lower value renders both best: a Gaussian that is wrongly opaque does more harm than one that is
+wrongly transparent."""
 
 LOGIT_LIMIT = 6.0
-"""Guesses stay within this: an opacity of 0.0025 or 0.9975 is 0 or 1 to any picture."""
+"""Estimates are clipped to this range: opacities below 0.0025 or above 0.9975 look like 0 or 1."""
 
 
-def guess_logits(splat: Splat, known: Mask, spread: float = 1.1) -> Float32:
-    """(N,) an estimate of every opacity as a logit; the caller keeps the known ones.
+def estimate_logits(splat: Splat, known: Mask, spread: float = 1.1) -> Float32:
+    """(N,) an estimated logit for every Gaussian; the caller keeps the known ones.
 
-    Three layers, each correcting the one before: a rule for every file; a regression of the known logits on geometric
-    features of their Gaussians; the deviation of the known ones nearby.
-    spread: standard deviation of the first layer, in logits. Positions, sizes, rotations, colours: finite.
+    Three layers, each correcting the one before: a fixed rule; a regression of the known logits on geometric features;
+    the mean residual of the known Gaussians nearby.
+    spread: standard deviation of the first layer, in logits. All other fields of the splat must be finite.
     """
-    standing = _stand(splat)
-    pattern = _pattern(standing, spread)
-    guess = pattern + np.float32(_level(pattern, standing))
+    features = _features_of(splat)
+    pattern = _pattern(features, spread)
+    guess = pattern + np.float32(_level(pattern, features))
     if known.any():
         truth = splat.opacity_logits.clip(-LOGIT_LIMIT, LOGIT_LIMIT)
-        guess = guess + _regression(standing.table(), truth - guess, known)
-        guess = guess + _deviation_nearby(standing.grid, truth - guess, known)
+        guess = guess + _regression(features.regressors(), truth - guess, known)
+        guess = guess + _deviation_nearby(features.grid, truth - guess, known)
     return guess.clip(-LOGIT_LIMIT, LOGIT_LIMIT)
 
 
-def vary(splat: Splat, spread: float) -> Float32:
-    """(N,) what geometry says of the opacities relative to each other: logits of mean 0 and that standard deviation."""
-    return _pattern(_stand(splat), spread)
+def relative_logits(splat: Splat, spread: float) -> Float32:
+    """(N,) logits that the geometry suggests, relative to each other: mean 0 and standard deviation `spread`."""
+    return _pattern(_features_of(splat), spread)
 
 
-# ------------------------------------------------------------------------------- how a Gaussian stands
+# ------------------------------------------------------------------------------- geometric features
 
 
 @dataclass(frozen=True, eq=False)
 class _Grid:
-    """The Gaussians in cubic cells.
+    """The Gaussians binned into cubic cells.
 
-    cell: (N,) flat index. units: (N, 3) position in cells. side: of a cell, world units.
+    cell: (N,) flat index. coords: (N, 3) positions in units of a cell. side: length of a cell's side, world units.
     """
 
     cell: NDArray[np.intp]
-    units: Float32
+    coords: Float32
     shape: tuple[int, ...]
     side: float
 
     @classmethod
-    def over(cls, means: NDArray[np.floating]) -> _Grid:
-        """62 cells along the longest side, as in the generators' own grids; fewer where most would stay empty."""
+    def from_means(cls, means: NDArray[np.floating]) -> _Grid:
+        """62 cells along the longest side, as in the generators' own grids; fewer for small splats."""
         means = means.astype(np.float64)
         some = means[:: max(1, len(means) // 50_000)]
         low, high = np.quantile(some, [0.001, 0.999], axis=0)  # a stray Gaussian must not set the size of the cells
         longest = float((high - low).max()) or 1.0
         side = longest / float(np.clip(np.sqrt(len(means) / 13), 8, 62))
         shape = ((high - low) / side).astype(int) + 5
-        units = ((means - low) / side + 2).astype(np.float32).clip(1, (shape - 1.01).astype(np.float32))
-        return cls._of(units, shape, side)
+        coords = ((means - low) / side + 2).astype(np.float32).clip(1, (shape - 1.01).astype(np.float32))
+        return cls._of(coords, shape, side)
 
     @classmethod
-    def _of(cls, units: Float32, shape: NDArray[np.int_], side: float) -> _Grid:
-        x, y, z = units.astype(np.int32).T
-        return cls((x * shape[1] + y) * shape[2] + z, units, tuple(shape.tolist()), side)
+    def _of(cls, coords: Float32, shape: NDArray[np.int_], side: float) -> _Grid:
+        x, y, z = coords.astype(np.int32).T
+        return cls((x * shape[1] + y) * shape[2] + z, coords, tuple(shape.tolist()), side)
 
     def halved(self) -> _Grid:
-        """The same with cells half as wide."""
-        return self._of(2 * self.units, 2 * np.array(self.shape), self.side / 2)
+        """The same grid with cells half as wide."""
+        return self._of(2 * self.coords, 2 * np.array(self.shape), self.side / 2)
 
     def sums(self, weights: Float32 | Mask | None = None) -> NDArray[np.float64]:
-        """Over each cell, in the grid's shape."""
+        """The sum of the weights in each cell, or the count without weights; in the grid's shape."""
         sums = np.bincount(self.cell, weights, int(np.prod(self.shape)))
         return sums.reshape(self.shape).astype(np.float64)
 
@@ -95,16 +96,17 @@ class _Grid:
         return field.reshape(-1)[self.cell].astype(np.float32)
 
     def around(self, field: NDArray[np.float64]) -> Float32:
-        """(N,) the field's sum over the 27 cells about each Gaussian's."""
+        """(N,) the field's sum over the 27 cells around each Gaussian."""
         return self.at(27 * ndimage.uniform_filter(field, 3, mode="constant"))
 
 
 @dataclass(frozen=True, eq=False)
-class _Standing:
-    """How each Gaussian stands: (N,) each, lengths in cells.
+class _Features:
+    """Geometric features of each Gaussian: (N,) each unless noted, lengths in units of a cell.
 
-    sizes: (N, 3) logarithms, ascending. area: of its shadow, mean over directions. offset: (N, 3) from the mean
-    position around it. radius: of that neighbourhood. sticking_out: distance over radius. difference: of its colour.
+    sizes: (N, 3) logarithms, ascending. area: projected area, averaged over directions. offset: (N, 3) from the mean
+    position of its neighbourhood. radius: of that neighbourhood. protrusion: length of the offset / radius.
+    difference: of its colour from its cell's.
     """
 
     splat: Splat
@@ -114,25 +116,27 @@ class _Standing:
     area: Float32
     offset: Float32
     radius: Float32
-    sticking_out: Float32
+    protrusion: Float32
     difference: Float32
 
-    def table(self) -> Float32:
-        """(17, N) all there is to regress on, standardised by median and deviation, cut at three deviations."""
+    def regressors(self) -> Float32:
+        """(17, N) regressors, centred on the median, scaled by the standard deviation and clipped to three of them."""
         grid, count = self.grid, self.grid.around(self.in_cell)
-        air = grid.around(_air(self.in_cell > 0).astype(np.float64))
+        exterior = grid.around(_exterior_cells(self.in_cell > 0).astype(np.float64))
         size_around = [grid.around(grid.sums(size)) / count for size in self.sizes.T]
         lightness = self.splat.sh[:, 0].mean(axis=1)
         crowd = np.log(grid.at(self.in_cell)), np.log(count)
-        shape = self.radius, self.sticking_out, self.difference
-        table = np.stack([*self.sizes.T, *size_around, *crowd, *shape, air, lightness, *self._across()])
-        some = table[:, :: max(1, table.shape[1] // 50_000)]
-        table -= np.median(some, axis=1, keepdims=True)
-        table /= some.std(axis=1, keepdims=True) + np.float32(1e-6)
-        return table.clip(-3, 3, out=table)
+        shape = self.radius, self.protrusion, self.difference
+        regressors = np.stack(
+            [*self.sizes.T, *size_around, *crowd, *shape, exterior, lightness, *self._across_surface()]
+        )
+        some = regressors[:, :: max(1, regressors.shape[1] // 50_000)]
+        regressors -= np.median(some, axis=1, keepdims=True)
+        regressors /= some.std(axis=1, keepdims=True) + np.float32(1e-6)
+        return regressors.clip(-3, 3, out=regressors)
 
-    def _across(self) -> tuple[Float32, ...]:
-        """Along the surface's normal, the slope of the occupied cells: steepness, offset and reach outwards."""
+    def _across_surface(self) -> tuple[Float32, ...]:
+        """Occupancy smoothed, its gradient's length, and the offset and log size of each Gaussian along the normal."""
         solid = ndimage.gaussian_filter((self.in_cell > 0).astype(np.float64), 1.5)
         slope = np.column_stack([self.grid.at(part) for part in np.gradient(solid)])
         steepness = np.linalg.norm(slope, axis=1)
@@ -143,17 +147,17 @@ class _Standing:
         return self.grid.at(solid), steepness, (normal * self.offset).sum(axis=1), np.log(reach + 1e-6)
 
 
-def _stand(splat: Splat) -> _Standing:
-    grid = _Grid.over(splat.means)
+def _features_of(splat: Splat) -> _Features:
+    grid = _Grid.from_means(splat.means)
     sizes = (np.sort(splat.log_scales, axis=1) - np.log(grid.side)).astype(np.float32)
     in_cell = grid.sums()
     count = grid.around(in_cell)
-    middle = np.column_stack([grid.around(grid.sums(part)) / count for part in grid.units.T])
-    square = grid.around(grid.sums((grid.units**2).sum(axis=1))) / count
+    middle = np.column_stack([grid.around(grid.sums(part)) / count for part in grid.coords.T])
+    square = grid.around(grid.sums((grid.coords**2).sum(axis=1))) / count
     radius = np.sqrt(np.maximum(square - (middle**2).sum(axis=1), 1e-2))
-    offset = grid.units - middle
+    offset = grid.coords - middle
     a, b, c = np.exp(sizes.clip(-20, 5)).T
-    return _Standing(
+    return _Features(
         splat=splat,
         grid=grid,
         in_cell=in_cell,
@@ -161,13 +165,13 @@ def _stand(splat: Splat) -> _Standing:
         area=2 * np.pi / 3 * (a * b + b * c + a * c),
         offset=offset,
         radius=radius,
-        sticking_out=np.linalg.norm(offset, axis=1) / radius,
+        protrusion=np.linalg.norm(offset, axis=1) / radius,
         difference=_colour_difference(splat.sh[:, 0], grid, in_cell),
     )
 
 
-def _air(occupied: Mask) -> Mask:
-    """The empty cells that are reached from the border: air, and not hollows."""
+def _exterior_cells(occupied: Mask) -> Mask:
+    """The empty cells connected to the border of the grid; enclosed cavities do not count."""
     label, _ = ndimage.label(~occupied)
     return np.asarray(label == label[0, 0, 0])
 
@@ -185,47 +189,47 @@ def _colour_difference(colour: Float32, grid: _Grid, in_cell: NDArray[np.float64
 # ------------------------------------------------------------------------------- three layers
 
 
-def _pattern(standing: _Standing, spread: float) -> Float32:
-    """Large Gaussians, those that stick out, and those unlike their surroundings are the transparent ones; mean 0."""
-    traits = standing.sizes[:, 2], standing.sticking_out, standing.difference
+def _pattern(features: _Features, spread: float) -> Float32:
+    """Large, protruding and oddly coloured Gaussians are taken to be the more transparent ones; mean 0."""
+    traits = features.sizes[:, 2], features.protrusion, features.difference
     ranks = [centred_rank(trait) for trait in traits]
     pattern = -np.sum(ranks, axis=0)
-    if pattern.std() < 1e-3:  # of a handful of Gaussians the ranks can cancel out
+    if pattern.std() < 1e-3:  # the ranks of a handful of Gaussians can cancel out
         pattern = -ranks[0]
     return pattern * np.float32(spread / max(float(pattern.std()), 1e-6))
 
 
-def _level(pattern: Float32, standing: _Standing) -> float:
-    """The offset of the pattern, by bisection, at which an occupied cell is as deep as on the real assets."""
+def _level(pattern: Float32, features: _Features) -> float:
+    """The offset of the pattern that gives TARGET_OPTICAL_DEPTH, by bisection."""
     step = max(1, len(pattern) // 50_000)
-    some, area = pattern[::step], standing.area[::step] * (step / float((standing.in_cell > 0).sum()))
-    low, high = -1.5, 3.0  # whatever the areas say, the file is to be seen, and not to be a wall
+    some, area = pattern[::step], features.area[::step] * (step / float((features.in_cell > 0).sum()))
+    low, high = -1.5, 3.0  # keeps the splat visible, and short of fully opaque
     for _ in range(16):
         level = (low + high) / 2
-        deep = float((sigmoid(some + np.float32(level)) * area).sum()) > VISIBLE_DEPTH
-        low, high = (low, level) if deep else (level, high)
+        too_opaque = float((sigmoid(some + np.float32(level)) * area).sum()) > TARGET_OPTICAL_DEPTH
+        low, high = (low, level) if too_opaque else (level, high)
     return low
 
 
-def _regression(table: Float32, target: Float32, known: Mask, ridge: float = 30.0) -> Float32:
-    """(N,) the target from the rows of a table (D, N) and their products; the ridge wins where little is known."""
-    table = np.concatenate([np.ones((1, table.shape[1]), np.float32), table])
+def _regression(regressors: Float32, target: Float32, known: Mask, ridge: float = 30.0) -> Float32:
+    """(N,) the target fitted by the regressors (D, N) and their products; the ridge dominates where little is known."""
+    regressors = np.concatenate([np.ones((1, regressors.shape[1]), np.float32), regressors])
     column = np.flatnonzero(known)
     column = column[:: max(1, len(column) // 6_000)]
-    first, second = np.triu_indices(len(table))
-    some = table[:, column]
+    first, second = np.triu_indices(len(regressors))
+    some = regressors[:, column]
     terms = some[first] * some[second]
-    # not a matrix product: on a busy machine its threads wait for each other ten times as long as this takes
+    # einsum, because on a busy machine the threads of a BLAS product wait for each other ten times as long
     gram = np.einsum("ik,jk->ij", terms, terms).astype(np.float64) + ridge * np.eye(len(first))
-    form = np.zeros((len(table),) * 2, np.float32)
+    form = np.zeros((len(regressors),) * 2, np.float32)
     form[second, first] = cho_solve(cho_factor(gram), terms @ target[column])
-    return np.einsum("dn,dn->n", form @ table, table)
+    return np.einsum("dn,dn->n", form @ regressors, regressors)
 
 
 def _deviation_nearby(grid: _Grid, deviation: Float32, known: Mask, shrink: float = 2.0) -> Float32:
-    """(N,) mean deviation of the known ones nearby, from wide surroundings down to half a cell.
+    """(N,) mean deviation of the known Gaussians nearby, from wide neighbourhoods down to half a cell.
 
-    Each width counts as `shrink` observations more for the next: what is not known close by is taken from farther away.
+    The mean of each width enters the next as `shrink` observations, so that distant values fill in for missing ones.
     """
     mean = np.zeros(grid.shape)
     total, count = grid.sums(np.where(known, deviation, 0)), grid.sums(known)

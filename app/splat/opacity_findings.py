@@ -1,6 +1,6 @@
-"""Faults of opacities: what a whole field of logits is if it is not logits.
+"""Faults of the opacities: logits that are probabilities, uniform, or the logit of a logit.
 
-This file does not know how an opacity is repaired.
+This file does not know how opacities are repaired.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from app.config import DiagnoseConfig
 
 LOADER_FLOORS = (1e-4, 1e-3)
-"""Probabilities at which the loaders seen in the field clamp before they apply a second logit."""
+"""Probabilities at which known loaders clamp before they apply a second logit."""
 
 CLAMP_TOLERANCE = 4e-3
-"""A clamped logit is recognised within this: float32 is off by 2e-4 at 9.2103, float16 by 4e-3."""
+"""Tolerance for recognising a clamped logit: float32 is off by 2e-4 at 9.2103, float16 by 4e-3."""
 
 SMALLEST_MASS = 0.005
-"""Share of the Gaussians at a clamp that is no coincidence: a healthy file has 0.001 within the tolerance."""
+"""Fraction of the Gaussians at a clamp that is no coincidence: a healthy file has 0.001 within the tolerance."""
 
 STRAY_SHARE = 0.001
-"""Up to this share, values beyond a clamp are garbage and say nothing about the file."""
+"""Up to this fraction, values beyond a clamp are ignored as garbage."""
 
 LARGEST_LOGIT = 40.0
-"""Larger values throughout a file without a negative one are no logits: at 17 float32 already gives an opacity of 1."""
+"""In a file without negative values, larger ones are not logits: at 17 the opacity is already 1 in float32."""
 
 
 def opacity_findings(opacity_logits: Float32, stats: FieldStats, config: DiagnoseConfig) -> Iterator[Finding]:
-    """At most one finding about the finite values of the field, other than that some are lost."""
+    """At most one finding about the finite values of the field; lost values are reported elsewhere."""
     logits = finite_values(opacity_logits)
     if logits.size < 2 or stats.mean is None or stats.std is None or stats.min is None or stats.max is None:
         return
@@ -47,7 +47,9 @@ def opacity_findings(opacity_logits: Float32, stats: FieldStats, config: Diagnos
     elif stats.min >= -1e-4 and stats.max <= 1 + 1e-4 and stats.std >= 0.02:
         message = f"opacity_logits: probabilities, not logits (range {stats.min:.4g} to {stats.max:.4g})"
         yield Finding("linear_opacity", "opacity_logits", count, message, figures)
-    elif stats.std < config.uniform_opacity_std and stats.mean < 0:  # opaque throughout is no fault: meshes are
+    elif (
+        stats.std < config.uniform_opacity_std and stats.mean < 0
+    ):  # opaque throughout is no fault: meshes converted to splats are
         message = (
             f"opacity_logits: uniform at {stats.mean:.4g} "
             f"(std {stats.std:.4g}, healthy from {config.uniform_opacity_std:g})"
@@ -58,7 +60,7 @@ def opacity_findings(opacity_logits: Float32, stats: FieldStats, config: Diagnos
 
 
 def _full_scale(logits: Float32, stats: FieldStats) -> float:
-    """What stands for opaque, 255 or 100, where the values are opacities in 8 bits or in percent; else 0."""
+    """255 or 100 if the values are opacities in 8 bits or in percent; else 0."""
     assert stats.min is not None
     assert stats.max is not None
     if stats.std == 0 or stats.min < -1e-3 or not 12 <= stats.max <= 255.5:
@@ -73,11 +75,11 @@ def _are_integers(values: Float32) -> bool:
 
 
 def _double_logit(logits: Float32, config: DiagnoseConfig) -> Iterator[Finding]:
-    """The mark of a loader that clamps to [p, 1 - p] and takes the logit of what is a logit already.
+    """Finds the work of a loader that clamps to [p, 1 - p] and takes the logit of what already is a logit.
 
-    Every logit below p becomes one value, every logit above 1 - p its opposite; no healthy distribution has such mass
-    there. Either the whole file went through the loader: then nothing exceeds the clamp, and the little between is
-    logit(x) of logits x in (0, 1). Or a part of it did, or was set to the floor, and the rest is as it should be.
+    Every logit below p becomes one value and every logit above 1 - p its opposite; no healthy distribution has such
+    mass there. If the whole file went through the loader, nothing exceeds the clamp, and the few values between the
+    clamps are logit(x) of logits x in (0, 1). If only a part did, or was set to the floor, the rest is unchanged.
     """
     for probability in LOADER_FLOORS:
         clamp = math.log((1 - probability) / probability)
@@ -94,10 +96,10 @@ def _double_logit(logits: Float32, config: DiagnoseConfig) -> Iterator[Finding]:
 
 
 def _from_unit_interval(values: Float32) -> bool:
-    """Whether these are logit(x) of x in (0, 1) with a smooth density: nearly linear over so short a span.
+    """Whether the values are logit(x) of x in (0, 1) with a smooth density, which is nearly linear over this range.
 
-    For every linear density there the mean of x (1 - x) is 1/6, with a standard deviation of 0.0745 a value. Healthy
-    opacities gather at both ends and give less.
+    For every linear density on (0, 1) the mean of x (1 - x) is 1/6, with a standard deviation of 0.0745 per value.
+    Healthy opacities cluster at both ends and have a lower mean.
     """
     if not values.size:
         return True
@@ -109,10 +111,10 @@ def _from_unit_interval(values: Float32) -> bool:
 def _is_partial(
     floor: float, ceiling: float, beyond: float, between: Float32, clamp: float, config: DiagnoseConfig
 ) -> bool:
-    """Mass at the clamp beside values that were never clamped.
+    """Whether there is mass at the clamp beside values that were never clamped.
 
-    A writer that clamps once, rightly, leaves mass there too. It is recognised by what lies short of the clamp: the
-    tail of what was cut off, or, if probabilities came in 8 bits, nothing but the grid of k / 255.
+    A writer that clamps once, correctly, leaves mass there too. It is recognised by the values within the clamp: the
+    tail of the clipped distribution, or, for 8-bit probabilities, only multiples of 1 / 255.
     """
     if beyond >= STRAY_SHARE:
         return True

@@ -1,6 +1,6 @@
-"""3DGS PLY, bytes in and bytes out. Knows no paths: app.splat.files opens, chooses the format and replaces files.
+"""3DGS PLY, from and to bytes. Knows no paths: app.splat.files opens, selects the format and replaces files.
 
-One layout is written, in pieces: no second copy of the splat is made. Reading the rows is app.splat.ply_rows.
+One layout is written, piece by piece, without a second copy of the splat. app.splat.ply_rows reads the rows.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ LOG_SCALES = ("scale_0", "scale_1", "scale_2")
 QUATS = ("rot_0", "rot_1", "rot_2", "rot_3")
 REST_COUNTS = (0, 9, 24, 45)
 DEGREE_4 = 72
-"""Properties f_rest_ of degree 4, which no rasteriser of ours draws: the last nine of each channel are dropped."""
+"""Number of f_rest_ properties at degree 4. Our rasterisers draw degree 3: the last nine per channel are dropped."""
 
 DISC = -20.0
-"""log of the thickness of a Gaussian that has none: a 2D Gaussian."""
+"""log_scale used for the thickness of 2D Gaussians, which have none."""
 
 PIECE = 8192
-"""Rows written at a time: 0.6 MB, or 2 MB with all harmonics, that stay in a core's cache until they are written."""
+"""Rows written at a time: 0.6 MB, or 2 MB with all harmonics, which fit a core's cache."""
 
 
 def decode_ply(data: bytes | memoryview, max_gaussians: int, name: str = "PLY data") -> Splat:
     """Reads a 3DGS PLY: binary of either endianness or ASCII, any property order and scalar type, SH degree 0 to 3.
 
-    data: the whole file. Properties and elements that a splat does not have (normals, faces) are passed over.
-    max_gaussians: more than this is refused, before anything is allocated.
+    data: the whole file. Properties and elements that a splat does not have (normals, faces) are ignored.
+    max_gaussians: files with more are rejected before anything is allocated.
     name: what to call the data in a message.
 
-    Values are taken as they are: NaN and infinity are findings of a diagnosis, not errors of the file.
-    Raises BadFile where the file is not such a PLY, is cut off, is over the limit, or has no finite position at all.
+    Values are not checked: NaN and infinity are findings of a diagnosis, not errors of the file.
+    Raises BadFile if the file is no such PLY, truncated, over the limit, or without any finite position.
     """
     header = read_header(data, name)
     check_counts(header, len(data) - header.size, max_gaussians, name)
@@ -73,9 +73,8 @@ def encode_ply(splat: Splat) -> bytes:
 def write_ply(splat: Splat, stream: BinaryIO) -> None:
     """Writes the 3DGS property order, float32, little-endian, normals zero, axes as they are (+Y up).
 
-    The header carries no comment line: the SPZ converters of 404-Repo and (before October 2025) Niantic want
-    `element vertex` in the third line and refuse the file otherwise (nianticlabs/spz issue 19).
-    Raises BadInput where the splat has no Gaussian.
+    The header has no comment line: the SPZ converters of 404-Repo and (before October 2025) Niantic require
+    `element vertex` in the third line (nianticlabs/spz issue 19). Raises BadInput if the splat has no Gaussian.
     """
     if not len(splat):
         raise BadInput("splat: 0 Gaussians; there is nothing to write")
@@ -91,7 +90,7 @@ def write_ply(splat: Splat, stream: BinaryIO) -> None:
 
 
 def _check_properties(vertex: Any, name: str) -> int:
-    """How many f_rest_ properties there are, once it is clear that all that a splat needs are there as scalars."""
+    """Checks that all needed properties are there, as scalars. Returns the number of f_rest_ properties."""
     found = {prop.name for prop in vertex.properties}
     rest = sum(re.fullmatch(r"f_rest_\d+", prop) is not None for prop in found)
     if rest not in (*REST_COUNTS, DEGREE_4):
@@ -111,7 +110,7 @@ def _rest(count: int) -> tuple[str, ...]:
 
 
 def _splat(rows: NDArray[np.void], rest: int) -> Splat:
-    """Copies throughout: the buffer behind the rows may be a mapped file. A double beyond float32 becomes infinite."""
+    """Everything is copied, as the rows may be views of a mapped file. Doubles beyond float32 become infinite."""
     notes = []
     kept = min(rest, REST_COUNTS[-1])
     sh = np.empty((len(rows), 1 + kept // 3, 3), np.float32)
@@ -136,7 +135,7 @@ def _splat(rows: NDArray[np.void], rest: int) -> Splat:
 
 
 def _log_scales(rows: NDArray[np.void]) -> tuple[Float32, str]:
-    """(N, 3), and why they are those of discs; empty where they are not."""
+    """(N, 3) log scales, and why they are those of discs; the reason is empty if they are not."""
     if LOG_SCALES[2] not in (rows.dtype.names or ()):
         flat = np.full((len(rows), 1), DISC, np.float32)
         return np.concatenate([_columns(rows, LOG_SCALES[:2]), flat], axis=1), "there is no property scale_2"
@@ -149,13 +148,13 @@ def _log_scales(rows: NDArray[np.void]) -> tuple[Float32, str]:
 
 
 def _columns(rows: NDArray[np.void], fields: tuple[str, ...]) -> Float32:
-    """(N, len(fields)); a view where the fields lie side by side as float32."""
+    """(N, len(fields)); a view if the fields are adjacent and float32."""
     table: Float32 = structured_to_unstructured(rows[list(fields)], dtype=np.float32)
     return table
 
 
 def _fill(table: Float32, splat: Splat, rows: slice) -> None:
-    """Puts these Gaussians into the table, all columns but the normals'."""
+    """Copies these Gaussians into the table, all columns except the normals."""
     rest = 3 * (splat.sh.shape[1] - 1)
     _put(table, 0, splat.means[rows])
     _put(table, 6, splat.sh[rows, 0])
@@ -166,7 +165,7 @@ def _fill(table: Float32, splat: Splat, rows: slice) -> None:
 
 
 def _put(table: Float32, column: int, values: Float32) -> None:
-    """Copies (n, k) values beside each other, a row as one record: float by float takes three times as long."""
+    """Copies (n, k) values into adjacent columns, a row as one record: float by float takes three times as long."""
     width = values.shape[1]
     if width:
         record = f"V{4 * width}"
@@ -181,4 +180,4 @@ FORMAT = Format(
     write=write_ply,
     tolerance=0.005,
 )
-"""Lossless. The tolerance is for another backend or device."""
+"""Lossless. The tolerance allows for another backend or device."""

@@ -1,8 +1,8 @@
 """The grammar of PLY: the header, and the rows of its elements, binary or text. Knows nothing of Gaussians.
 
-plyfile owns the grammar of the header (types, lists). The rows are taken from the buffer by numpy, because plyfile
-believes the header's counts before it has seen the file's length, and what it cannot memory-map (bytes, ASCII) it reads
-value by value: 1.7 s for 52,709 Gaussians.
+plyfile parses the header (types, lists). numpy reads the rows, because plyfile trusts the header's counts before it
+knows the length of the file, and reads what it cannot memory-map (bytes, ASCII) value by value: 1.7 s for 52,709
+Gaussians.
 """
 
 from __future__ import annotations
@@ -21,25 +21,19 @@ from plyfile import PlyData, PlyListProperty, PlyParseError
 from app.errors import BadFile
 
 MAX_HEADER_BYTES = 65_536
-"""A degree-3 3DGS header has 1.5 kB; what is longer is no splat, and no row of a text is longer."""
-
+"""Longest header, and longest row of a text file. The header of a degree-3 3DGS file has 1.5 kB."""
 
 MAX_LISTS = 100_000
-"""Before the vertices: they are walked through one by one, and millions of them would hold up everything else."""
-
+"""Most lists before the vertices: they are read one by one, and millions would take too long."""
 
 _NOT_A_NUMBER = re.compile(r"[+-]?(?:1\.#(?:IND|QNAN|SNAN)\d*|nan\([^)\s]*\))", re.IGNORECASE)
-
-
 _INFINITY = re.compile(r"([+-]?)1\.#INF\d*", re.IGNORECASE)
-
-
 _FORTRAN_EXPONENT = re.compile(r"(?<=[\d.])[dD](?=[+-]?\d)")
 
 
 @dataclass(frozen=True)
 class Header:
-    """The first lines: `ply` has the elements with all counts 0, `counts` what they promise, `size` is in bytes.
+    """The header. ply: the elements, all counts 0. counts: what the file promises. size: bytes.
 
     vertical: the axis that a comment calls vertical, as nerfstudio's exporter does; empty without one.
     """
@@ -50,7 +44,7 @@ class Header:
     vertical: str = ""
 
     def row_bytes(self, element: Any) -> int:
-        """Fewest bytes one row of the element can take; in ASCII a digit and a separator for each property."""
+        """Least bytes that a row of the element can take; in ASCII a digit and a separator per property."""
         if self.ply.text:
             return 2 * len(element.properties)
         return sum(np.dtype(_types(prop, self.ply.byte_order)[0]).itemsize for prop in element.properties)
@@ -61,7 +55,7 @@ def read_header(data: bytes | memoryview, name: str) -> Header:
     first = re.match(rb"ply[ \t]*(\r\n|\n|\r)", start)
     if first is None:
         raise BadFile(f"{name}: is not a PLY file: its first line is not 'ply'; give a 3DGS PLY")
-    # after a header of lines that end in CR alone, a LF belongs to the data
+    # if the header's lines end in CR alone, a following LF belongs to the data
     newline = rb"\r" if first[1] == b"\r" else rb"\r\n|\n"
     last = re.search(rb"[\r\n][ \t]*end_header[ \t]*(" + newline + rb")", start)
     if last is None:
@@ -76,7 +70,7 @@ def read_header(data: bytes | memoryview, name: str) -> Header:
 
 
 def _strip_counts(lines: list[bytes], name: str) -> tuple[list[str], dict[str, int]]:
-    """The header's lines with every count replaced by 0, and what the counts were."""
+    """The header's lines with every count replaced by 0, and the counts."""
     kept, counts, seen = [], {}, set[str]()
     for number, line in enumerate(lines, 1):
         words = _words(line, number, name)
@@ -88,12 +82,12 @@ def _strip_counts(lines: list[bytes], name: str) -> tuple[list[str], dict[str, i
             if words[-1] in seen:
                 raise BadFile(f"{name}: property {shortened(words[-1])!r} stands twice in its element; export it again")
             seen.add(words[-1])
-        kept.append(" ".join(words) or " ")  # an entirely empty line is the end of the file to plyfile
+        kept.append(" ".join(words) or " ")  # plyfile takes an empty line for the end of the file
     return kept, counts
 
 
 def _words(line: bytes, number: int, name: str) -> list[str]:
-    """Split as plyfile splits; a comment has none, being free text in any encoding."""
+    """The words of a line, split as plyfile splits them; none for a comment, which may have any encoding."""
     if re.match(rb"\s*(comment|obj_info)\b", line):
         return []
     if not line.isascii():
@@ -129,14 +123,14 @@ def check_counts(header: Header, available: int, max_gaussians: int, name: str) 
 def element_rows(header: Header, data: bytes | memoryview, name: str) -> dict[str, NDArray[np.void]]:
     """The rows of every element of a binary file that has no lists, by element name; views of the data.
 
-    Elements with lists are passed over. Raises BadFile where the file ends too early, or was changed in transfer.
+    Elements with lists are skipped. Raises BadFile if the file ends too early, or was changed in transfer.
     """
     offset, order, rows = header.size, header.ply.byte_order, dict[str, NDArray[np.void]]()
     for element in header.ply.elements:
         count = header.counts[element.name]
         if any(isinstance(prop, PlyListProperty) for prop in element.properties):
             if "vertex" in rows and count * len(element.properties) > MAX_LISTS:
-                return rows  # what follows the lists is not looked at
+                return rows  # what follows the lists is not needed
             offset = _skip(element, count, order, data, offset, name)
             continue
         kind = element.dtype(order)
@@ -151,7 +145,7 @@ def element_rows(header: Header, data: bytes | memoryview, name: str) -> dict[st
 
 
 def _check_end(body: bytes, left: int, name: str) -> None:
-    """Raises BadFile for bytes after the last element that a transfer as text explains."""
+    """Raises BadFile for bytes after the last element, which a transfer in text mode leaves; padding is allowed."""
     if left <= 0 or not body[-left:].strip(b"\0\t\n\r \x1a"):
         return  # padding
     ends = body.count(b"\r\n")
@@ -175,7 +169,7 @@ def _is_utf8(body: bytes) -> bool:
 
 
 def _skip(element: Any, count: int, order: str, data: bytes | memoryview, offset: int, name: str) -> int:
-    """The offset after an element that stands before the vertices; lists have to be walked through row by row."""
+    """The offset after an element before the vertices; lists have to be read row by row."""
     if not any(isinstance(prop, PlyListProperty) for prop in element.properties):
         return offset + count * int(element.dtype(order).itemsize)
     row = [tuple(np.dtype(kind) for kind in _types(prop, order)) for prop in element.properties]
@@ -197,17 +191,17 @@ def _skip(element: Any, count: int, order: str, data: bytes | memoryview, offset
 
 
 def _types(prop: Any, order: str) -> tuple[str, ...]:
-    """numpy types of a property: one for a scalar, those of the length and of the values for a list."""
+    """numpy types of a property: one for a scalar; for a list those of its length and of its values."""
     return tuple(prop.list_dtype(order)) if isinstance(prop, PlyListProperty) else (prop.dtype(order),)
 
 
 def text_rows(header: Header, data: bytes | memoryview, name: str) -> NDArray[np.void]:
-    """A row is a line; elements before the vertices are that many lines."""
+    """The vertices of an ASCII file: one row per line, after the lines of the elements before them."""
     names = [element.name for element in header.ply.elements]
     before = sum(header.counts[element] for element in names[: names.index("vertex")])
     fields, count = header.ply["vertex"].properties, header.counts["vertex"]
     lines = map(_plain_numbers, islice(_text_lines(data[header.size :], name), before, before + count))
-    try:  # loadtxt warns of an input without lines, so the first is looked at here
+    try:  # loadtxt warns about input without lines, so the first line is checked here
         first = list(islice(lines, 1))
         table = np.loadtxt(chain(first, lines), np.float32, comments=None, ndmin=2) if first else np.empty((0, 0))
     except (ValueError, OverflowError) as error:
@@ -221,14 +215,14 @@ def text_rows(header: Header, data: bytes | memoryview, name: str) -> NDArray[np
 
 
 def _plain_numbers(line: str) -> str:
-    """The line with NaN and infinity as Microsoft's run-times print them, and Fortran's exponents, in C's spelling."""
+    """The line with Microsoft's NaN and infinity and Fortran's exponents replaced by C's spelling."""
     if "#" in line or "(" in line:
         line = _INFINITY.sub(r"\1inf", _NOT_A_NUMBER.sub("nan", line))
     return _FORTRAN_EXPONENT.sub("e", line) if "d" in line or "D" in line else line
 
 
 def _text_lines(body: bytes | memoryview, name: str) -> Iterator[str]:
-    """Those that hold anything. One without an end would be parsed to its end, whatever was expected."""
+    """The lines that are not blank. Raises BadFile for an overlong line, which numpy would parse to its end."""
     text = io.TextIOWrapper(io.BytesIO(body), "latin-1")
     while line := text.readline(MAX_HEADER_BYTES):
         if len(line) == MAX_HEADER_BYTES:
@@ -238,5 +232,5 @@ def _text_lines(body: bytes | memoryview, name: str) -> Iterator[str]:
 
 
 def shortened(text: str) -> str:
-    """A quotation from a file, cut: a hostile name may be as long as the header."""
+    """Text quoted from a file, truncated: a hostile name may be as long as the header."""
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,7 +1,7 @@
 """Pictures of a splat: prepare(splat) -> Scene, draw(scene, cameras) -> Views.
 
-gsplat draws on a GPU, our numba kernel on the CPU. Which of the two drew is in Views.backend and in the log; asking for
-CUDA on a host without it is an error and never falls back to the CPU.
+gsplat draws on a GPU, our numba kernels on the CPU; Views.backend and the log say which. Asking for CUDA on a host
+without it is an error: there is no silent fallback to the CPU.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Color = tuple[float, float, float]
 WHITE: Color = (1.0, 1.0, 1.0)
 VISIBLE_ALPHA = 0.04
 MAX_SCALE = 1e4
-"""World units: a larger Gaussian looks the same from an orbit, and its covariance in px^2 would overflow float32."""
+"""World units: larger Gaussians look the same from an orbit, and their covariance in px^2 would overflow float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ def render(
     device: Device = "auto",
     sh_degree: int = 0,
 ) -> Views:
-    """Prepares and draws in one call: for views that are drawn once. Arguments and errors: see prepare and draw."""
+    """prepare and draw in one call, for a splat that is drawn once; see both for arguments and errors."""
     return draw(prepare(splat, placement, device=device, sh_degree=sh_degree), cameras, background)
 
 
@@ -62,7 +62,7 @@ def prepare(splat: Splat, placement: Placement = IDENTITY, *, device: Device = "
 
     sh_degree: harmonics drawn, at most the splat's own. With 0, the default, colours are the public judge's,
     0.5 + SH_C0 sh, which may be negative; with more they are clamped at 0, as viewers do.
-    Gaussians with a value that is not finite, or with a zero quaternion, are left out.
+    Gaussians with a value that is not finite or with a zero quaternion are skipped.
     Raises Unavailable for device "cuda" without a GPU or gsplat.
     """
     backend = choose_backend(device)
@@ -84,9 +84,9 @@ def draw(scene: Scene, cameras: Sequence[Camera], background: Color = WHITE) -> 
 
 
 def overdraw(splat: Splat, cameras: Sequence[Camera], placement: Placement = IDENTITY) -> float:
-    """How many Gaussians cover a tile of 16 x 16 pixels: the mean over a view, for the camera with the highest mean.
+    """The mean number of Gaussians per tile of 16 x 16 pixels, for the camera with the highest mean.
 
-    Counted on the CPU, whatever draws. Time, and memory on a GPU, grow with it.
+    Always counted on the CPU. Drawing time, and memory on a GPU, grow with it.
     """
     from app.splat import raster_cpu  # numba takes a second to import
 
@@ -100,7 +100,7 @@ def overdraw(splat: Splat, cameras: Sequence[Camera], placement: Placement = IDE
 
 
 def choose_backend(device: Device) -> Backend:
-    """The rasteriser that `device` means on this host. Raises Unavailable, with the remedy, for "cuda" without it."""
+    """The rasteriser that `device` selects on this host. Raises Unavailable for "cuda" without a GPU."""
     if device == "cpu":
         return "cpu"
     missing = raster_gsplat.missing_requirement()
@@ -122,11 +122,11 @@ def _placed(splat: Splat, placement: Placement, degree: int, backend: Backend) -
     drawn = (degree + 1) ** 2
     arrays = splat.means, splat.quats, splat.log_scales, splat.opacity_logits, splat.sh[:, :drawn]
     means, quats, log_scales, logits, sh = fields = [put(array) for array in arrays]
-    rest = (put(splat.sh[:, band]) for band in range(drawn, splat.sh.shape[1]))  # checked one by one, then freed
+    rest = (put(splat.sh[:, band]) for band in range(drawn, splat.sh.shape[1]))  # only checked, one band at a time
     seen = numbers.einsum("ij,ij->i", quats, quats) > 0
     for field in chain(fields, rest) if len(splat) else ():
         for column in field.reshape(len(splat), -1).T:
-            seen &= numbers.isfinite(column)  # a reduction over a short last axis is twenty times slower
+            seen &= numbers.isfinite(column)  # by column: reducing over a short last axis is twenty times slower
     if not seen.all():
         means, quats, log_scales, logits, sh = (field[seen] for field in fields)
     scales = numbers.exp(log_scales) * placement.scale
@@ -172,7 +172,7 @@ def side_by_side(views: Views) -> NDArray[np.uint8]:
 def coverage(views: Views) -> float:
     """Fraction, over all views, of the pixels where something is visible: alpha above VISIBLE_ALPHA.
 
-    The cut gives 0.109 for the robocop asset and 0.370 for the hamburger, healthy, in the judge's placement, from
-    azimuths 0, 90, 180, 315 at pitches -15, -15, 0, -60: the figures that repairs are compared with.
+    0.109 for the robocop asset and 0.370 for the hamburger, both healthy and in the judge's placement, from azimuths
+    0, 90, 180, 315 at pitches -15, -15, 0, -60. Repairs are compared with these figures.
     """
     return float((views.alphas > VISIBLE_ALPHA).mean())

@@ -1,6 +1,6 @@
-"""The GPU rasteriser: gsplat in its classic mode. The one file of splat/ that imports torch and gsplat.
+"""The GPU rasteriser: gsplat in its classic mode.
 
-Importing this file costs nothing: torch, which takes seconds to import, is imported on first use.
+torch, which takes seconds to import, is imported on first use.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from app.splat.model import Float32
 from app.splat.scene import Scene
 
 MAX_PINNED_BYTES = 1 << 26
-"""Larger arrays are copied without pinned memory: torch never returns what it has pinned once."""
+"""Larger arrays are copied without pinned memory, which torch never gives back."""
 
 
 def missing_requirement() -> str:
-    """What this host lacks to draw with gsplat, and the remedy; empty where nothing is missing."""
+    """What this host lacks to draw with gsplat, and the remedy; empty if nothing is missing."""
     if find_spec("gsplat") is None:
         return "gsplat is not installed: pip install 'splatgate[gpu]'"
     import torch
@@ -38,7 +38,7 @@ def missing_requirement() -> str:
 
 @cache
 def _kernels_run() -> bool:
-    """Whether gsplat's kernels are there, found out by calling the smallest one; builds them where gsplat does so.
+    """Whether gsplat's kernels run, tested by calling the smallest one; gsplat may build them first.
 
     Without kernels gsplat's functions fail with AttributeError or ImportError.
     """
@@ -99,7 +99,7 @@ def to_gpu(field: Float32) -> Any:
 
 
 def _to_host(pictures: Any) -> Float32:
-    """A CUDA tensor as an array, through pinned memory, which torch keeps: faulting in new pages would take longer."""
+    """A CUDA tensor as an array, through pinned memory, which torch caches: new pages would have to be faulted in."""
     import torch
 
     pinned = pictures.nbytes <= MAX_PINNED_BYTES

@@ -1,8 +1,8 @@
-"""Findings in, a visible splat and a report of what was done to it out.
+"""Repairs what a diagnosis found, and reports what was done.
 
-Positions come first, because everything else is taken from neighbours; then sizes, rotations, colours, opacities, each
-from fields that are already sound. This file does not know how a fault is recognised (app.splat.diagnosis), nor how a
-lost value is estimated (app.splat.neighbours, app.splat.opacity).
+Positions come first, because everything else is estimated from neighbours; then sizes, rotations, colours, opacities,
+each from fields that are already repaired. This file does not know how a fault is recognised (app.splat.diagnosis),
+nor how a lost value is estimated (app.splat.neighbours, app.splat.opacity).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from app.config import RepairConfig
 
 FEW = 0.05
-"""Share of healthy Gaussians below which positions tell more about sizes and rotations than far neighbours do."""
+"""Below this fraction of healthy Gaussians, sizes and rotations are estimated from the positions alone."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Repair:
 
 @dataclass(frozen=True)
 class RepairReport:
-    """Every repair in the order in which it was made; none for a healthy splat."""
+    """Every repair, in order; none for a healthy splat."""
 
     gaussians_before: int
     gaussians_after: int
@@ -58,7 +58,7 @@ class RepairReport:
 
 @np.errstate(invalid="ignore", over="ignore")  # values of a damaged file may be anything
 def repair(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Splat, RepairReport]:
-    """The splat without its findings. A healthy one, or any if repair is off, comes back as the very same object.
+    """The repaired splat and the report. Returns the same object if the splat is healthy or repair is off.
 
     Raises StageFailed if more is lost than repair.max_lost allows, or if no Gaussian has a position left.
     """
@@ -67,7 +67,7 @@ def repair(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Sp
     _check_lost_fields(splat, diagnosis, config)
     repaired = splat
     repairs: list[Repair] = []
-    for step in (_positions, _sizes, _rotations, _misfits, _colours, _opacities):
+    for step in (_positions, _sizes, _rotations, _implausible_sizes, _colours, _opacities):
         repaired, strategies = step(repaired, diagnosis, config)
         repairs += [_entry(diagnosis, repaired, done) for done in strategies.items()]
     for entry in repairs:
@@ -76,7 +76,7 @@ def repair(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Sp
 
 
 _Strategies = dict[tuple[Kind, Field], str]
-"""What was done about each finding; a finding that is not in it was not repaired."""
+"""The strategy used for each finding; findings that are missing were not repaired."""
 
 
 def _entry(diagnosis: Diagnosis, splat: Splat, done: tuple[tuple[Kind, Field], str]) -> Repair:
@@ -87,7 +87,7 @@ def _entry(diagnosis: Diagnosis, splat: Splat, done: tuple[tuple[Kind, Field], s
 
 
 def _check_lost_fields(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> None:
-    """What is put in for lost values comes from the others: where most fields are mostly lost, it would be invented."""
+    """Raises StageFailed if most fields are mostly lost: what would be put in for them would be invented."""
     lost: dict[Field, int] = {}
     for finding in diagnosis.findings:
         if finding.kind in ("nonfinite", "out_of_bounds", "zero_quaternion"):
@@ -101,7 +101,7 @@ def _check_lost_fields(splat: Splat, diagnosis: Diagnosis, config: RepairConfig)
 
 
 def _positions(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Splat, _Strategies]:
-    """Drops Gaussians whose position is lost, out of bounds, or a stray."""
+    """Drops Gaussians that have no position, are out of bounds, or are strays."""
     done: _Strategies = {}
     kept = ~nonfinite_mask(splat.means)
     if not kept.all():
@@ -131,22 +131,22 @@ def _sizes(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Sp
     done: _Strategies = {}
     if all(finding.field != "log_scales" for finding in diagnosis.findings):
         return splat, done
-    upright = replace(splat, quats=_with_usable_quats(splat, diagnosis))
+    usable = replace(splat, quats=_with_usable_quats(splat, diagnosis))
     if diagnosis.find("linear_scale"):
         logs = np.log(np.maximum(splat.log_scales, np.float32(1e-12)))
-        upright = replace(upright, log_scales=logs)
+        usable = replace(usable, log_scales=logs)
         done["linear_scale", "log_scales"] = "logarithm taken"
     opaque = _opacity_known(diagnosis)
     if found := diagnosis.find("uniform_scale"):
-        upright = replace(upright, log_scales=_sizes_by_spacing(upright, opaque, found.figures["least_std"]))
+        usable = replace(usable, log_scales=_sizes_by_spacing(usable, opaque, found.figures["least_std"]))
         done["uniform_scale", "log_scales"] = "from the distances to the nearest positions along each axis"
-    lost = _lost(upright.log_scales, diagnosis, "log_scales", done)
+    lost = _lost(usable.log_scales, diagnosis, "log_scales", done)
     if diagnosis.find("oversized") and (core := core_within(splat)):
-        lost |= oversized_mask(upright.log_scales, core)[:, None]
+        lost |= oversized_mask(usable.log_scales, core)[:, None]
         done["oversized", "log_scales"] = "from the nearest healthy neighbours"
     if lost.any():
-        upright = replace(upright, log_scales=_filled_sizes(upright, lost, opaque))
-    return replace(splat, log_scales=_within_bounds(upright.log_scales, diagnosis)), done
+        usable = replace(usable, log_scales=_filled_sizes(usable, lost, opaque))
+    return replace(splat, log_scales=_within_bounds(usable.log_scales, diagnosis)), done
 
 
 def _opacity_known(diagnosis: Diagnosis) -> bool:
@@ -155,19 +155,19 @@ def _opacity_known(diagnosis: Diagnosis) -> bool:
 
 def _sizes_by_spacing(splat: Splat, opacity_known: bool, least_std: float) -> Float32:
     logs = neighbours.log_scales_by_spacing(splat, opacity_known)
-    if logs.std(dtype=np.float64) < 2 * least_std:  # of coincident points all distances are one
+    if logs.std(dtype=np.float64) < 2 * least_std:  # coincident points all have the same distances
         logs += 10 * np.float32(least_std) * neighbours.centred_rank(logs[:, 0])[:, None]
     return logs
 
 
 def _within_bounds(logs: Float32, diagnosis: Diagnosis) -> Float32:
-    """An estimate can lie outside."""
+    """Clips log scales to the bounds, which estimates can exceed."""
     found = diagnosis.find("out_of_bounds", "log_scales")
     return logs.clip(found.figures["low"], found.figures["high"]) if found else logs
 
 
 def _lost(values: Float32, diagnosis: Diagnosis, field: Field, done: _Strategies) -> Mask:
-    """(N, ...) components that are not finite or out of bounds; records for both that neighbours fill them."""
+    """(N, ...) components that are not finite or out of bounds; records in `done` that neighbours fill them."""
     lost = ~np.isfinite(values)
     if found := diagnosis.find("out_of_bounds", field):
         lost |= outside(values, found.figures["low"], found.figures["high"])
@@ -178,9 +178,9 @@ def _lost(values: Float32, diagnosis: Diagnosis, field: Field, done: _Strategies
 
 
 def _with_usable_quats(splat: Splat, diagnosis: Diagnosis) -> Float32:
-    """The rotations, with the identity for broken ones."""
-    broken = _broken_quats(splat, diagnosis)
-    return np.where(broken[:, None], np.array([1, 0, 0, 0], np.float32), splat.quats) if broken.any() else splat.quats
+    """The rotations, with the identity for unusable ones."""
+    unusable = _unusable_quats(splat, diagnosis)[:, None]
+    return np.where(unusable, np.array([1, 0, 0, 0], np.float32), splat.quats)
 
 
 def _filled_sizes(splat: Splat, lost: Mask, opacity_known: bool) -> Float32:
@@ -194,10 +194,10 @@ def _filled_sizes(splat: Splat, lost: Mask, opacity_known: bool) -> Float32:
     return logs
 
 
-def _misfits(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Splat, _Strategies]:  # noqa: ARG001
-    """Plain sizes so far from the spacing that the next diagnosis would take their logarithms for plain sizes again.
+def _implausible_sizes(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Splat, _Strategies]:  # noqa: ARG001
+    """Replaces sizes whose logarithms the next diagnosis would again take for plain sizes.
 
-    After the rotations, because sizes are evened if those are all lost.
+    Runs after the rotations, which make sizes rounder if all rotations are lost.
     """
     found = diagnosis.find("linear_scale")
     if not found or not holds_plain_sizes(splat):
@@ -211,14 +211,14 @@ def _misfits(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[
 
 
 def _rotations(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tuple[Splat, _Strategies]:  # noqa: ARG001
-    wanted = _broken_quats(splat, diagnosis)
+    wanted = _unusable_quats(splat, diagnosis)
     if not wanted.any():
         return splat, {}
     quats = splat.quats.copy()
     if np.mean(~wanted) < FEW:
         strategy = "along the nearest positions, sizes evened to 30 %"
         quats[wanted] = neighbours.quats_by_spacing(splat)[wanted]
-        splat = replace(splat, log_scales=_evened(splat.log_scales, wanted))
+        splat = replace(splat, log_scales=_rounder(splat.log_scales, wanted))
     else:
         strategy = "along the nearest healthy neighbours' axes"
         quats[wanted] = neighbours.quats(splat, ~wanted, wanted)
@@ -226,15 +226,15 @@ def _rotations(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tupl
     return replace(splat, quats=quats), {(finding.kind, finding.field): strategy for finding in found}
 
 
-def _broken_quats(splat: Splat, diagnosis: Diagnosis) -> Mask:
-    broken = nonfinite_mask(splat.quats)
+def _unusable_quats(splat: Splat, diagnosis: Diagnosis) -> Mask:
+    unusable = nonfinite_mask(splat.quats)
     if found := diagnosis.find("zero_quaternion"):
-        broken |= zero_quaternion_mask(splat, found.figures["norm"])
-    return broken
+        unusable |= zero_quaternion_mask(splat, found.figures["norm"])
+    return unusable
 
 
-def _evened(log_scales: Float32, wanted: Mask) -> Float32:
-    """Sizes drawn to their mean: an ellipsoid that may lie wrong does less harm when it is rounder."""
+def _rounder(log_scales: Float32, wanted: Mask) -> Float32:
+    """Log scales pulled towards their mean: a wrongly oriented ellipsoid does less harm if it is rounder."""
     mean = log_scales.mean(axis=1, keepdims=True)
     return np.where(wanted[:, None], mean + np.float32(0.3) * (log_scales - mean), log_scales)
 

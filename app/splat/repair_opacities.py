@@ -1,4 +1,4 @@
-"""Opacities: read again in the light of the findings, and restored where nothing can be read.
+"""Repairs opacities: reinterprets the stored values as the findings suggest, and estimates what is lost.
 
 This file does not know how a fault is recognised (app.splat.opacity_findings), nor how a lost opacity is estimated
 (app.splat.opacity).
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from app.config import RepairConfig
 
 LEAST_STD = 1.05
-"""Restored logits spread at least so much, so that the next diagnosis does not find them uniform."""
+"""The least standard deviation of restored logits, so that the next diagnosis does not find them uniform."""
 
 CERTAIN = 1e-6
-"""Probabilities are clipped this close to 0 and 1 before the logit: not at a clamp that is the mark of a fault."""
+"""Probabilities are clipped this close to 0 and 1 before the logit; a known loader's clamp would look like a fault."""
 
 SATURATED = 5.55
-"""logit(254.01 / 255): if no finite logit is beyond, the infinite ones are 8-bit opacities of 0 and 255."""
+"""logit(254.01 / 255): if no finite logit exceeds it, infinite logits stand for 8-bit opacities of 0 and 255."""
 
 EIGHT_BIT_END = 6.23
 """logit(254.5 / 255), half a step from 255."""
@@ -38,7 +38,7 @@ EIGHT_BIT_END = 6.23
 def restored(
     splat: Splat, findings: Iterable[Finding], config: RepairConfig
 ) -> tuple[Float32, list[tuple[Finding, str]]]:
-    """(N,) logits without these findings about the field, and what was done about each."""
+    """(N,) repaired logits, and the strategy used for each finding."""
     done: list[tuple[Finding, str]] = []
     finite = np.isfinite(splat.opacity_logits)
     reading = _Reading(splat.opacity_logits, finite, finite)
@@ -47,7 +47,7 @@ def restored(
         done.append((finding, strategy))
     uniform = next((finding for finding, _ in done if finding.kind == "uniform_opacity"), None)
     least = max(LEAST_STD, 1.05 * uniform.figures["least_std"]) if uniform else LEAST_STD
-    logits = _varied(splat, _estimated(splat, reading), ~reading.exact, least)
+    logits = _spread_out(splat, _estimated(splat, reading), ~reading.exact, least)
     if uniform:
         after = float(logits.std(dtype=np.float64))
         logger.info("UNIFORM opacity FIXED: std {:.2f} → {:.2f}", uniform.figures["std"], after)
@@ -56,7 +56,7 @@ def restored(
 
 @dataclass(frozen=True, eq=False)
 class _Reading:
-    """What the stored values (N,) tell. known: the logits to keep; exact: of them, those that are certain."""
+    """How the stored values (N,) are interpreted. known: which logits to keep; exact: which of them are certain."""
 
     logits: Float32
     known: Mask
@@ -64,7 +64,7 @@ class _Reading:
 
 
 def _read(splat: Splat, reading: _Reading, finding: Finding, config: RepairConfig) -> tuple[_Reading, str]:
-    """Reads the values again in the light of a finding; what is not known after the last one is estimated."""
+    """Reinterprets the values for one finding; what is still unknown after the last finding is estimated."""
     if finding.kind == "nonfinite":
         return _read_infinite(reading)
     if finding.kind in ("linear_opacity", "opacity_255"):
@@ -92,16 +92,16 @@ def _read_infinite(reading: _Reading) -> tuple[_Reading, str]:
 
 
 def _read_noisy(reading: _Reading, config: RepairConfig) -> tuple[_Reading, str]:
-    """The older recipe, on request: it varies what is stored and brings nothing back."""
+    """repair.strategy = "noise": adds noise to what is stored and recovers nothing."""
     noise = np.random.default_rng(config.seed).normal(0, config.noise_std, len(reading.logits)).astype(np.float32)
     strategy = f"noise: zero mean, std {config.noise_std:g}, seed {config.seed}: invisible Gaussians stay invisible"
     return replace(reading, logits=reading.logits + noise, exact=reading.known), strategy
 
 
 def _read_clamped(splat: Splat, reading: _Reading, finding: Finding) -> tuple[_Reading, str]:
-    """Between the clamps is logit(x), which gives x back exactly. At them only x <= 0 or x >= 1 is known.
+    """Values between the clamps are logit(x), and give x back exactly. At the clamps only x <= 0 or x >= 1 is known.
 
-    If only the floor has mass and the rest is plain, not even that is known: those are estimated.
+    If only the floor has mass and the other values are plain logits, the values at the floor are estimated.
     """
     clamp, whole = finding.figures["clamp"], bool(finding.figures["whole"])
     floor = reading.known & (np.abs(reading.logits + clamp) < CLAMP_TOLERANCE)
@@ -110,8 +110,8 @@ def _read_clamped(splat: Splat, reading: _Reading, finding: Finding) -> tuple[_R
     if not whole and finding.figures["ceiling"] < SMALLEST_MASS:
         return _Reading(reading.logits, exact, exact), "floor restored from geometry and the healthy ones"
     logits = np.where(exact, sigmoid(reading.logits), reading.logits) if whole else reading.logits.copy()
-    logits[floor] = -1.45 - 0.5 * float(floor.sum()) / len(logits)  # the more lie below, the farther they lie
-    logits[ceiling] = np.maximum(1, 3 + opacity.vary(splat, 0.5)[ceiling])
+    logits[floor] = -1.45 - 0.5 * float(floor.sum()) / len(logits)  # the more values are clamped, the lower their mean
+    logits[ceiling] = np.maximum(1, 3 + opacity.relative_logits(splat, 0.5)[ceiling])
     what = "second logit undone; clamped ones set to typical values"
     if not whole:
         what = "clamped ones set to typical values, the rest is plain"
@@ -121,17 +121,17 @@ def _read_clamped(splat: Splat, reading: _Reading, finding: Finding) -> tuple[_R
 def _estimated(splat: Splat, reading: _Reading) -> Float32:
     if reading.known.all():
         return reading.logits
-    # unknown values may be anything, infinity too: the estimate must not use them
+    # unknown values may be infinite: the estimate must not use them
     logits = np.where(reading.known, reading.logits, 0).astype(np.float32)
-    guess = opacity.guess_logits(replace(splat, opacity_logits=logits), reading.known)
+    guess = opacity.estimate_logits(replace(splat, opacity_logits=logits), reading.known)
     return np.where(reading.known, logits, guess)
 
 
-def _varied(splat: Splat, logits: Float32, loose: Mask, least: float) -> Float32:
-    """If the whole has no spread, as much of the geometry's pattern as gives it one."""
-    varied = logits
+def _spread_out(splat: Splat, logits: Float32, uncertain: Mask, least: float) -> Float32:
+    """The logits, with as much of the geometric pattern added as it takes to reach the least standard deviation."""
+    spread = logits
     for strength in (1, 2, 4, 8):
-        if not loose.any() or float(varied.std(dtype=np.float64)) >= least:
+        if not uncertain.any() or float(spread.std(dtype=np.float64)) >= least:
             break
-        varied = np.where(loose, logits + opacity.vary(splat, strength), logits)
-    return varied
+        spread = np.where(uncertain, logits + opacity.relative_logits(splat, strength), logits)
+    return spread

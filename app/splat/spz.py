@@ -1,18 +1,18 @@
-"""Niantic SPZ, bytes in and bytes out: versions 1 to 3 in a gzip stream or in a zstd one (404-Repo/spz), version 4 in
-the NGSP container. Knows no paths.
+"""Niantic SPZ, from and to bytes. Versions 1 to 3 are a gzip or a zstd stream (404-Repo/spz), version 4 is the NGSP
+container. This file knows no paths.
 
-Writing is gsply's. Reading is not: gsply takes only paths, unpacks a stream whatever its size, knows no zstd-wrapped
-file, and reads version 1 as fixed point though it holds float16 (nianticlabs/spz, load-spz.cc).
+gsply writes; reading is our own. gsply reads paths only, unpacks a stream of any size, rejects zstd streams, and reads
+version 1 as fixed point although it holds float16 (nianticlabs/spz, load-spz.cc).
 
-Quantisation, for an exact value x within the field's range (beyond it, the nearest end is stored):
+Quantisation of a value x (values outside a field's range are clamped to it):
     means           24-bit fixed point, 12 fraction bits: step 2^-12 (fewer for large objects, more for small ones)
     log_scales      byte / 16 - 10: step 1/16, range -10 .. 5.94
-    opacity_logits  byte = 255 * sigmoid(x); 0 and 255, whose logits are infinite, are read as just under half a step
-                    inside, -6.234 and 6.234, so that writing them gives the same byte again
-    quats           three smallest components, 9 bits and a sign each (versions 1, 2: x, y, z, a byte each), up to sign
+    opacity_logits  byte = 255 * sigmoid(x); 0 and 255, whose logits would be infinite, are read as -6.234 and 6.234,
+                    just under half a step inside, so that writing them gives the same byte
+    quats           three smallest components, 9 bits and a sign each (versions 1, 2: x, y, z, a byte each)
     sh[:, 0]        (byte / 255 - 0.5) / 0.15: step 0.026, range +-3.33
     sh[:, 1:]       byte / 128 - 1: step 1/128, range -1 .. 0.992
-Axes are as stored: +Y is up on both sides, nothing is flipped.
+Axes: SPZ's own are ours, +Y up; a file that declares others is rotated.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ SYSTEMS = (
     *("", "LDB", "RDB", "LUB", "RUB", "LDF", "RDF", "LUF", "RUF"),
     *("LFD", "RFD", "LFU", "RFU", "LBD", "RBD", "LBU", "RBU"),
 )
-"""Its values: left or right, up or down, front or back; the first is unspecified."""
+"""The values of COORDINATE_SYSTEM: left or right, up or down, front or back; the first is unspecified."""
 
 Version = Literal[2, 3, 4]
 Bytes = NDArray[np.uint8]
 
 _FIXED_POINT_LIMIT = 2**23 - 1
 _FRACTION_BITS = 12
-_SMALL = 0.25  # units: within so many of the origin, 12 bits leave a small object too few steps
+_SMALL = 0.25  # world units: 12 fraction bits are too few for an object that lies within this distance of the origin
 _LOG_SCALE_RANGE = (-10.0 - 1 / 32, 5.9375 + 1 / 32)
 _COLOUR_RANGE = 0.5 / 0.15 + 0.5 / 255 / 0.15
 _MAX_FRACTION_BITS = 24
-_LOGIT_MARGIN = 0.499  # of a step: at exactly 0.5 the writer's rounding to even would turn 255 into 254
+_LOGIT_MARGIN = 0.499  # in steps: at exactly 0.5 the writer's rounding to even would turn 255 into 254
 _PIECE = 1 << 20  # bytes unpacked at a time, and the most that may follow the Gaussians (extensions)
 
 
@@ -84,13 +84,13 @@ class _Header:
 
 
 def decode_spz(data: bytes | memoryview, max_gaussians: int, name: str = "SPZ data") -> Splat:
-    """Reads SPZ versions 1 to 4; the container is told by its first bytes.
+    """Reads SPZ versions 1 to 4; the first bytes tell which container it is.
 
     data: the whole file.
-    max_gaussians: more than this is refused; of a stream no more is unpacked than the Gaussians its header counts.
+    max_gaussians: files with more are rejected; a stream is unpacked only as far as its header's count requires.
     name: what to call the data in a message.
 
-    Raises BadFile where the data are something else, damaged, cut off, or over the limit.
+    Raises BadFile if the data are not SPZ, damaged, truncated, or over the limit.
     """
     view = memoryview(data)
     try:
@@ -109,17 +109,17 @@ def decode_spz(data: bytes | memoryview, max_gaussians: int, name: str = "SPZ da
 
 
 def encode_spz(splat: Splat, version: Version = 3) -> bytes:
-    """The splat as SPZ, quantised as the module says.
+    """The splat as SPZ, quantised as described at the top of this file.
 
-    version: 2 (gzip, rotations of 8 bits, read by the oldest readers), 3 (gzip, read by everything) or 4 (zstd).
-    Raises BadInput where a value has no place in SPZ: not finite, a zero quaternion, a position beyond 4 million units.
+    version: 2 (gzip, rotations of 8 bits, for the oldest readers), 3 (gzip, read by everything) or 4 (zstd).
+    Raises BadInput for values that SPZ cannot hold: not finite, a zero quaternion, a position beyond 4 million units.
     """
     import gsply  # here, because it imports numba: 0.4 s
 
     if reason := unstorable(splat):
         raise BadInput(reason)
-    logits = np.clip(splat.opacity_logits, -80, 80)  # the same byte, without an overflow in gsply's exp
-    largest = np.abs(splat.quats).max(axis=1, keepdims=True)  # gsply squares: keep that within float32
+    logits = np.clip(splat.opacity_logits, -80, 80)  # gives the same byte, without overflow in gsply's exp
+    largest = np.abs(splat.quats).max(axis=1, keepdims=True)  # gsply squares them: avoid overflow of float32
     packed = gsply.GSData.from_arrays(
         means=splat.means,
         scales=splat.log_scales,
@@ -129,7 +129,7 @@ def encode_spz(splat: Splat, version: Version = 3) -> bytes:
         shN=splat.sh[:, 1:] if splat.sh_degree else None,
         format="ply",
     )
-    with tempfile.TemporaryDirectory(prefix="splatgate-") as folder:  # gsply writes to a path only
+    with tempfile.TemporaryDirectory(prefix="splatgate-") as folder:  # gsply writes only to paths
         path = Path(folder, "splat.spz")
         gsply.write_spz(path, packed, version=max(version, 3), fractional_bits=_fraction_bits(splat.means))
         data = _undated(path.read_bytes())
@@ -172,7 +172,7 @@ def unstorable(splat: Splat) -> str:
 
 
 def losses(splat: Splat) -> tuple[str, ...]:
-    """What SPZ would lose of the splat beyond its usual rounding. The splat: storable."""
+    """What SPZ would lose of a storable splat beyond the usual rounding, a sentence each."""
     bits = _fraction_bits(splat.means)
     found = []
     before, after = (_distinct(each) for each in (splat.means, np.rint(splat.means.astype(np.float64) * 2.0**bits)))
@@ -198,7 +198,7 @@ def _distinct(means: NDArray[np.floating]) -> int:
 
 
 def _undated(data: bytes) -> bytes:
-    """Without the time that gzip notes of its making (RFC 1952: zero means none): equal splats give equal bytes."""
+    """The file with gzip's timestamp zeroed (RFC 1952: zero means none), so that equal splats give equal bytes."""
     return data[:4] + bytes(4) + data[8:] if data.startswith(GZIP_MAGIC) else data
 
 
@@ -223,13 +223,13 @@ def _gunzip(data: memoryview) -> Iterator[bytes]:
 
 
 def _unzstd(data: memoryview) -> Iterator[bytes]:
-    """The first frame in pieces; the content size that it claims is not asked for."""
+    """The first frame in pieces; the content size that it claims is not trusted."""
     stream = zstandard.ZstdDecompressor().stream_reader(data)
     return iter(lambda: stream.read(_PIECE), b"")
 
 
 def _fill(buffer: bytearray, pieces: Iterator[bytes], size: int) -> None:
-    """Unpacks until the buffer holds `size` bytes (or a piece more), or there are no more."""
+    """Unpacks until the buffer holds at least `size` bytes or the stream ends."""
     while len(buffer) < size and (piece := next(pieces, None)):
         buffer += piece
 
@@ -272,7 +272,7 @@ def _read_container(data: memoryview, max_gaussians: int, name: str) -> tuple[_H
 
 
 def _in_our_axes(splat: Splat, extensions: bytes) -> Splat:
-    """Turned where the file declares other axes than SPZ's own, which are ours (RUB: right, up, back)."""
+    """Rotates the splat if the file declares other axes than SPZ's default, which is ours (RUB: right, up, back)."""
     offset = 0
     while offset + 8 <= len(extensions):
         kind, size = struct.unpack_from("<II", extensions, offset)
@@ -337,7 +337,7 @@ def _means(header: _Header, positions: Bytes) -> Float32:
     if header.version == 1:
         return positions.view("<f2").astype(np.float32).reshape(-1, 3)
     words = np.zeros((len(positions) // 3, 4), np.uint8)
-    words[:, 1:] = positions.reshape(-1, 3)  # in the upper three bytes, so that the shift back carries the sign
+    words[:, 1:] = positions.reshape(-1, 3)  # in the upper three bytes, so that the right shift extends the sign
     fixed = words.view("<i4") >> 8
     return (fixed.astype(np.float32) / np.float32(1 << header.fraction_bits)).reshape(-1, 3)
 
@@ -354,7 +354,7 @@ def _smallest_three(rotations: Bytes) -> Float32:
     packed = rotations.view("<u4")
     largest = packed >> 30
     xyzw = np.zeros((len(packed), 4), np.float32)
-    for axis in range(4):  # w has the lowest bits, unless it is the largest and the others move down
+    for axis in range(4):  # w has the lowest bits; the components before the largest move down
         shift = 10 * (3 - axis - (largest > axis).astype(np.uint32))
         field = packed >> shift
         size = (field & 511) * np.float32(np.sqrt(0.5) / 511)
@@ -366,7 +366,7 @@ def _smallest_three(rotations: Bytes) -> Float32:
 
 
 def _fraction_bits(means: Float32) -> int:
-    """12, as every writer uses; fewer where the extent needs the room; more for small objects, which have it."""
+    """12, as other writers use; fewer if the extent needs the integer bits; more for small objects."""
     extent = max(float(np.abs(means).max()), 1e-9)
     room = int(np.floor(np.log2(_FIXED_POINT_LIMIT / extent)))
     return int(np.clip(room, 0, _FRACTION_BITS if extent > _SMALL else min(_MAX_FRACTION_BITS, room)))
@@ -382,7 +382,7 @@ FORMAT = Format(
     refusal=unstorable,
     losses=losses,
 )
-"""Quantised, which the tolerance allows for."""
+"""The tolerance allows for the quantisation."""
 
 FORMAT_2 = Format("spz2", ".spz", write=partial(write_spz, version=2), refusal=unstorable, losses=losses)
 FORMAT_4 = Format("spz4", ".spz", write=partial(write_spz, version=4), refusal=unstorable, losses=losses)

@@ -1,4 +1,4 @@
-"""Statistics of a field, and which of its values are lost. This file does not know what is a fault."""
+"""Statistics of a field, and masks of unusable values. This file does not know what counts as a fault."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.splat.model import Float32, Splat
 Mask = NDArray[np.bool_]
 
 CHUNK = 32_768
-"""Values widened to float64 at a time: 0.25 MB, which stays in a core's cache."""
+"""Values converted to float64 at a time: 0.25 MB, which fits a core's cache."""
 
 
 def field_stats(values: Float32) -> FieldStats:
@@ -29,11 +29,11 @@ def field_stats(values: Float32) -> FieldStats:
 
 
 def _moments(flat: Float32) -> tuple[float, float, float, float]:
-    """Mean, standard deviation, least and greatest in one pass; the mean is not finite if a value is not, or if there
-    is none.
+    """Mean, standard deviation, minimum and maximum in one pass. The mean is not finite if any value is not, or if
+    there are none.
 
-    Sums are of the distance to the first value. So a constant has a deviation of exactly zero, and squares stay within
-    N deviations, which leaves float64 its first nine digits at a million values.
+    Differences from the first value are summed. A constant thus has a deviation of exactly zero, and with a million
+    values the first nine digits of the float64 result are exact.
     """
     if not flat.size:
         return math.nan, math.nan, math.nan, math.nan
@@ -53,7 +53,7 @@ def _moments(flat: Float32) -> tuple[float, float, float, float]:
 
 
 def finite_values(values: Float32) -> Float32:
-    """The finite values, flat; without a copy where all are."""
+    """The finite values, flat; no copy if all are finite."""
     flat = values.reshape(-1)
     mask = np.isfinite(flat)
     return flat if mask.all() else flat[mask]
@@ -70,7 +70,7 @@ def outside(values: Float32, low: float, high: float) -> Mask:
 
 
 def zero_quaternion_mask(splat: Splat, smallest: float) -> Mask:
-    """(N,) finite quaternions of a norm of at most `smallest`."""
+    """(N,) which quaternions are finite and have a norm of at most `smallest`."""
     mask = np.zeros(len(splat), bool)
     some = np.flatnonzero(np.abs(splat.quats[:, 0]) <= smallest)  # the norm is no less than any component
     quats = splat.quats[some].astype(np.float64)
@@ -79,5 +79,5 @@ def zero_quaternion_mask(splat: Splat, smallest: float) -> Mask:
 
 
 def share(mask: Mask) -> float:
-    """The fraction that is true; np.mean would widen each value to float64 first."""
+    """The fraction that is true; faster than np.mean, which converts to float64 first."""
     return np.count_nonzero(mask) / max(mask.size, 1)

@@ -1,8 +1,8 @@
-"""Where 3D Gaussians fall on a camera's screen.
+"""Projects 3D Gaussians to the screen of a camera.
 
-EWA projection (Zwicker et al. 2001) as 3D Gaussian Splatting uses it and gsplat 1.5 in its classic mode: 0.3 px^2 added
-to the 2D covariance; the Jacobian taken at the centre clamped to the view widened by 0.3 of its half-width.
-This file does not know how pixels are filled.
+EWA projection (Zwicker et al. 2001) as in 3D Gaussian Splatting and in the classic mode of gsplat 1.5: 0.3 px^2 are
+added to the 2D covariance, and the centre at which the Jacobian is taken is clamped to the view plus a margin of 0.3 of
+its half-width. This file does not know how pixels are filled.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ from app.splat.model import Float32
 Integers = NDArray[Any]
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
-# numba keeps what it compiled by the file it stands in: after a change here, touch tiles.py too
+# numba caches kernels by their own file: after a change here, touch tiles.py too, or its kernels stay as they were
 TILE = 16  # pixels
-# float32 all the way: in numba a plain 1 or 0.5 would lift float32 to float64
+# float32, because in numba a plain 1 or 0.5 would promote float32 to float64
 ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
-WIDENING = np.float32(0.15)  # 0.3 of half the view
+MARGIN = np.float32(0.15)  # 0.3 of half the view
 DILATION = np.float32(0.3)
 ALPHA_CUT = np.float32(1 / 255)
 
-# Columns of a projected Gaussian: centre (px), conic, opacity, colour; sigma and half-sizes (px) at the alpha cut
-X, Y, A, B, C, OPACITY, RED, GREEN, BLUE, REACH, WIDTH, HEIGHT, COLUMNS = range(13)
+# Columns of a projected Gaussian: centre (px), conic, opacity, colour, sigma and half-sizes (px) at the alpha cut
+X, Y, A, B, C, OPACITY, RED, GREEN, BLUE, SIGMA_CUT, HALF_WIDTH, HALF_HEIGHT, COLUMNS = range(13)
 
 
 def kernel(parallel: bool = False) -> Callable[[Kernel], Kernel]:
-    """numba.njit, kept on disk: beside this file, else in NUMBA_CACHE_DIR or the user's cache, else only in memory."""
+    """numba.njit, cached on disk: beside this file, else in NUMBA_CACHE_DIR or the user's cache, else in memory."""
 
     def compiled(function: Kernel) -> Kernel:
-        # "contract" allows fused multiply-add and nothing else; gsplat's kernels have it too
+        # "contract" allows fused multiply-add and nothing else, as in gsplat's kernels
         jit = partial(njit, parallel=parallel, forceinline=not parallel, error_model="numpy", fastmath={"contract"})
         try:
             return cast(Kernel, jit(cache=True)(function))
-        except RuntimeError:  # no place to keep it
+        except RuntimeError:  # no folder to cache it in
             return cast(Kernel, jit()(function))
 
     return compiled
 
 
-def screen(K: Float32, size: tuple[int, int], clip: tuple[float, float]) -> Float32:
-    """(12,): fx, fy, cx, cy, width, height, near, far, and for the Jacobian the limits of x / z and of y / z."""
+def camera_parameters(K: Float32, size: tuple[int, int], clip: tuple[float, float]) -> Float32:
+    """(12,): fx, fy, cx, cy, width, height, near, far, then the limits of x / z and of y / z for the Jacobian."""
     focal, centre, end = K[[0, 1], [0, 1]], K[:2, 2], np.array(size, np.float32)
-    low, high = -(centre + WIDENING * end) / focal, (end - centre + WIDENING * end) / focal
+    low, high = -(centre + MARGIN * end) / focal, (end - centre + MARGIN * end) / focal
     return np.array([*focal, *centre, *end, *clip, low[0], high[0], low[1], high[1]], np.float32)
 
 
@@ -58,7 +58,7 @@ def screen(K: Float32, size: tuple[int, int], clip: tuple[float, float]) -> Floa
 def _screen_covariance(
     i: int, quats: Float32, s: Float32, R: Float32, fx: np.float32, fy: np.float32, u: np.float32, v: np.float32
 ) -> tuple[np.float32, np.float32, np.float32]:
-    """(xx, xy, yy) in px^2: sum over the three axes of the Gaussian of what the projection's Jacobian makes of each."""
+    """(xx, xy, yy) in px^2: the Jacobian projects the Gaussian's three axes; their outer products are summed."""
     w, x, y, z = quats[i, 0], quats[i, 1], quats[i, 2], quats[i, 3]
     norm = ONE / math.sqrt(w * w + x * x + y * y + z * z)
     w, x, y, z = w * norm, x * norm, y * norm, z * norm
@@ -88,11 +88,11 @@ def _project_one(
     opacity: np.float32,
     view: Float32,
     R: Float32,
-    drawn: Float32,
+    projected: Float32,
     depths: Float32,
     boxes: Integers,
 ) -> None:
-    """Writes row i of the three outputs, but for the colour; leaves it as it is where nothing can be seen."""
+    """Writes row i of the three outputs, except for the colour; leaves it unchanged if nothing can be seen."""
     x, y, z = means[i, 0], means[i, 1], means[i, 2]
     fx, fy, cx, cy, wide, high = view[0], view[1], view[2], view[3], view[4], view[5]
     depth = R[2, 0] * x + R[2, 1] * y + R[2, 2] * z + R[2, 3]
@@ -104,16 +104,27 @@ def _project_one(
     xx, xy, yy = _screen_covariance(i, quats, scales, R, fx / depth, fy / depth, u_clamped, v_clamped)
     xx += DILATION
     yy += DILATION
-    det = np.float64(xx) * yy - np.float64(xy) * xy  # a needle cancels all of float32
+    det = np.float64(xx) * yy - np.float64(xy) * xy  # float64: for a thin ellipse the two terms cancel
     if not (0 < det < np.inf):
         return
-    reach = math.log(opacity / ALPHA_CUT)
-    x, half_width = fx * u + cx, math.sqrt(TWO * reach * xx) + HALF
-    y, half_height = fy * v + cy, math.sqrt(TWO * reach * yy) + HALF
+    sigma_cut = math.log(opacity / ALPHA_CUT)
+    x, half_width = fx * u + cx, math.sqrt(TWO * sigma_cut * xx) + HALF
+    y, half_height = fy * v + cy, math.sqrt(TWO * sigma_cut * yy) + HALF
     if not (x + half_width > 0 and x - half_width < wide and y + half_height > 0 and y - half_height < high):
         return
-    drawn[i, X], drawn[i, Y], drawn[i, A], drawn[i, B], drawn[i, C] = x, y, yy / det, -xy / det, xx / det
-    drawn[i, OPACITY], drawn[i, REACH], drawn[i, WIDTH], drawn[i, HEIGHT] = opacity, reach, half_width, half_height
+    projected[i, X], projected[i, Y], projected[i, A], projected[i, B], projected[i, C] = (
+        x,
+        y,
+        yy / det,
+        -xy / det,
+        xx / det,
+    )
+    projected[i, OPACITY], projected[i, SIGMA_CUT], projected[i, HALF_WIDTH], projected[i, HALF_HEIGHT] = (
+        opacity,
+        sigma_cut,
+        half_width,
+        half_height,
+    )
     depths[i] = depth
     boxes[i, 0], boxes[i, 1] = int(max(x - half_width, ZERO)) // TILE, int(max(y - half_height, ZERO)) // TILE
     boxes[i, 2] = int(min(x + half_width, wide - ONE)) // TILE + 1
@@ -130,11 +141,11 @@ def project(
     view: Float32,
     world_to_camera: Float32,
 ) -> tuple[Float32, Float32, Integers]:
-    """(N, COLUMNS) projected Gaussians, (N,) depths, (N, 4) boxes of tiles x0, y0, x1, y1; 0 where nothing is seen."""
-    drawn = np.empty((len(means), COLUMNS), np.float32)
+    """(N, COLUMNS) projected Gaussians, (N,) depths, (N, 4) boxes x0, y0, x1, y1 in tiles; boxes are 0 if unseen."""
+    projected = np.empty((len(means), COLUMNS), np.float32)
     depths = np.empty(len(means), np.float32)
     boxes = np.zeros((len(means), 4), np.int32)
     for i in prange(len(means)):
-        _project_one(i, means, quats, scales, opacities[i], view, world_to_camera, drawn, depths, boxes)
-        drawn[i, RED], drawn[i, GREEN], drawn[i, BLUE] = colors[i, 0], colors[i, 1], colors[i, 2]
-    return drawn, depths, boxes
+        _project_one(i, means, quats, scales, opacities[i], view, world_to_camera, projected, depths, boxes)
+        projected[i, RED], projected[i, GREEN], projected[i, BLUE] = colors[i, 0], colors[i, 1], colors[i, 2]
+    return projected, depths, boxes
