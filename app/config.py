@@ -63,6 +63,7 @@ class LimitsConfig(Section):
     max_overdraw: Annotated[float, Field(gt=0)] = 20_000.0
     max_prompt_characters: Annotated[int, Field(ge=1)] = 2_000
     max_body_mb: Annotated[int, Field(ge=1)] = 128
+    max_form_mb: Annotated[int, Field(ge=1)] = 16
     max_picture_pixels: Annotated[int, Field(ge=1, le=MAX_PIXELS)] = 4096**2
     max_requests: Annotated[int, Field(ge=1, le=1_000)] = 96
     max_uploads: Annotated[int, Field(ge=1)] = 2

@@ -151,7 +151,7 @@ class Forbidden(BadInput):
 
 
 class TooLarge(BadInput):
-    """The body is over limits.max_body_mb."""
+    """The body is over limits.max_body_mb or limits.max_form_mb, or has too many parts."""
 
     status = 413
 

@@ -129,3 +129,59 @@ def test_json_for_the_worker_is_told_where_json_goes(client: FlaskClient) -> Non
     answer = client.post("/generate/", json=ROCKET)
     assert answer.status_code == 422
     assert "/v1/jobs" in answer.json["detail"]
+
+
+LONG = "x" * (2**20 + 1)
+FORM = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind"),
+    [
+        ("/v1/jobs", f'{{"prompt": "{LONG}"}}', "application/json"),
+        ("/v1/feedback", f'[{{"text": "{LONG}"}}]', "Application/JSON; charset=utf-8"),
+        ("/generate/", f"prompt={LONG}", FORM),
+        ("/generate_video/", f"prompt={LONG}", f"{FORM}; charset=utf-8"),
+    ],
+)
+def test_json_and_forms_over_their_limit_are_refused(tmp_path: Path, path: str, body: str, kind: str) -> None:
+    for client in client_of(tmp_path, limits={"max_form_mb": 1}):
+        answer = client.post(path, data=body, content_type=kind)
+        assert (answer.status_code, "limits.max_form_mb is 1" in answer.json["detail"]) == (413, True)
+
+
+def test_a_field_of_a_multipart_form_is_limited_and_a_file_in_it_is_not(tmp_path: Path) -> None:
+    for client in client_of(tmp_path, limits={"max_form_mb": 1}):
+        for name, status in (("prompt", 413), ('splat"; filename="a.ply', 422)):
+            part = f'--B\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{LONG}\r\n--B--\r\n'
+            answer = client.post("/v1/repair", data=part, content_type="multipart/form-data; boundary=B")
+            assert answer.status_code == status, "422: it was read, and is no splat"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind"),
+    [
+        ("/generate/", b"a&" * 40_000, FORM),
+        ("/generate/", b"prompt=" + b"%41" * 1_100_000, FORM),
+        ("/v1/jobs", b'{"prompt": [' + b"{}," * 300_000 + b"{}]}", "application/json"),
+        ("/v1/feedback", b"[" * 300_000 + b"," * 300_000, "application/json"),
+    ],
+)
+def test_small_bodies_that_parse_to_a_hundred_times_their_size_are_refused(
+    client: FlaskClient, path: str, body: bytes, kind: str
+) -> None:
+    answer = client.post(path, data=body, content_type=kind)
+    assert (answer.status_code, answer.content_type) == (413, "application/problem+json")
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/feedback"])
+@pytest.mark.parametrize(("opened", "closed"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_json_that_is_nested_too_deeply_is_the_callers_mistake(
+    client: FlaskClient, path: str, opened: bytes, closed: bytes
+) -> None:
+    body = opened * 100_000 + b"1" + closed * 100_000
+    assert client.post(path, data=body, content_type="application/json").status_code == 400
+
+
+def test_large_forms_take_turns(crowded: FlaskClient) -> None:
+    assert crowded.post("/generate/", data={"prompt": "x" * 100_000}).status_code == 503

@@ -22,9 +22,9 @@ from werkzeug.exceptions import BadRequest
 from werkzeug.wsgi import ClosingIterator
 
 from app.config import LimitsConfig
-from app.errors import DatabaseDown, SplatgateError, TooBusy, TooLarge, TooSlow
+from app.errors import DatabaseDown, SplatgateError, TooBusy, TooSlow
 from app.web.events import EventStream
-from app.web.limits import BEGAN, REFUSAL, wants_body
+from app.web.limits import BEGAN, REFUSAL, check_size, wants_body
 
 STALL_SECONDS = 60.0
 """A client that takes no byte of its answer for this long is dropped."""
@@ -124,18 +124,18 @@ class BodyReceiver:
 
     def __init__(self, config: LimitsConfig) -> None:
         self._config = config
-        self._max_bytes = config.max_body_mb * 2**20
-        self._free = BODIES_AT_ONCE * self._max_bytes
+        self._free = BODIES_AT_ONCE * config.max_body_mb * 2**20
 
     def receive(self, environ: WSGIEnvironment) -> None:
         """Replaces wsgi.input by the whole body. What is wrong with it is left in the environment: the application
         raises it once it knows who asks."""
         announced = int(environ.get("CONTENT_LENGTH") or 0)  # gunicorn has refused what is no number
+        kind = environ.get("CONTENT_TYPE", "")
         body = tempfile.SpooledTemporaryFile(max_size=4 * PIECE)  # noqa: SIM115  the request closes it
         try:
-            self._check(announced)
+            self._check(announced, kind)
             with gevent.Timeout(self._config.body_seconds, self._too_slow()):
-                length = self._copy(environ["wsgi.input"], body)
+                length = self._copy(environ["wsgi.input"], body, kind)
             _check_whole(length, announced)
         except (SplatgateError, BadRequest, OSError) as error:
             body.close()
@@ -146,21 +146,20 @@ class BodyReceiver:
         environ["CONTENT_LENGTH"] = str(length)
         environ.pop("HTTP_TRANSFER_ENCODING", None)
 
-    def _copy(self, stream: Any, body: IO[bytes]) -> int:
+    def _copy(self, stream: Any, body: IO[bytes], kind: str) -> int:
         length = 0
         try:
             while piece := _read(stream):
                 length += len(piece)
                 self._free -= len(piece)
-                self._check(length)
+                self._check(length, kind)
                 body.write(piece)
         finally:
             self._free += length
         return length
 
-    def _check(self, length: int) -> None:
-        if length > self._max_bytes:
-            raise TooLarge(f"the body has {length:,} bytes or more, limits.max_body_mb is {self._config.max_body_mb}")
+    def _check(self, length: int, kind: str) -> None:
+        check_size(length, kind, self._config)
         if self._free < 0:
             raise TooBusy("too many large bodies are being received: try again soon")
 

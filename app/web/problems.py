@@ -45,6 +45,7 @@ def answer_errors(app: Flask) -> None:
     app.register_error_handler(ValidationError, _validation_error)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(OSError, _os_error)
+    app.register_error_handler(RecursionError, _too_deep)
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -102,6 +103,13 @@ def _http_error(error: HTTPException) -> Response:
         if name not in ("Content-Type", "Content-Length"):
             answer.headers[name] = value
     return answer
+
+
+def _too_deep(error: RecursionError) -> Response:
+    """From the JSON parser. A recursion of our own would be an internal error, and is logged as one."""
+    if request.content_length and request.is_json:
+        return problem(400, "BadRequest", "the JSON document is nested too deeply")
+    return _unexpected(error)
 
 
 def _from_browser() -> bool:

@@ -13,7 +13,7 @@ from app.errors import BadInput
 from app.jobs.records import Job, JobRequest
 from app.prompt import check_prompt
 from app.web.context import current_config, current_jobs
-from app.web.limits import release_upload_slot
+from app.web.limits import acquire_upload_slot, release_upload_slot
 from app.web.models import JobView, Judgement, json_answer
 from app.web.problems import described
 from app.web.request_validation import validate_splat
@@ -60,7 +60,9 @@ def _splat() -> bytes:
     file = request.files.get("splat")
     if file is None:
         raise BadInput("no file in the field splat: send a multipart form, e.g. curl -F splat=@asset.ply")
-    data = file.read()
+    acquire_upload_slot(current_config().limits)
+    with file.stream:  # closed, its temporary file does not outlast the wait
+        data = file.read()
     validate_splat(data, current_config())
     return data
 
