@@ -21,6 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "digest",
             "log",
             "prompt",
+            "picture_format",
             "child",
             "address",
             "private_api",

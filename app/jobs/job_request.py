@@ -8,11 +8,12 @@ from app.bounds import ATTEMPTS, DEADLINE, FILM_SIZE, PRIORITY, SEED
 from app.config import Config
 from app.errors import BadInput
 from app.jobs.records import JobRequest
+from app.picture_format import format_of
 
 MAX_KEY_CHARACTERS = 255
 
-PICTURES = {b"\x89PNG\r\n\x1a\n": "picture.png", b"\xff\xd8\xff": "picture.jpg"}
-"""First bytes of the pictures that are taken."""
+PICTURES = {"PNG": "picture.png", "JPEG": "picture.jpg"}
+"""The formats of pictures that are taken, and what they are stored as."""
 
 BOUNDS = {
     "priority": PRIORITY,
@@ -50,7 +51,7 @@ def check(order: JobRequest, key: str | None, config: Config) -> None:
 
 def picture_name(data: bytes) -> str:
     """What a given picture is stored as. Raises BadInput for what is neither PNG nor JPEG."""
-    for start, name in PICTURES.items():
-        if data.startswith(start):
-            return name
-    raise BadInput(f"the picture starts with {data[:4]!r}: give a PNG or a JPEG")
+    format = format_of(data)
+    if format not in PICTURES:
+        raise BadInput(f"the picture is {format or f'no picture: it starts with {data[:4]!r}'}: give a PNG or a JPEG")
+    return PICTURES[format]

@@ -8,15 +8,19 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from app.config import LimitsConfig
 from app.errors import BadFile
+from app.picture_format import format_of
 from app.reading import read_bytes
+from app.stages import png
 
 OnStep = Callable[[int, int], None]
 """Told, while a picture is drawn, how many of how many steps are done."""
@@ -29,6 +33,19 @@ OBLONG = 2
 small, and its square would take all the memory of the host."""
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 """What Pillow raises, by format, for a file that ends early or lies about itself."""
+ORIENTATION = 0x0112
+"""The EXIF tag."""
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What to do with a picture of this orientation. Pillow's exif_transpose also rewrites the EXIF data, and fails where
+they are damaged."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +72,27 @@ class Picture:
 def read_picture(source: Path | bytes, limits: LimitsConfig, formats: tuple[str, ...] = FORMATS) -> Picture:
     """A caller's picture: a file of one of the formats or its bytes, upright, as RGB, or RGBA where it is see-through.
 
-    An animation gives its first frame. Raises BadFile, naming what is wrong: another format, broken, too large or too
-    small. The number of pixels is checked before any of them is decoded.
+    An animation gives its first frame. Metadata that are broken are ignored. Raises BadFile, naming what is wrong:
+    another format, broken, too large or too small. The number of pixels is checked before any of them is decoded.
     """
     name = str(source) if isinstance(source, Path) else "the picture"
     if isinstance(source, Path):
         source = read_bytes(source, limits.max_body_mb * 2**20, "make it smaller, or raise limits.max_body_mb")
+    format = format_of(source)
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(source), formats=formats) as image:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the next line is stricter
-            _check_size(image, name, limits)
-            ImageOps.exif_transpose(image, in_place=True)  # otherwise it copies what is upright already
-            return Picture(image.convert("RGBA" if image.has_transparency_data else "RGB"), None, "given")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata, and of a size for which _check_size is stricter
+            if format == "PNG":
+                return Picture(
+                    _read(png.without_metadata(source), formats, name, limits, png.bits(source)), None, "given"
+                )
+            return Picture(_read(source, formats, name, limits), None, "given")
     except BadFile:
         raise
     except UnidentifiedImageError:
         taken = " or ".join((", ".join(formats[:-1]), formats[-1]))
-        raise BadFile(f"{name}: is not a picture that can be read; give a {taken} file") from None
+        kind = "" if format in (None, *formats) else f"{format}, "
+        raise BadFile(f"{name}: is {kind}not a picture that can be read; give a {taken} file") from None
     except Image.DecompressionBombError:
         raise BadFile(f"{name}: has over {limits.max_picture_pixels:,} pixels; make it smaller") from None
     except BROKEN as error:
@@ -82,6 +103,37 @@ def encode_png(picture: Picture) -> bytes:
     png = io.BytesIO()
     picture.image.save(png, "PNG")
     return png.getvalue()
+
+
+def _read(data: bytes, formats: tuple[str, ...], name: str, limits: LimitsConfig, bits: int = 8) -> Image.Image:
+    with Image.open(io.BytesIO(data), formats=formats) as image:
+        _check_size(image, name, limits)
+        method = UPRIGHT.get(_orientation(image))
+        pixels = _in_8_bits(image, bits)
+        return pixels if method is None else pixels.transpose(method)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1, upright, where the EXIF data cannot be read."""
+    with suppress(*BROKEN):
+        value = image.getexif().get(ORIENTATION)
+        return value if isinstance(value, int) else 1
+    return 1
+
+
+def _in_8_bits(image: Image.Image, bits: int) -> Image.Image:
+    """RGB, or RGBA where it is see-through. Of 16 bits the upper 8 are taken: Pillow would clip grey to white, and
+    compares a transparent colour of 16 bits with pixels of 8."""
+    transparent = image.info.get("transparency")
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        grey = Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+        if transparent is not None:
+            grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+        return grey
+    if bits == 16 and isinstance(transparent, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
 def _check_size(image: Image.Image, name: str, limits: LimitsConfig) -> None:
