@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationError, field_validator, model_validator
+from pydantic import Field, IPvAnyNetwork, ValidationError, field_validator, model_validator
 
 from app.bounds import Attempts, Extent, FilmFps, FilmSeconds, FilmSize, Fov, Port, Radius, Seed, ViewSize
 from app.errors import ConfigError
@@ -21,6 +21,8 @@ from app.generators import DEFAULT, GENERATORS, ProfileName
 from app.generators.generator import Generator
 from app.metrics import Thresholds
 from app.metrics.metric import Metric
+from app.section import Section
+from app.webhooks import WebhooksConfig
 
 ENV_PREFIX = "SPLATGATE__"
 
@@ -28,6 +30,7 @@ LOCATIONS = (
     ("models", "folder"),
     ("serve", "data"),
     ("auth", "tokens_file"),
+    ("webhooks", "secret_file"),
     ("gpu", "cache"),
     ("score", "weights"),
 )
@@ -39,10 +42,6 @@ MAX_PIXELS = 64 * 1024**2
 """In all views of one call; a pixel takes about 20 bytes of memory."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ProfileConfig(Section):
@@ -189,7 +188,7 @@ class ValidateConfig(Section):
     threshold: Annotated[float, Field(ge=-1, le=1)] = 0.20
     image_threshold: Annotated[float, Field(ge=-1, le=1)] = 0.70
     min_gaussians: Annotated[int, Field(ge=0)] = 150_000
-    thresholds: Thresholds = {}
+    thresholds: Thresholds = Field(default_factory=dict)
 
     def threshold_of(self, metric: Metric) -> float | None:
         """The threshold of a metric; None if the metric is not asked for."""
@@ -293,6 +292,7 @@ class Config(Section):
     assets: AssetsConfig = AssetsConfig()
     worker: WorkerConfig = WorkerConfig()
     auth: AuthConfig = AuthConfig()
+    webhooks: WebhooksConfig = WebhooksConfig()
     feedback: FeedbackConfig = FeedbackConfig()
     log: LogConfig = LogConfig()
 

@@ -15,6 +15,8 @@ LAYERS: tuple[frozenset[str], ...] = (
             "stage",
             "generators",
             "metrics",
+            "section",
+            "webhooks",
             "config",
             "reading",
             "writing",

@@ -45,6 +45,8 @@ def check(order: JobRequest, key: str | None, config: Config) -> None:
     needs = {"validate": order.splat, "repair": order.splat, "turntable": order.source}
     if order.kind in needs and not needs[order.kind]:
         raise BadInput(f"a {order.kind} job needs a {'source' if order.kind == 'turntable' else 'splat'}")
+    if order.webhook_url is not None:
+        config.webhooks.check(order.webhook_url)
     if order.picture is not None:
         picture_name(order.picture)
 

@@ -28,7 +28,7 @@ class JobRequest:
 
     seed, attempts, profile: None takes the configured one. priority: 1 (first) to 100. picture: PNG or JPEG bytes.
     splat: a splat file's bytes, for kinds validate and repair. source: the id of a finished job, and
-    size: pixels a side of its film, both for kind turntable.
+    size: pixels a side of its film, both for kind turntable. webhook_url: where the ended job is sent.
     """
 
     kind: Kind = "generate"
@@ -42,6 +42,7 @@ class JobRequest:
     splat: bytes | None = None
     source: str | None = None
     size: int | None = None
+    webhook_url: str | None = None
 
     def digest(self) -> str:
         """sha256 (hex): two orders with the same digest ask for the same."""
@@ -49,6 +50,8 @@ class JobRequest:
         for name in ("picture", "splat"):
             tree[name] = hashlib.sha256(tree[name]).hexdigest() if tree[name] is not None else None
         tree["format"] = "ply"  # a field of earlier releases: their keys still match
+        if self.webhook_url is None:
+            del tree["webhook_url"]  # for the same reason
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
@@ -161,7 +164,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Tally:
-    """A count that only rises. what: state, outcome, reason, finding, repair or death; label: of which one."""
+    """A count that only rises. what: state, outcome, reason, finding, repair, webhook or death; label: of which one."""
 
     what: str
     label: str

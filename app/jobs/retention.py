@@ -12,7 +12,7 @@ from app.jobs.assets import Assets
 from app.jobs.clock_guard import ClockGuard
 from app.jobs.records import ENDED
 from app.jobs.store import Store
-from app.jobs.tables import assets, jobs, results, stage_times
+from app.jobs.tables import assets, jobs, results, stage_times, webhooks
 
 AT_ONCE = 100
 RESULTS, STAGE_TIMES = 20_000, 100_000
@@ -32,6 +32,7 @@ def remove_jobs(store: Store, files: Assets, forget_queue: Forget, ids: list[str
     forget_queue(ids)  # before the rows: if this fails, the next sweep finds the jobs again
     with store.writing() as connection:
         connection.execute(sa.delete(assets).where(assets.c.job.in_(ids)))
+        connection.execute(sa.delete(webhooks).where(webhooks.c.job.in_(ids)))
         connection.execute(sa.delete(jobs).where(jobs.c.id.in_(ids)))
 
 

@@ -119,6 +119,14 @@ tallies = sa.Table(
     sa.Column("count", sa.BigInteger, nullable=False),
 )
 
+webhooks = sa.Table(
+    "webhooks",
+    metadata,
+    sa.Column("job", sa.String(32), primary_key=True),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due", sa.Float, nullable=False),  # when it is sent next, if its job has ended
+)
 
 info = sa.Table(
     "info",

@@ -35,6 +35,7 @@ TALLIES = {
     "reason": ("splatgate_refusals", "Reasons for refusals.", "reason"),
     "finding": ("splatgate_findings", "Findings in splats, by kind.", "kind"),
     "repair": ("splatgate_repairs", "Repairs of splats, by kind.", "kind"),
+    "webhook": ("splatgate_webhooks", "Webhooks that were delivered or given up.", "result"),
     "quarantine": ("splatgate_quarantined", "Asset folders moved to the quarantine.", "reason"),
     "death": (
         "splatgate_engine_restarts",

@@ -74,6 +74,7 @@ class NewJob(Wire):
     priority: Priority = 10
     deadline_seconds: Deadline | None = None
     profile: ProfileName | None = None
+    webhook_url: Annotated[str | None, Field(description="Gets a signed POST when the job has ended.")] = None
 
 
 class JobPath(Query):

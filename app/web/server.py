@@ -29,6 +29,8 @@ from app.web import create_app
 from app.web.context import drain_of
 from app.web.dispatch import STALL_SECONDS, Dispatcher
 from app.web.tokens import read_tokens
+from app.web.webhook_delivery import WebhookDelivery
+from app.webhooks import read_key
 
 HEADER_SECONDS = 5
 """A client has this long to send the headers of a request, and may be silent for this long between two. The worker has
@@ -47,6 +49,7 @@ def main() -> None:
         config = load_config()
         start_logging(config.log.level, validation=config.validation.enabled, as_json=config.log.as_json)
         read_tokens(config.auth)
+        read_key(config.webhooks)
         check_url(config)
     except SplatgateError as error:
         sys.exit(f"error: {error}")
@@ -105,7 +108,9 @@ class Server(BaseApplication):
 
     def load(self) -> Any:
         """In the worker: neither a database connection nor a thread outlives the fork."""
-        return Dispatcher(create_app(self.config, Jobs(self.config, restarted=earlier_ends())), self.config.limits)
+        jobs = Jobs(self.config, restarted=earlier_ends())
+        WebhookDelivery(jobs).start()
+        return Dispatcher(create_app(self.config, jobs), self.config.limits)
 
 
 def _settings(config: Config) -> dict[str, Any]:
