@@ -72,14 +72,81 @@ def test_the_object_stays_and_the_rest_is_see_through(dark):
     assert abs((alpha > 127).mean() - np.pi * 40**2 / (200 * 160)) < 0.01
 
 
-def test_a_picture_that_is_cut_out_already_stays_as_it_is(dark):
+def with_alpha(image: Image.Image, alpha: np.ndarray | int) -> Image.Image:
+    made = image.copy()
+    made.putalpha(Image.fromarray(np.broadcast_to(np.uint8(alpha), image.size[::-1]).copy()))
+    return made
+
+
+def inside(image: Image.Image, radius: int = 40) -> np.ndarray:
+    """The pixels of `disc`."""
+    width, height = image.size
+    rows, columns = np.ogrid[:height, :width]
+    return (columns - width // 2) ** 2 + (rows - height // 2) ** 2 < radius**2
+
+
+def rounded(size: tuple[int, int], radius: int) -> np.ndarray:
+    mask = Image.new("L", size)
+    ImageDraw.Draw(mask).rounded_rectangle([0, 0, size[0] - 1, size[1] - 1], radius, fill=255)
+    return np.asarray(mask)
+
+
+def one_pixel(size: tuple[int, int], value: int) -> np.ndarray:
+    alpha = np.full(size[::-1], 255, np.uint8)
+    alpha[-1, 7] = value
+    return alpha
+
+
+@pytest.mark.parametrize("alpha", [255, 205])
+def test_a_picture_that_is_cut_out_already_stays_as_it_is(dark, alpha):
     image = disc()
-    image.putalpha(Image.new("L", image.size, 7))
-    assert dark.run(image) is image
+    cut = with_alpha(image, np.where(inside(image), alpha, 0))
+    assert dark.run(cut) is cut
 
 
-def test_alpha_that_hides_nothing_is_no_cutout(dark):
-    assert np.asarray(dark.run(disc().convert("RGBA")))[5, 5, 3] == 0
+@pytest.mark.parametrize(
+    "alpha",
+    [
+        255,
+        one_pixel((200, 160), 254),
+        one_pixel((200, 160), 0),
+        rounded((200, 160), 12),
+        np.pad(np.full((156, 196), 255), 2),  # a thin frame
+        204,
+        7,
+        0,
+        np.where(inside(disc()), 204, 0),  # cut out, then made see-through
+        np.where(inside(disc()), 128, 3),
+        np.where(np.arange(200) < 193, 255, 0),  # a stripe at the side
+    ],
+    ids=lambda alpha: f"{np.shape(alpha)}, {np.max(alpha)}, {(np.asarray(alpha) > 204).mean():.3f}",
+)
+def test_alpha_that_leaves_no_object_is_no_cutout(dark, alpha):
+    found = np.asarray(dark.run(with_alpha(disc(), alpha)))[..., 3]
+    assert found[80, 100] > cutout.SOLID
+    assert found[5, 5] == 0
+    assert abs((found > 127).mean() - np.pi * 40**2 / (200 * 160)) < 0.01
+
+
+def test_the_shares_that_count_are_the_configured_ones(tmp_path):
+    image = disc()
+    cut = with_alpha(image, np.where(inside(image, 20), 255, 0))  # 4 %
+    weights = model(tmp_path / "m.onnx", 320, -1.0)
+    assert cutout.load(CutoutParams(min_share=0.03), weights).run(cut) is cut
+    assert cutout.load(CutoutParams(max_share=0.05), weights).run(cut) is cut
+    with pytest.raises(StageFailed, match=r"no object was found: 3\.\d%"):
+        cutout.load(CutoutParams(min_share=0.039), weights).run(cut)
+    assert cutout.load(CutoutParams(max_share=0.5), weights).run(with_alpha(image, rounded(image.size, 12))) is not cut
+
+
+def test_what_is_see_through_is_laid_on_white(dark):
+    image = disc().convert("RGBA")
+    pixels = np.asarray(image).copy()
+    pixels[~inside(image)] = (0, 0, 0, 0)  # black, as most programs leave it
+    pixels[inside(image), 3] = 150
+    cut = dark.run(Image.fromarray(pixels))
+    assert cut.getpixel((5, 5)) == (255, 255, 255, 0)
+    assert cut.getpixel((100, 80))[:3] == (20, 10, 30)
 
 
 def test_nothing_found_ends_the_attempt_with_a_reason(dark):

@@ -145,6 +145,31 @@ def test_no_chunk_that_is_not_critical_changes_the_pixels(kind, data, intact):
     assert np.array_equal(pixels_of(with_chunks(encoded("PNG", "RGBA"), chunk(kind, data, intact=intact))), PIXELS)
 
 
+SEGMENTS = [b"JFIF", b"JFIF\0", b"Exif\0\0", b"ICC_PROFILE\0", b"Photoshop 3.0\0", b"Adobe", b"MPF\0", b""]
+
+
+@settings(max_examples=300)
+@given(
+    marker=st.sampled_from([*range(0xE0, 0xF0), 0xFE]),
+    start=st.sampled_from(SEGMENTS),
+    data=st.binary(max_size=20),
+)
+def test_no_broken_segment_of_an_application_makes_a_jpeg_unreadable(marker, start, data):
+    whole, content = encoded("JPEG"), start + data
+    segment = struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+    found = pixels_of(whole[:2] + segment + whole[2:])
+    if marker not in (0xE1, 0xEE):  # which say orientation and colour space
+        assert np.array_equal(found, pixels_of(whole))
+
+
+def test_a_jpeg_in_the_colours_of_print_stays_as_it_is():
+    """Its colour space is in a segment that has to be kept."""
+    rgb = Image.new("RGB", (40, 40), (200, 40, 40))
+    stream = io.BytesIO()
+    rgb.convert("CMYK").save(stream, "JPEG", quality=95, comment=b"drop this")
+    assert abs(pixels_of(stream.getvalue()).astype(int) - (200, 40, 40)).max() < 4
+
+
 @settings(max_examples=200)
 @given(data=st.binary(max_size=40), form=st.sampled_from(FORMATS))
 def test_garbage_for_exif_turns_the_picture_at_most(data, form):

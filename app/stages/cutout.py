@@ -45,13 +45,13 @@ class Cutout:
         self.session = session
 
     def run(self, image: Image.Image) -> Image.Image:
-        """The picture as RGBA, transparent outside the object. A picture with transparent pixels is returned unchanged.
+        """The picture as RGBA, transparent outside the object. A picture that is cut out already is returned unchanged.
 
         Raises StageFailed if no object was found, or if nearly everything belongs to it.
         """
-        if is_cut_out(image):
+        if is_cut_out(image, self.params):
             return image
-        rgb = image.convert("RGB")
+        rgb = flatten(image)
         cut = rgb.copy()
         cut.putalpha(self._mask(rgb))
         self._check_share(cut)
@@ -64,16 +64,35 @@ class Cutout:
         return mask
 
     def _check_share(self, cut: Image.Image) -> None:
-        share = float((np.asarray(cut)[..., 3] > SOLID).mean())
+        share = solid_share(cut)
         if share < self.params.min_share:
             raise StageFailed(Reason("no_object", {"share": share, "min_share": self.params.min_share}))
         if share > self.params.max_share:
             raise StageFailed(Reason("no_background", {"share": share, "max_share": self.params.max_share}))
 
 
-def is_cut_out(image: Image.Image) -> bool:
-    """Whether any pixel is transparent."""
-    return image.mode == "RGBA" and bool((np.asarray(image)[..., 3] < 255).any())
+def is_cut_out(image: Image.Image, params: CutoutParams) -> bool:
+    """Whether the alpha channel leaves an object: one pixel at 254, rounded corners or a veil do not."""
+    return image.mode == "RGBA" and params.min_share <= solid_share(image) <= params.max_share
+
+
+def solid_share(image: Image.Image) -> float:
+    """The share of the pixels of an RGBA picture that belong to the object."""
+    return float((np.asarray(image)[..., 3] > SOLID).mean())
+
+
+def flatten(image: Image.Image) -> Image.Image:
+    """The picture as RGB: on white if it has transparency, with its most opaque pixels opaque. If it is transparent all
+    over, alpha is ignored."""
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    alpha = image.getchannel("A")
+    most = np.asarray(alpha).max()
+    if most == 0:
+        return image.convert("RGB")
+    on_white = Image.new("RGB", image.size, "white")
+    on_white.paste(image, mask=alpha.point([min(255, round(value * 255 / most)) for value in range(256)]))
+    return on_white
 
 
 def load(params: CutoutParams, weights: Path) -> Cutout:

@@ -20,7 +20,7 @@ from app.config import LimitsConfig
 from app.errors import BadFile
 from app.picture_format import format_of
 from app.reading import read_bytes
-from app.stages import png
+from app.stages.metadata import bits, without_metadata
 
 OnStep = Callable[[int, int], None]
 """Told, while a picture is drawn, how many of how many steps are done."""
@@ -59,7 +59,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Picture:
-    """image: RGB, or RGBA where it is already cut out. seed: it was drawn with; None where the caller gave it.
+    """image: RGB, or RGBA where it has transparency. seed: it was drawn with; None where the caller gave it.
 
     model: the id of the model that drew it, or "given".
     """
@@ -78,19 +78,15 @@ def read_picture(source: Path | bytes, limits: LimitsConfig, formats: tuple[str,
     name = str(source) if isinstance(source, Path) else "the picture"
     if isinstance(source, Path):
         source = read_bytes(source, limits.max_body_mb * 2**20, "make it smaller, or raise limits.max_body_mb")
-    format = format_of(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, and of a size for which _check_size is stricter
-            if format == "PNG":
-                return Picture(
-                    _read(png.without_metadata(source), formats, name, limits, png.bits(source)), None, "given"
-                )
             return Picture(_read(source, formats, name, limits), None, "given")
     except BadFile:
         raise
     except UnidentifiedImageError:
         taken = " or ".join((", ".join(formats[:-1]), formats[-1]))
+        format = format_of(source)
         kind = "" if format in (None, *formats) else f"{format}, "
         raise BadFile(f"{name}: is {kind}not a picture that can be read; give a {taken} file") from None
     except Image.DecompressionBombError:
@@ -105,11 +101,11 @@ def encode_png(picture: Picture) -> bytes:
     return png.getvalue()
 
 
-def _read(data: bytes, formats: tuple[str, ...], name: str, limits: LimitsConfig, bits: int = 8) -> Image.Image:
-    with Image.open(io.BytesIO(data), formats=formats) as image:
+def _read(data: bytes, formats: tuple[str, ...], name: str, limits: LimitsConfig) -> Image.Image:
+    with Image.open(io.BytesIO(without_metadata(data)), formats=formats) as image:
         _check_size(image, name, limits)
+        pixels = _in_8_bits(image, bits(data))
         method = UPRIGHT.get(_orientation(image))
-        pixels = _in_8_bits(image, bits)
         return pixels if method is None else pixels.transpose(method)
 
 
@@ -121,9 +117,12 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
-def _in_8_bits(image: Image.Image, bits: int) -> Image.Image:
-    """RGB, or RGBA where it is see-through. Of 16 bits the upper 8 are taken: Pillow would clip grey to white, and
-    compares a transparent colour of 16 bits with pixels of 8."""
+def _in_8_bits(image: Image.Image, depth: int) -> Image.Image:
+    """RGB, or RGBA where it is see-through. depth: bits of a channel.
+
+    Of 16 bits the upper 8 are taken: Pillow would clip grey to white, and compares a transparent colour of 16 bits with
+    pixels of 8.
+    """
     transparent = image.info.get("transparency")
     if image.mode.startswith("I"):
         values = np.asarray(image)
@@ -131,7 +130,7 @@ def _in_8_bits(image: Image.Image, bits: int) -> Image.Image:
         if transparent is not None:
             grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
         return grey
-    if bits == 16 and isinstance(transparent, tuple):
+    if depth == 16 and isinstance(transparent, tuple):
         image.info["transparency"] = tuple(value >> 8 for value in transparent)
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
