@@ -1,6 +1,6 @@
-"""The attempts at one request: run again, with the next seed, until the gate does not refuse.
+"""Retries a request with the next seed until the gate does not refuse the result.
 
-The command line and the durable workflow both use this loop. This file does not know how an attempt is made.
+Both the command line and the durable workflow use this loop. This file does not know how an attempt is made.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from loguru import logger
 
 
 class Judged(Protocol):
-    """An attempt after the gate. outcome: "refused" asks for another one. score: None where nothing was scored."""
+    """An attempt after the gate. outcome: "refused" leads to another attempt. score: None if nothing was scored."""
 
     @property
     def outcome(self) -> str | None: ...
@@ -28,7 +28,7 @@ AnyAttempt = TypeVar("AnyAttempt", bound=Judged)
 def best_attempt(attempts: int, run: Callable[[int], AnyAttempt]) -> AnyAttempt:
     """The first attempt that is not refused; if all are, the one with the highest score.
 
-    attempts: at least 1. run: makes the attempt of that number, 1 and up.
+    attempts: at least 1. run: makes an attempt, given its number, which starts at 1.
     """
     best = run(1)
     for number in range(2, attempts + 1):

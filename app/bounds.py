@@ -1,6 +1,6 @@
-"""The bounds of what callers choose, each declared once.
+"""The bounds of values that callers choose, each declared once.
 
-config.toml's keys, the API's fields, the command line's options and the error messages are made from these.
+The keys of config.toml, the fields of the API, the options of the command line and the error messages use them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from pydantic import Field
 
 @dataclass(frozen=True)
 class Bounds:
-    """low, high: both included, unless `above` excludes low. step: values are multiples of it. Whole if low is."""
+    """low, high: both allowed, but low is excluded if `above` is set. step: values are multiples of it.
+
+    Values are whole numbers if low is an int.
+    """
 
     low: float
     high: float

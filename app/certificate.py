@@ -1,4 +1,4 @@
-"""The certificate: everything that is said of an asset, written beside it, to be checked by anyone, offline."""
+"""The certificate: what is claimed about an asset, stored beside it so that anyone can check it offline."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Record(BaseModel):
 
 
 class AssetRecord(Record):
-    """A file the certificate speaks of, by its content."""
+    """A file that the certificate covers."""
 
     name: AssetName
     sha256: Sha256
@@ -34,7 +34,7 @@ class AssetRecord(Record):
 
 
 class ModelRecord(Record):
-    """A model that took part. weights_sha256 is None where it has none (the built-in generator)."""
+    """A model that was used. weights_sha256: None for a model without weights (the built-in generator)."""
 
     role: Literal["generator", "text_to_image", "cutout", "image_features", "image_to_splat", "scorer"]
     model: str
@@ -42,7 +42,7 @@ class ModelRecord(Record):
 
 
 class ViewRecord(Record):
-    """One view: where from, in degrees."""
+    """The direction of one view, in degrees."""
 
     name: str
     azimuth: float
@@ -50,7 +50,7 @@ class ViewRecord(Record):
 
 
 class RenderRecord(Record):
-    """How the views were drawn; see RenderConfig for the units."""
+    """How the views were rendered; units as in RenderConfig."""
 
     size: int
     radius: float
@@ -64,7 +64,7 @@ class RenderRecord(Record):
 class MetricRecord(Record):
     """A metric that was measured. per_view: in the order of the views; empty if the metric has none.
 
-    model, weights_sha256: what computed it; None without a model. details: what the metric adds.
+    model, weights_sha256: the model that computed it; None without a model. details: specific to the metric.
     """
 
     name: str
@@ -77,21 +77,21 @@ class MetricRecord(Record):
 
 
 class GateRecord(Record):
-    """The gate's settings that the verdict was reached under; each metric holds its own threshold."""
+    """The gate's settings for this verdict; each metric has its own threshold."""
 
     enabled: bool
     min_gaussians: int
 
 
 class VerdictRecord(Record):
-    """reasons: sentences. reason_codes: the code of each; empty in an older release's certificates."""
+    """reasons: sentences. reason_codes: the code of each; empty in certificates of older releases."""
 
     outcome: Outcome
     reasons: tuple[str, ...]
     reason_codes: tuple[str, ...] = ()
 
     def to_reasons(self) -> tuple[Reason, ...]:
-        """As the gate gave them, though without their figures: the sentences hold those."""
+        """The reasons as the gate gave them, except for the figures, which only the sentences contain."""
         codes = self.reason_codes or ("text",) * len(self.reasons)
         return tuple(Reason(code, {"text": text}) for code, text in zip(codes, self.reasons, strict=False))
 
@@ -106,7 +106,7 @@ class VerdictRecord(Record):
 class Certificate(Record):
     """Everything needed to check an asset offline: `splatgate check` recomputes it.
 
-    diagnose: the settings of the diagnosis; None in certificates of earlier releases.
+    diagnose: the settings of the diagnosis; None in certificates of older releases.
     """
 
     format: Literal["splatgate-certificate/2"] = "splatgate-certificate/2"
@@ -138,7 +138,7 @@ class Certificate(Record):
 
     @property
     def score(self) -> float | None:
-        """The value of the first metric; None without any."""
+        """The value of the first metric; None if there is none."""
         return score_of({metric.name: metric.value for metric in self.metrics})
 
     def to_json(self) -> str:
@@ -146,7 +146,7 @@ class Certificate(Record):
 
 
 def read_certificate(path: Path) -> Certificate:
-    """Reads a certificate, which nobody vouches for yet. Raises BadFile, naming the key at fault."""
+    """Reads a certificate without checking its claims. Raises BadFile, naming the invalid key."""
     text = read_bytes(path, MAX_BYTES, "no certificate of ours is so long, give a certificate.json")
     try:
         return Certificate.model_validate_json(text)
@@ -155,16 +155,16 @@ def read_certificate(path: Path) -> Certificate:
 
 
 def first_problem(error: ValidationError) -> str:
-    """The key at fault and what is wrong with it."""
+    """The first invalid key and what is wrong with it."""
     first = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"]) or "content"
     return f"{place}: {first['msg']}"
 
 
 def upgraded(tree: dict[str, Any]) -> dict[str, Any]:
-    """A certificate of format 1 as one of format 2. Raises ValueError for one that lacks a key of its format.
+    """Converts a certificate of format 1 to format 2. Raises ValueError if a key of format 1 is missing.
 
-    Format 1 had one score, of the prompt or of the picture, with a threshold for each in its gate.
+    Format 1 had one score, against the prompt or the picture, and a threshold for each in its gate.
     """
     try:
         score, gate, views = tree["score"], dict(tree["gate"]), [dict(view) for view in tree["views"]]

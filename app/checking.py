@@ -1,4 +1,4 @@
-"""A certificate, checked: everything that can be seen from the file is computed again and compared."""
+"""Checks a certificate: recomputes everything that can be derived from the file, and compares."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from app.validation import load_validator, validate
 
 @dataclass(frozen=True)
 class Check:
-    """One claim held against the file: what was claimed, what was found, whether they agree."""
+    """One claim compared with the file: what was claimed, what was found, whether they agree."""
 
     claim: str
     claimed: str
@@ -36,12 +36,12 @@ class Check:
 
 
 def check(certificate: Certificate, path: Path, config: Config) -> tuple[Check, ...]:
-    """Recomputes what the certificate claims of the file, under the certificate's own settings.
+    """Recomputes what the certificate claims about the file, with the certificate's own settings.
 
-    The content first: where that differs the rest is not worth computing. The scorer is this host's, and must be the
-    one that the certificate names. How the splat came about (seed, findings before the repair, versions) cannot be
-    seen from the file and is not checked. Raises BadFile where the file is no splat or the certificate out of range,
-    BadPrompt, BadWeights where the scorer is missing.
+    If the hash differs, nothing else is computed. This host's scorer is used, and must be the one that the certificate
+    names. How the splat was made (seed, findings before the repair, versions) cannot be derived from the file and is
+    not checked. Raises BadFile if the file is not a splat or the certificate is out of range, BadPrompt, and BadWeights
+    if the scorer is missing.
     """
     if certificate.prompt:
         check_prompt(certificate.prompt, config.limits)
@@ -67,7 +67,7 @@ def check(certificate: Certificate, path: Path, config: Config) -> tuple[Check, 
 
 
 def _tolerance(asset: AssetName) -> float:
-    """How far a recomputed score may lie from the certified one. Raises BadFile for a format that is not certified."""
+    """How far a recomputed score may differ from the certified one. Raises BadFile for an uncertified format."""
     found = next((each.tolerance for each in certified() if asset_name(each) == asset), None)
     if found is None:
         raise BadFile(f"{asset}: its format is not certified by this release; check it with the one that issued it")
@@ -75,7 +75,7 @@ def _tolerance(asset: AssetName) -> float:
 
 
 def _differing_diagnosis(certified: DiagnoseConfig | None, here: DiagnoseConfig) -> Iterator[Check]:
-    """Shows that this host would diagnose by other settings. No fault: findings do not decide the verdict."""
+    """Reports diagnosis settings that differ on this host. They always agree: findings do not decide the verdict."""
     if certified is not None and certified != here:
         ours, theirs = here.model_dump(), certified.model_dump()
         differ = [name for name in ours if ours[name] != theirs[name]]
@@ -84,7 +84,7 @@ def _differing_diagnosis(certified: DiagnoseConfig | None, here: DiagnoseConfig)
 
 
 def _check_gate(certificate: Certificate, here: ValidateConfig) -> Check:
-    """A certificate may be stricter than this host, not laxer: in every metric that this host would ask for."""
+    """The certificate's gate must be at least as strict as this host's, in every metric that this host requires."""
     gate, certified_at = certificate.gate, {metric.name: metric.threshold for metric in certificate.metrics}
     there = parts(prompt=bool(certificate.prompt), picture=_has_picture(certificate))
     wanted = {each.name: here.threshold_of(each) for each in METRICS.values() if each.applies(there)}
@@ -105,9 +105,9 @@ def _gate_words(thresholds: Mapping[str, float | None], min_gaussians: int, enab
 
 
 def _check_metrics(
-    certificate: Certificate, splat: Splat, settings: Config, same: float, folder: Path
+    certificate: Certificate, splat: Splat, settings: Config, tolerance_of_2: float, folder: Path
 ) -> tuple[Check, ...]:
-    """same: how far a value may lie from the certified one, for a metric with a range of 2."""
+    """tolerance_of_2: how far a value may differ from the certified one, for a metric with a range of 2."""
     compares = any("picture" in METRICS[each.name].needs for each in certificate.metrics if each.name in METRICS)
     picture = _certified_picture(certificate, folder, settings) if compares else None
     subject = Subject(splat, render_views(splat, settings), certificate.prompt, picture)
@@ -115,24 +115,24 @@ def _check_metrics(
     checks, values = [_equal("metrics", _listed(each.name for each in certificate.metrics), _listed(measured))], {}
     for metric in certificate.metrics:
         if found := measured.get(metric.name):
-            reach = same * (METRICS[metric.name].high - METRICS[metric.name].low) / 2
-            near = abs(metric.value - found.value) <= reach
-            # within the tolerance the certified value decides: a verdict does not flip because another device rounds
+            tolerance = tolerance_of_2 * (METRICS[metric.name].high - METRICS[metric.name].low) / 2
+            near = abs(metric.value - found.value) <= tolerance
+            # within the tolerance the certified value counts: rounding on another device must not change the verdict
             values[metric.name] = metric.value if near else found.value
-            checks += _check_metric(certificate, metric, found, reach, near=near)
+            checks += _check_metric(certificate, metric, found, tolerance, near=near)
     if len(values) == len(measured):
         verdict = judge(len(splat), values, settings.validation)
     return (*checks, _equal("verdict", certificate.verdict.outcome, verdict.outcome))
 
 
 def _check_metric(
-    certificate: Certificate, claimed: MetricRecord, found: Measurement, reach: float, *, near: bool
+    certificate: Certificate, claimed: MetricRecord, found: Measurement, tolerance: float, *, near: bool
 ) -> Iterator[Check]:
     weights = found.model.weights_sha256 if found.model else None
     yield _equal(f"{claimed.name}, weights", _short(claimed.weights_sha256), _short(weights))
     yield _equal(f"{claimed.name}, views", str(len(claimed.per_view)), str(len(found.per_view)))
     for view, ours, theirs in zip(certificate.views, claimed.per_view, found.per_view, strict=False):
-        yield Check(f"{claimed.name}, {view.name}", f"{ours:.4f}", f"{theirs:.4f}", abs(ours - theirs) <= 2 * reach)
+        yield Check(f"{claimed.name}, {view.name}", f"{ours:.4f}", f"{theirs:.4f}", abs(ours - theirs) <= 2 * tolerance)
     yield Check(claimed.name, f"{claimed.value:.4f}", f"{found.value:.4f}", near)
 
 
@@ -149,7 +149,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _certified_picture(certificate: Certificate, folder: Path, config: Config) -> Picture:
-    """The picture beside the asset, which the views were held against. Raises BadFile for none, or another."""
+    """The picture beside the asset that the views were compared with. Raises BadFile if it is missing or different."""
     path = folder / "picture.png"
     digest = sha256_of(path)
     if digest not in {asset.sha256 for asset in certificate.assets if asset.name == "picture.png"}:
@@ -162,7 +162,7 @@ def _equal(claim: str, claimed: str, found: str) -> Check:
 
 
 def certified_config(certificate: Certificate, config: Config) -> Config:
-    """This host's configuration with the certificate's settings for profile, views, score and gate in it."""
+    """This host's configuration, with the certificate's settings for profile, diagnosis, views, score and gate."""
     tree = config.model_dump(by_alias=True)
     tree["profile"]["name"] = certificate.profile
     if certificate.diagnose:

@@ -1,7 +1,7 @@
-"""What ties a child process to the supervisor: it does not outlive it, reports through a pipe, exits with a code.
+"""The child's side of the supervisor: it dies with it, reports through a pipe, and exits with a code.
 
-The child inherits the writing end of the pipe. It writes READY once, when it does what it was started for, and
-HEARTBEAT regularly. So the supervisor needs no database to know whether a child works.
+The child inherits the write end of the pipe. It writes READY once, when it is ready to serve, and HEARTBEAT regularly,
+so that the supervisor needs no database to know whether a child works.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 
 PIPE_VARIABLE = "SPLATGATE_SUPERVISOR_PIPE"
-"""Environment variable: the file descriptor that the child writes to; not set without a supervisor."""
+"""Environment variable: the file descriptor that the child writes to; unset without a supervisor."""
 
 ENDED_VARIABLE = "SPLATGATE_ENDED"
 """Environment variable: why earlier instances of this child ended and were restarted, separated by commas."""
@@ -33,7 +33,7 @@ CODES = {
     TAKEN: "device taken",
     NO_STORAGE: "storage down",
 }
-"""Exit codes of app.engine, in words."""
+"""The exit codes of app.engine, described."""
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -44,23 +44,23 @@ def die_with_parent() -> None:
 
 
 def prctl(option: int, value: int) -> None:
-    """The system call of that name."""
+    """Calls prctl(2)."""
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def report_ready() -> None:
-    """Tells the supervisor, if there is one, that this process does what it was started for."""
+    """Tells the supervisor, if there is one, that this process is ready."""
     _write(READY)
 
 
 def start_heartbeats(seconds: float) -> None:
-    """Starts a thread that sends a heartbeat to the supervisor every `seconds`; without one it does nothing."""
+    """Starts a thread that sends a heartbeat to the supervisor every `seconds`; does nothing without a supervisor."""
     if _pipe() is not None:
         threading.Thread(target=_beat, args=(seconds,), name="supervisor heartbeat", daemon=True).start()
 
 
 def supervisor_alive() -> bool:
-    """False once the supervisor has closed its end of the pipe, which the kernel does for a dead one."""
+    """False once the supervisor's end of the pipe is closed, which the kernel does when the supervisor dies."""
     pipe = _pipe()
     if pipe is None:
         return True
@@ -70,7 +70,7 @@ def supervisor_alive() -> bool:
 
 
 def earlier_ends() -> tuple[str, ...]:
-    """Why earlier instances of this process ended and were restarted, as far as none has recorded it."""
+    """Why earlier instances of this process ended, as far as no instance has recorded it."""
     return tuple(filter(None, os.environ.get(ENDED_VARIABLE, "").split(",")))
 
 
@@ -110,7 +110,7 @@ class ReadyPipe:
                 self.last_heartbeat = now
 
     def close_writing(self) -> None:
-        """To be called once the child has inherited it."""
+        """Call this once the child has inherited the descriptor."""
         if self.writing >= 0:
             os.close(self.writing)
             self.writing = -1

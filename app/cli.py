@@ -1,4 +1,4 @@
-"""What all commands share: options, the configuration they get, progress, JSON, and errors as one line.
+"""What all commands share: options, configuration, progress, JSON output, and errors as one line.
 
 Each command lives in a module of `app.commands`; `app.commands.main` lists them.
 """
@@ -32,7 +32,7 @@ PROFILE = click.option(
 
 
 class Within(click.ParamType[float]):
-    """A number within its bounds."""
+    """A click type: a number within bounds."""
 
     name = "number"
 
@@ -53,7 +53,7 @@ class Within(click.ParamType[float]):
 
 
 class Group(click.Group):
-    """Reports an expected error as one line with exit code 1, and lists the commands by section in --help."""
+    """Reports expected errors as one line with exit code 1, and lists the commands by section in --help."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -91,7 +91,7 @@ class Group(click.Group):
 
 
 def _interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind it: numba and some imports turn it into an error of their own."""
+    """Whether Ctrl-C caused the error: numba and some imports turn it into an exception of their own."""
     while error:
         if isinstance(error, KeyboardInterrupt):
             return True
@@ -100,20 +100,20 @@ def _interrupted(error: BaseException | None) -> bool:
 
 
 def _one_line(error: BaseException) -> str:
-    """What to tell the user; empty for an error that is a bug."""
+    """The message for the user; empty if the error is a bug."""
     if isinstance(error, SplatgateError):
         return str(error)
     if isinstance(error, MemoryError):
         return "out of memory: use fewer or smaller views, or lower limits.max_gaussians"
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which this file does not import
         return "out of GPU memory: set gpu.memory to offload or gpu.quantize to nf4, or stop other programs on the GPU"
-    if isinstance(error, OSError) and error.errno != errno.EPIPE:  # EPIPE: the reader of our output has gone
+    if isinstance(error, OSError) and error.errno != errno.EPIPE:  # EPIPE: the reader of the output is gone
         return f"{error.filename or 'output'}: {error.strerror or error}"
     return ""
 
 
 def configured(command: Callable[..., None]) -> Callable[..., None]:
-    """Passes the command its Config, with the chosen profile; read when the command runs, not for --help."""
+    """Passes the Config to the command, with the chosen profile. It is read when the command runs, not for --help."""
 
     @wraps(command)
     @click.pass_obj
@@ -132,7 +132,7 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def progress(first: str) -> Iterator[Callable[[str], None]]:
-    """On a terminal, a spinner with the stage and the elapsed time; elsewhere the log shows the progress."""
+    """Shows a spinner with the stage and the elapsed time on a terminal; elsewhere the log shows the progress."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda _stage: None

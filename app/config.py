@@ -1,6 +1,6 @@
-"""config.toml (tomli) and SPLATGATE__SECTION__KEY variables as one frozen tree. An unknown key is an error at start.
+"""config.toml (tomli) and SPLATGATE__SECTION__KEY variables as one frozen tree. Unknown keys are errors.
 
-Options on the command line override these; nothing else does.
+Options on the command line override both.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from app.webhooks import WebhooksConfig
 
 ENV_PREFIX = "SPLATGATE__"
 
-LOCATIONS = (
+PATH_KEYS = (
     ("models", "folder"),
     ("serve", "data"),
     ("auth", "tokens_file"),
@@ -34,12 +34,12 @@ LOCATIONS = (
     ("gpu", "cache"),
     ("score", "weights"),
 )
-"""Keys that hold a path. A relative one is taken from the folder of the configuration file; from a variable or an
-option, from the working directory."""
+"""Keys that hold a path. Relative paths in the file are relative to its folder; those in variables and options, to the
+working directory."""
 
 
 MAX_PIXELS = 64 * 1024**2
-"""In all views of one call; a pixel takes about 20 bytes of memory."""
+"""Most pixels of all views of one call; a pixel takes about 20 bytes of memory."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -191,7 +191,7 @@ class ValidateConfig(Section):
     thresholds: Thresholds = Field(default_factory=dict)
 
     def threshold_of(self, metric: Metric) -> float | None:
-        """The threshold of a metric; None if the metric is not asked for."""
+        """The threshold of a metric; None if the metric is not used."""
         if metric.setting:
             return float(getattr(self, metric.setting))
         return self.thresholds.get(metric.name)
@@ -223,7 +223,7 @@ class JobsConfig(Section):
     poll_seconds: Annotated[float, Field(ge=0.005, le=10)] = 0.025
 
     @model_validator(mode="after")
-    def _beats_often_enough(self) -> JobsConfig:
+    def _heartbeats_are_frequent_enough(self) -> JobsConfig:
         if self.lost_after_seconds < 2 * self.heartbeat_seconds:
             raise ValueError("jobs.lost_after_seconds must be at least twice jobs.heartbeat_seconds")
         return self
@@ -297,25 +297,25 @@ class Config(Section):
     log: LogConfig = LogConfig()
 
     def with_generator_settings(self) -> Config:
-        """The tree with the keys that the generator of the profile fixes."""
+        """The tree with the settings that the profile's generator fixes."""
         tree = self.model_dump(by_alias=True)
         for section, keys in self.profile.generator.settings.items():
             tree[section] |= keys
         return Config.model_validate(tree)
 
     def digest(self) -> str:
-        """sha256 (hex) of the tree without LOCATIONS, as canonical JSON; equal settings have equal digests."""
+        """sha256 (hex) of the tree without PATH_KEYS, as canonical JSON; equal settings have equal digests."""
         tree = self.model_dump(mode="json", by_alias=True)
-        for section, key in LOCATIONS:
+        for section, key in PATH_KEYS:
             del tree[section][key]
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
 def load_config(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
-    """Built-in defaults, overridden by the file, then by SPLATGATE__SECTION__KEY variables (TOML values or words).
+    """Built-in defaults, overridden by the file, then by SPLATGATE__SECTION__KEY variables (TOML values or bare words).
 
-    path: the file; None takes SPLATGATE_CONFIG, else config.toml in the working directory or beside the package.
-    LOCATIONS become absolute; without a file they are in $XDG_DATA_HOME/splatgate.
+    path: the file; None selects SPLATGATE_CONFIG, else config.toml in the working directory or beside the package.
+    PATH_KEYS become absolute; without a file they are below $XDG_DATA_HOME/splatgate.
     Raises ConfigError, naming the key, its value and what was expected.
     """
     environ = os.environ if environ is None else environ
@@ -328,7 +328,7 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] | None = No
         config = Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error, path, variables)) from None
-    return _located(config, path.absolute().parent if path else _user_folder(environ), variables)
+    return _with_absolute_paths(config, path.absolute().parent if path else _user_folder(environ), variables)
 
 
 def _find(environ: Mapping[str, str]) -> Path | None:
@@ -342,14 +342,14 @@ def _user_folder(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("XDG_DATA_HOME") or Path("~/.local/share").expanduser()) / "splatgate"
 
 
-def _located(config: Config, folder: Path, variables: Mapping[str, str]) -> Config:
-    """The tree with absolute LOCATIONS; relative ones are in `folder`, or in the working directory if a variable."""
-    for section, key in LOCATIONS:
+def _with_absolute_paths(config: Config, folder: Path, variables: Mapping[str, str]) -> Config:
+    """The tree with absolute PATH_KEYS: below `folder`, or below the working directory for values from variables."""
+    for section, key in PATH_KEYS:
         part = getattr(config, section)
         if text := getattr(part, key):
             base = Path.cwd() if f"{ENV_PREFIX}{section}__{key}".upper() in variables else folder
-            located = part.model_copy(update={key: str(base / Path(text).expanduser())})
-            config = config.model_copy(update={section: located})
+            absolute = part.model_copy(update={key: str(base / Path(text).expanduser())})
+            config = config.model_copy(update={section: absolute})
     return config
 
 
@@ -375,7 +375,7 @@ def _value(text: str) -> Any:
     try:
         return tomli.loads(f"value = {text}")["value"]
     except tomli.TOMLDecodeError:
-        return text  # a plain word needs no quotes
+        return text  # a bare word needs no quotes
 
 
 def _explain(error: ValidationError, path: Path | None, variables: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
-"""Decodes files that strangers sent, in a child process with limits of memory and processor time.
+"""Decodes files from callers in a child process with limits on memory and processor time.
 
-A few kilobytes of SPZ, PNG or JPEG can unpack to gigabytes or take minutes. That ends the child, not the service, and
-the next file gets a new one. `python -m app.decoding FD LIMITS` is the child; FD is its end of a socket pair.
+A few kilobytes of SPZ, PNG or JPEG can unpack to gigabytes or take minutes. That kills the child, not the service, and
+the next file gets a new child. `python -m app.decoding FD LIMITS` is the child; FD is its end of a socket pair.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from app.stages.picture import Picture, read_picture
 
 FIELDS = ("means", "quats", "log_scales", "opacity_logits", "sh")
 WALL_FACTOR = 6
-"""A file may take so many times limits.decode_seconds by the wall clock: the machine may be busy."""
+"""The timeout by the wall clock, as a multiple of limits.decode_seconds: the machine may be busy."""
 
 HEADER = struct.Struct("!II")  # bytes of JSON, bytes of data
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 
 
 class _Child:
-    """The process and our end of its socket; None until it is started."""
+    """The child process and our end of its socket; both None until it is started."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
@@ -57,7 +57,7 @@ class _Child:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **ONE_THREAD},
             )
-        ours.settimeout(WALL_FACTOR * limits.decode_seconds + 30)  # the imports are in it
+        ours.settimeout(WALL_FACTOR * limits.decode_seconds + 30)  # includes the imports
         self.socket = ours
 
     def end(self) -> None:
@@ -70,7 +70,7 @@ class _Child:
 
 
 class Decoder:
-    """One child process, started at the first file and kept. Thread-safe: files are decoded one after the other."""
+    """One child process, started for the first file and kept. Thread-safe; decodes one file at a time."""
 
     def __init__(self, limits: LimitsConfig) -> None:
         self._limits = limits
@@ -79,7 +79,7 @@ class Decoder:
         weakref.finalize(self, self._child.end)
 
     def splat(self, data: bytes, name: str) -> Splat:
-        """A splat of a format of the registry. name: what to call it in a message. Raises BadFile."""
+        """Decodes a splat of any registered format. name: what to call it in a message. Raises BadFile."""
         answer, arrays = self._ask({"kind": "splat", "name": name}, data)
         flat, found, start = np.frombuffer(arrays, np.float32), {}, 0
         for field in FIELDS:
@@ -89,22 +89,22 @@ class Decoder:
         return Splat(**found, notes=tuple(answer["notes"]))
 
     def picture(self, data: bytes, formats: tuple[str, ...]) -> Picture:
-        """A picture of one of the formats. Raises BadFile."""
+        """Decodes a picture of one of the formats. Raises BadFile."""
         answer, pixels = self._ask({"kind": "picture", "formats": formats}, data)
         return Picture(Image.frombytes(answer["mode"], tuple(answer["size"]), pixels), None, "given")
 
     def check_splat(self, data: bytes, name: str) -> None:
-        """Raises BadFile if it is no splat, or if no Gaussian has a position."""
+        """Raises BadFile if the data are not a splat, or if no Gaussian has a position."""
         answer, _ = self._ask({"kind": "check splat", "name": name}, data)
         if not answer["placed"]:
             raise BadFile(f"{name}: no Gaussian has a position within {NOWHERE:g} units; export it again")
 
     def check_picture(self, data: bytes, formats: tuple[str, ...]) -> None:
-        """Raises BadFile if it is no picture of one of the formats."""
+        """Raises BadFile if the data are not a picture of one of the formats."""
         self._ask({"kind": "check picture", "formats": formats}, data)
 
     def start(self) -> None:
-        """Starts the child before its first file, which would otherwise wait for its imports."""
+        """Starts the child, so that the first file does not wait for its imports."""
         with self._lock:
             self._connection()
 
@@ -119,14 +119,14 @@ class Decoder:
             try:
                 send(connection, request, data)
                 answer, payload = receive(connection)
-            except (EOFError, OSError):  # it was killed, or took longer than the timeout of the socket
+            except (EOFError, OSError):  # the child was killed, or exceeded the timeout of the socket
                 self._child.end()
                 raise BadFile(
                     f"{request.get('name', 'the picture')}: takes over {self._limits.decode_seconds:g} s of processor "
                     "time to decode (limits.decode_seconds); save it again with an ordinary tool"
                 ) from None
             except BaseException:
-                self._child.end()  # half an answer may be on its way
+                self._child.end()  # the rest of an answer may still arrive
                 raise
         if "error" in answer:
             raise BadFile(str(answer["error"]))
@@ -141,7 +141,7 @@ class Decoder:
 
 
 def serve(connection: socket.socket, limits: LimitsConfig) -> None:
-    """The child: decodes one file after the other until the parent closes its end."""
+    """Runs the child: decodes files until the parent closes its end of the socket."""
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             request, data = receive(connection)
@@ -160,14 +160,14 @@ def serve(connection: socket.socket, limits: LimitsConfig) -> None:
 
 
 def send(connection: socket.socket, message: dict[str, Any], data: bytes) -> None:
-    """A message and the data that belong to it."""
+    """Sends a message and its data."""
     text = json.dumps(message).encode()
     connection.sendall(HEADER.pack(len(text), len(data)) + text)
     connection.sendall(data)
 
 
 def receive(connection: socket.socket) -> tuple[dict[str, Any], bytes]:
-    """The next message and its data. Raises EOFError where the other end was closed."""
+    """Receives the next message and its data. Raises EOFError if the other end was closed."""
     text_size, data_size = HEADER.unpack(_exactly(connection, HEADER.size))
     return json.loads(_exactly(connection, text_size)), _exactly(connection, data_size)
 
@@ -184,7 +184,7 @@ def _exactly(connection: socket.socket, size: int) -> bytes:
 
 
 def _limit(limits: LimitsConfig) -> None:
-    """For the next file: the kernel kills this process at the limit of processor time."""
+    """Sets the limit for the next file: the kernel kills this process when it exceeds the processor time."""
     until = math.ceil(time.process_time() + limits.decode_seconds)
     resource.setrlimit(resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY))
 

@@ -1,4 +1,4 @@
-"""The sha256 of a file, for weights and assets."""
+"""The SHA-256 of files: weights and assets."""
 
 from __future__ import annotations
 

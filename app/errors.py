@@ -1,4 +1,4 @@
-"""The errors that a caller can get, with their HTTP status, and whether to retry.
+"""The errors that callers see, with their HTTP status and whether to retry.
 
 A message names the offending value and the remedy. A refusal is a result (`app.gate.Verdict`), not an error.
 """
@@ -29,7 +29,7 @@ class BadInput(SplatgateError):
 
 
 class BadFile(BadInput):
-    """A splat, picture or certificate file is broken, of the wrong kind, or over a limit."""
+    """A splat, picture or certificate file is damaged, of the wrong kind, or over a limit."""
 
 
 class NotWritable(BadFile):
@@ -59,7 +59,7 @@ class StorageDown(Unavailable):
 
 
 class BadWeights(Unavailable):
-    """A model file is missing, of the wrong shape, or not the one that was pinned."""
+    """A model file is missing, has the wrong shape, or is not the pinned one."""
 
 
 class NotFetched(BadWeights):
@@ -67,7 +67,7 @@ class NotFetched(BadWeights):
 
 
 class WrongWeights(BadWeights):
-    """A model on this host differs from models.lock.json: truncated, changed, or of another commit."""
+    """A model on this host differs from models.lock.json: truncated, modified, or from another commit."""
 
 
 class FetchFailed(Unavailable):
@@ -91,7 +91,7 @@ class NothingMade(StageFailed):
 
 
 class SelfTestFailed(SplatgateError):
-    """The self-test got another score than before."""
+    """The score of the self-test differs from the expected one."""
 
 
 class JobFailed(SplatgateError):
@@ -107,7 +107,7 @@ class NotFound(BadInput):
 
 
 class Conflict(BadInput):
-    """The request does not fit the state of the job."""
+    """The request conflicts with the state of the job."""
 
     status = 409
 

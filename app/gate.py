@@ -1,4 +1,4 @@
-"""The gate: what passes, what is refused and why. A pure function of numbers.
+"""The gate: decides what passes and what is refused, and why. A pure function of numbers.
 
 This file does not know how a splat is made, rendered or measured.
 """
@@ -20,7 +20,7 @@ Outcome = Literal["passed", "refused", "not validated"]
 
 @dataclass(frozen=True)
 class MetricValue:
-    """A value, and the threshold that it was compared with."""
+    """A metric's value and the threshold that it was compared with."""
 
     value: float
     threshold: float
@@ -40,14 +40,14 @@ class Verdict:
 
     @property
     def score(self) -> float | None:
-        """The value of the first metric; None without any."""
+        """The value of the first metric; None if there is none."""
         return score_of({name: each.value for name, each in self.metrics.items()})
 
 
 def judge(gaussians: int, values: Mapping[str, float], config: ValidateConfig) -> Verdict:
-    """The verdict on a splat of that many Gaussians. values: of its metrics, by name; each has a threshold in `config`.
+    """The verdict on a splat with this many Gaussians. values: by metric; each metric has a threshold in `config`.
 
-    Validation that is switched off never says "passed".
+    With validation switched off the outcome is never "passed".
     """
     metrics = {name: MetricValue(value, _threshold(METRICS[name], config)) for name, value in values.items()}
     if not config.enabled:

@@ -1,4 +1,4 @@
-"""The GPUs of this host, as the driver tells of them (NVML): without CUDA, so that the supervisor can ask too."""
+"""The GPUs of this host, as reported by NVML. CUDA is not needed, so that the supervisor can use it too."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pynvml
 from app.errors import Unavailable
 
 GONE = (pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_ERROR_UNKNOWN)
-"""What the driver answers where a card has fallen off the bus."""
+"""NVML errors of a GPU that has fallen off the bus."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A card. uuid: as CUDA_VISIBLE_DEVICES takes it. used, total: bytes of memory."""
+    """A GPU. uuid: as in CUDA_VISIBLE_DEVICES. used, total: bytes of memory."""
 
     uuid: str
     name: str
@@ -23,11 +23,11 @@ class Gpu:
 
 
 class GpuGone(Unavailable):
-    """The card does not answer any more."""
+    """The GPU no longer responds."""
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """Every card that the driver shows, in its order; none where there is no driver."""
+    """All GPUs, in the driver's order; none without a driver. Raises Unavailable if the driver does not respond."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -36,15 +36,13 @@ def gpus() -> tuple[Gpu, ...]:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
         return tuple(_describe(handle) for handle in handles)
     except pynvml.NVMLError as error:
-        raise Unavailable(
-            f"the NVIDIA driver does not answer: {error}; look at nvidia-smi and the kernel's log"
-        ) from None
+        raise Unavailable(f"the NVIDIA driver does not respond: {error}; check nvidia-smi and the kernel log") from None
     finally:
         pynvml.nvmlShutdown()
 
 
 def gpu(uuid: str) -> Gpu:
-    """The card of that uuid now. Raises GpuGone where it is lost."""
+    """The GPU with this uuid, with its current memory. Raises GpuGone if it is lost, Unavailable for other errors."""
     try:
         pynvml.nvmlInit()
         try:
@@ -53,8 +51,8 @@ def gpu(uuid: str) -> Gpu:
             pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
         if error.value in GONE:
-            raise GpuGone(f"GPU {uuid} does not answer any more: {error}; the host may need a restart") from None
-        raise Unavailable(f"GPU {uuid}: the driver says {error}; look at nvidia-smi") from None
+            raise GpuGone(f"GPU {uuid} no longer responds: {error}; the host may need a restart") from None
+        raise Unavailable(f"GPU {uuid}: NVML error: {error}; check nvidia-smi") from None
 
 
 def _describe(handle: object) -> Gpu:

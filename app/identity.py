@@ -1,4 +1,4 @@
-"""The identity of an engine on this host: the name of the host, the lock of the device, the crash report before it."""
+"""The identity of an engine on this host: the host's id, the lock of the device, the previous crash report."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from typing import TextIO
 from app.errors import Unavailable
 
 MAX_BYTES = 100_000
-"""Of a traceback that are read back."""
+"""How much of a crash trace is read back."""
 
 
 class Taken(Unavailable):
-    """Another process has this device."""
+    """Another process holds this device."""
 
 
 def node_id(data: Path) -> str:
-    """The id of the host that owns this data folder, made at the first start: host names repeat, this does not."""
+    """The id of the host that owns this data folder, created at the first start; unlike host names it is unique."""
     path = data / "node"
     if not path.exists():
         made = data / f".node-{os.getpid()}"
         try:
             made.write_text(secrets.token_hex(4))
             with suppress(FileExistsError):
-                os.link(made, path)  # whole or not at all, and the first one wins
+                os.link(made, path)  # atomic, and the first process wins
             made.unlink()
         except OSError as error:
             raise Unavailable(f"{path}: cannot be written: {error.strerror}; make the data folder writable") from None
@@ -43,7 +43,9 @@ def known_node(data: Path) -> str:
         return ""
     name = path.read_text().strip()
     if not name.isalnum():
-        raise Unavailable(f"{path}: holds {name!r}, no name: remove it, and the next start writes it anew")
+        raise Unavailable(
+            f"{path}: holds {name!r}, which is not a host id: remove it; the next start creates a new one"
+        )
     return name
 
 
@@ -53,7 +55,7 @@ def lock_path(data: Path, device: str) -> Path:
 
 
 def take_lock(path: Path) -> TextIO:
-    """Locks the device as long as the file stays open: the kernel releases it whatever kills the process."""
+    """Locks the device while the file stays open: the kernel releases the lock however the process ends."""
     file = path.open("a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -66,7 +68,7 @@ def take_lock(path: Path) -> TextIO:
 class CrashTrace:
     """The file that faulthandler writes to when the process hangs or crashes.
 
-    report: the traceback that the previous process left, in one line; empty if it left none.
+    report: the traceback of the previous process as one line; empty if it left none.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,13 +79,13 @@ class CrashTrace:
         faulthandler.enable(self.stream)
 
     def close(self) -> None:
-        """Crashes are written to standard error again."""
+        """Writes later crashes to standard error again."""
         faulthandler.enable(sys.__stderr__ or 2)
         self.stream.close()
 
 
 def _in_one_line(trace: str) -> str:
-    """What happened, and the innermost place in our code or, without one, the innermost of all."""
+    """The error and the innermost frame in app/, or else the innermost frame."""
     lines = [line.strip() for line in trace.splitlines() if line.strip()]
     places = [line for line in lines if line.startswith("File ")]
     ours = [line for line in places if "/app/" in line]

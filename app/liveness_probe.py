@@ -1,4 +1,4 @@
-"""Asks the web process /livez without ever blocking, so that the supervisor needs no thread for it."""
+"""Requests /livez from the web process without blocking, so that the supervisor needs no thread for it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from contextlib import suppress
 
 REQUEST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 INTERVAL = 2.0
-"""Seconds from one question to the next."""
+"""Seconds between requests."""
 
 CONNECT_SECONDS = 0.2
-"""The address is a listening socket of our own on this machine: the kernel answers at once."""
+"""The kernel accepts at once, because the supervisor itself keeps the listening socket open."""
 
 
 class LivenessProbe:
-    """The last answer of one server. address: host and port. Times are monotonic seconds."""
+    """Tracks when one server last answered. address: host and port. Times are monotonic seconds."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         self._address = address
@@ -23,9 +23,9 @@ class LivenessProbe:
         self._answered: float | None = None
 
     def silence(self, now: float) -> float:
-        """Seconds since the last answer, of any status; since the first question where there was none."""
+        """Seconds since the last answer, whatever its status, or since the first call if there was none."""
         if self._connection:
-            self._look(now)
+            self._receive(now)
         if not self._connection and now - self._asked >= INTERVAL:
             self._ask(now)
         if self._answered is None:
@@ -33,12 +33,12 @@ class LivenessProbe:
         return now - self._answered
 
     def reset(self) -> None:
-        """Forgets the answers: another process answers from now on."""
+        """Starts over, for a new process."""
         self.close()
         self._answered = None
 
     def close(self) -> None:
-        """Withdraws the question that has no answer yet."""
+        """Abandons the request in flight, if any."""
         if self._connection:
             self._connection.close()
             self._connection = None
@@ -50,7 +50,7 @@ class LivenessProbe:
             self._connection.sendall(REQUEST)
             self._connection.setblocking(False)
 
-    def _look(self, now: float) -> None:
+    def _receive(self, now: float) -> None:
         assert self._connection
         try:
             answer = self._connection.recv(4096)

@@ -1,4 +1,4 @@
-"""What an engine reports while it loads: what it reads, how much of it is done, and how long it will take."""
+"""What an engine reports while it loads models: the activity, the progress and the time left."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Callable
 from app.weights.manifest import gigabytes
 
 REPORT_SECONDS = 1.0
-"""How often the figures of the same activity are reported."""
+"""Interval between reports of the same activity."""
 
 MEASURED_SECONDS = 3.0
-"""For this long a rate predicts nothing."""
+"""An ETA is reported only after this time: before, the measured rate is too noisy."""
 
 
 class LoadProgress:
-    """Called by any thread, as `app.weights.store.OnLoad`, with what is being read; reports it at most once a second.
+    """An `app.weights.store.OnLoad`: any thread calls it with what was read; it reports at most once a second.
 
-    report: takes why (words), progress (share in [0, 1]) and eta (seconds); the latter two are None while unknown.
+    report: takes why (text), progress (fraction in [0, 1]) and eta (seconds); the last two are None while unknown.
     """
 
     def __init__(self, report: Callable[..., None], monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -30,14 +30,14 @@ class LoadProgress:
         self._began = self._reported = 0.0
 
     def __call__(self, activity: str, more: int, total: int) -> None:
-        """activity: starts with the verb. more: bytes done since the last call. total: bytes in all."""
+        """activity: starts with a verb. more: bytes read since the last call. total: bytes to read in all."""
         with self._lock:
             self._begin(activity, 0)
             self._done += more
             self._report(total)
 
     def set(self, activity: str, done: int, total: int) -> None:
-        """The same for what others do: `done` is the sum so far, and part of it may have been done before."""
+        """Reports the work of other processes: `done` is the total so far, some of which may predate the first call."""
         with self._lock:
             self._begin(activity, done)
             self._done = done

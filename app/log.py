@@ -1,6 +1,6 @@
 """Logging: one loguru sink on standard error. Results go to standard output, never here.
 
-What is bound to a line (`logger.contextualize(job=...)`) is printed in front of it, or becomes keys of its JSON.
+Values bound with `logger.contextualize(job=...)` are printed before the message, or become keys of the JSON line.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def start_logging(level: str, *, validation: bool = True, as_json: bool = False) -> None:
-    """Replaces every sink by standard error at `level`; colours on a terminal only.
+    """Replaces all sinks by standard error at `level`, with colours on a terminal only.
 
-    validation: whether the gate is on; where it is off every line says so.
-    as_json: one JSON document a line, with the keys time, level, message, what is bound, and exception.
+    validation: whether the gate is on; if it is off, every line says so.
+    as_json: one JSON document per line, with the keys time, level, message, the bound values, and exception.
     """
     logger.remove()
-    options: dict[str, Any] = {"level": level, "backtrace": False, "diagnose": False}  # values could hold a secret
+    options: dict[str, Any] = {"level": level, "backtrace": False, "diagnose": False}  # values may contain secrets
     if as_json:
         logger.configure(extra={} if validation else {"validation": "OFF"})
         logger.add(_write_json, format="{message}", **options)
@@ -33,25 +33,25 @@ def start_logging(level: str, *, validation: bool = True, as_json: bool = False)
 
 
 class ToLoguru(logging.Handler):
-    """Hands the lines of packages that use the standard library's logging to the one sink."""
+    """Forwards the standard library's logging to loguru."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logger.opt(exception=record.exc_info).log(record.levelname, "{}: {}", record.name, record.getMessage())
 
 
 def _line(validation: bool) -> Any:
-    loud = "" if validation else "<red>VALIDATION OFF</red> | "
+    warning = "" if validation else "<red>VALIDATION OFF</red> | "
 
     def line(record: Record) -> str:
         bound = "".join(f"<cyan>{key}={{extra[{key}]}}</cyan> " for key in record["extra"])
         start = "<dim>{time:YYYY-MM-DD HH:mm:ss}</dim> | <level>{level: <7}</level> | "
-        return start + loud + bound + "{message}\n{exception}"
+        return start + warning + bound + "{message}\n{exception}"
 
     return line
 
 
 def _write(line: str) -> None:
-    sys.stderr.write(line)  # looked up at each line: a progress bar may stand in its place
+    sys.stderr.write(line)  # looked up each time, because a progress bar may replace sys.stderr
 
 
 def _write_json(message: Message) -> None:

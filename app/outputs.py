@@ -1,4 +1,4 @@
-"""The files of a finished attempt: the splat in every certified format, its views, its picture and its certificate."""
+"""Writes the files of an attempt: the splat in every certified format, its views, its picture and its certificate."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from app.writing import replacing
 def write_outputs(attempt: Attempt, folder: Path, config: Config, now: datetime) -> Certificate:
     """Writes the splat in every certified format, views.png, certificate.json and, if there is one, picture.png.
 
-    Each is written whole or not at all, the certificate last: where it stands, everything it speaks of stands too.
+    Each file is written atomically, the certificate last: if it exists, every file that it covers exists.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def certify(attempt: Attempt, assets: tuple[AssetRecord, ...], config: Config, n
         )
         for name, each in attempt.measurements.items()
     )
-    judging = dict.fromkeys(each.model for each in attempt.measurements.values() if each.model)
+    scorers = dict.fromkeys(each.model for each in attempt.measurements.values() if each.model)
     return Certificate(
         created=now.isoformat(timespec="seconds"),
         prompt=attempt.prompt,
@@ -91,7 +91,7 @@ def certify(attempt: Attempt, assets: tuple[AssetRecord, ...], config: Config, n
         attempt=attempt.number,
         gaussians=len(attempt.splat),
         assets=assets,
-        models=tuple(ModelRecord(**asdict(model)) for model in (*attempt.models, *judging)),
+        models=tuple(ModelRecord(**asdict(model)) for model in (*attempt.models, *scorers)),
         diagnose=config.diagnose,
         diagnosis=attempt.diagnosis.to_dict(),
         repairs=attempt.repairs.to_dict(),
@@ -110,7 +110,7 @@ def certify(attempt: Attempt, assets: tuple[AssetRecord, ...], config: Config, n
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that decide a certificate's numbers."""
+    """The versions of the packages that affect a certificate's numbers."""
     names = (
         "torch",
         "open_clip_torch",

@@ -1,4 +1,4 @@
-"""THE STORY: prompt → picture → splat → diagnosed and repaired → seen from four sides → scored → passed or refused.
+"""The pipeline: prompt → picture → splat → diagnosis and repair → four views → scores → passed or refused.
 
 This file does not know HTTP, queues, or how any stage does its work.
 """
@@ -35,7 +35,7 @@ from app.weights.store import OnLoad, no_progress, require
 
 
 class LoadedGenerator(Protocol):
-    """Turns a request into a splat, by way of a picture or directly; made by app.generators.Generator.load."""
+    """Turns a request into a splat, directly or through a picture; returned by app.generators.Generator.load."""
 
     @property
     def model_id(self) -> str: ...
@@ -52,23 +52,21 @@ class LoadedGenerator(Protocol):
 
 @dataclass(frozen=True)
 class Stages:
-    """What a profile brings, loaded."""
+    """The loaded models of a profile."""
 
     generator: LoadedGenerator
-    validator: Validator | None  # None: validation is off
+    validator: Validator | None  # None if validation is off
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """A prompt, a picture from the caller, or both. Without a prompt (an empty one) the views are compared with the
-    picture."""
+    """A prompt, a picture from the caller, or both. If the prompt is empty, the views are compared with the picture."""
 
     prompt: str
     picture: Picture | None = None
 
     def check(self, config: Config) -> None:
-        """Raises BadPrompt for words that the profile cannot use, or for neither words nor a picture; BadInput for a
-        picture that it cannot use."""
+        """Raises BadPrompt if a prompt is missing or unusable for the profile, BadInput if the picture is unusable."""
         if self.picture:
             check_takes_pictures(config.profile.generator)
         if self.prompt or not self.picture:
@@ -105,7 +103,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class FailedAttempt:
-    """An attempt that a stage ended, because it produced nothing usable. It counts as refused."""
+    """An attempt that ended because a stage produced nothing usable. It counts as refused."""
 
     error: StageFailed
     outcome: Outcome = "refused"
@@ -117,7 +115,7 @@ OnStage = Callable[[Stage], None]
 
 
 def load_stages(config: Config, on_load: OnLoad = no_progress) -> Stages:
-    """Loads what the configured profile needs. on_load: told what is verified and loaded.
+    """Loads what the configured profile needs. on_load: called with what is verified and loaded.
 
     Raises Unavailable or BadWeights, naming what is missing.
     """
@@ -142,9 +140,9 @@ def generate(
     on_stage: OnStage,
     on_step: OnStep = lambda _done, _of: None,
 ) -> Attempt:
-    """Up to `attempts` attempts with consecutive seeds: the first that is not refused, else the best of them.
+    """Makes up to `attempts` attempts with consecutive seeds; returns the first that is not refused, else the best.
 
-    Raises NothingMade if a stage ended every attempt.
+    Raises NothingMade if no attempt produced a splat.
     """
 
     def run(number: int) -> Attempt | FailedAttempt:
@@ -169,9 +167,9 @@ def draw(
     on_stage: OnStage,
     on_step: OnStep = lambda _done, _of: None,
 ) -> Picture | None:
-    """The first half of an attempt: the picture, the caller's own or a drawn one; None where the profile needs none.
+    """The first half of an attempt: the caller's picture, or a generated one; None if the profile needs none.
 
-    Raises BadPrompt, and StageFailed where nothing usable was drawn.
+    Raises BadPrompt, and StageFailed if nothing usable was generated.
     """
     request.check(config)
     if request.picture:
@@ -189,7 +187,7 @@ def build(
     config: Config,
     on_stage: OnStage,
 ) -> Attempt:
-    """The second half: the splat, repaired, rendered and judged. Raises StageFailed where there is nothing to judge."""
+    """The second half: the splat, repaired, rendered and validated. Raises StageFailed if there is none."""
     _announce(Stage.SPLAT, on_stage)
     raw = stages.generator.build(request.prompt, picture, seed)
     _announce(Stage.REPAIR, on_stage)
@@ -220,13 +218,13 @@ def build(
 
 
 def _models_used(generator: LoadedGenerator, picture: Picture | None) -> tuple[ModelInfo, ...]:
-    """Without what draws pictures where the caller gave one."""
+    """The generator's models, without the text-to-image model if the caller gave the picture."""
     given = picture is not None and picture.seed is None
     return tuple(model for model in generator.models if not (given and model.role == "text_to_image"))
 
 
 def diagnose_and_repair(splat: Splat, config: Config) -> tuple[Splat, Diagnosis, RepairReport]:
-    """Diagnoses, then repairs what was found; a healthy splat comes back as the same object."""
+    """Diagnoses a splat and repairs what was found; returns the same object if the splat is healthy."""
     diagnosis = diagnose(splat, config.diagnose)
     if diagnosis.findings and not config.repair.enabled:
         logger.warning("repair is OFF (repair.enabled = false): findings are left as they are")
@@ -236,7 +234,7 @@ def diagnose_and_repair(splat: Splat, config: Config) -> tuple[Splat, Diagnosis,
 
 
 def render_views(splat: Splat, config: Config) -> Views:
-    """The judging views of the configuration."""
+    """Renders the judging views of the configuration."""
     settings = config.render
     return render(
         splat,
@@ -248,10 +246,10 @@ def render_views(splat: Splat, config: Config) -> Views:
 
 
 def overdrawn(splat: Splat, config: Config) -> Reason | None:
-    """Why a caller's splat is not rendered; None if it is.
+    """Why a caller's splat is too costly to render; None if it is not.
 
-    Millions of Gaussians that each fill the picture take a CPU minutes and a GPU all of its memory, and every job
-    behind them waits. What a generator makes is not asked: it has no such habits, and it is ours.
+    Millions of Gaussians that each fill the picture would take minutes on a CPU or all memory of a GPU, and every later
+    job would wait. Generated splats are not checked: generators make no such splats.
     """
     settings, most = config.render, config.limits.max_overdraw
     count = overdraw(splat, judging_views(settings), place(splat, settings.placement, settings.extent))

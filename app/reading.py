@@ -1,4 +1,4 @@
-"""Reading files. Folders, pipes and devices are refused, because reading them could block for ever."""
+"""Reading files. Folders, pipes and devices are rejected, because reading them could block forever."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from app.errors import BadFile
 
 @contextmanager
 def reading(path: Path) -> Iterator[BinaryIO]:
-    """The file as a binary stream. Raises BadFile if it cannot be opened, or read in the block."""
+    """Opens the file as a binary stream. Raises BadFile if it cannot be opened, or read within the block."""
     try:
         refuse_special(path)
         with path.open("rb") as stream:
             yield stream
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         reason = getattr(error, "strerror", None) or error
         raise BadFile(f"{path}: cannot be read: {reason}; check the path and its permissions") from None
 
 
 def read_bytes(path: Path, most: int, remedy: str) -> bytes:
-    """The whole file. Raises BadFile if it cannot be read, or with the remedy if it has more than `most` bytes."""
+    """Reads the whole file. Raises BadFile if that fails, or, with the remedy, if it is larger than `most` bytes."""
     with reading(path) as stream:
         data = stream.read(most + 1)
     if len(data) > most:

@@ -1,6 +1,6 @@
-"""Why something was refused: a code, the figures that decided, and the one sentence made of both.
+"""Why something was refused: a code, the figures behind it, and the sentence made from both.
 
-The database keeps code and figures, the counts go by the code, and people read the sentence.
+The database stores code and figures, metrics count by code, and people read the sentence.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Figure = float | int | str
 class Reason:
     """code: a key of SENTENCES. figures: the values that its sentence names, or "text" if only the sentence is known.
 
-    A code that this release does not know, from a newer one, reads as the code itself.
+    An unknown code, from a newer release, is shown as it is.
     """
 
     code: str
@@ -32,12 +32,12 @@ class Reason:
 
     @classmethod
     def from_stored(cls, stored: str | Mapping[str, Any]) -> Reason:
-        """The inverse of to_dict. An older release stored the sentence alone: it reads as code "text"."""
+        """The inverse of to_dict. Older releases stored only the sentence, which gets the code "text"."""
         return cls("text", {"text": stored}) if isinstance(stored, str) else cls(stored["code"], stored["figures"])
 
 
 def _below_threshold(figures: Mapping[str, Any]) -> str:
-    shown = _rounded(figures, math.floor)  # 0.1999 is under 0.2, and should not read 0.200
+    shown = _rounded(figures, math.floor)  # rounded down, so that 0.1999 under a threshold of 0.2 does not read 0.200
     return "{label}={shown}, under the {setting} {threshold:g}".format(**figures, shown=shown)
 
 

@@ -1,7 +1,7 @@
-"""What an engine does before it takes a job: makes a splat of fixed words, looks at it, scores it, and compares.
+"""The self-test of an engine before its first job: generates a splat from a fixed prompt and compares its score.
 
-The same weights, versions, settings and device must give the score they gave before. A card that computes wrong, or
-weights that are not what they were, show here, and not in a customer's asset.
+The same weights, versions, settings and device must give the same score as before. This detects a GPU that computes
+wrong results, or modified weights, before they reach a caller's asset.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from app.writing import replacing
 PROMPT, SEED = "a blue rocket", 0
 
 SAME_SCORE = 0.005
-"""How far the score may lie from the expected one: another backend or device."""
+"""Tolerance of the score, which allows for another backend or device."""
 
 
 @dataclass(frozen=True)
 class SelfTest:
-    """score: None where validation is off. expected: what it was held against; None at the first time."""
+    """score: None if validation is off. expected: what it was compared with; None in the first run."""
 
     score: float | None
     expected: float | None
 
 
 def self_test(stages: Stages, config: Config, device: str, record: Path, on_stage: OnStage) -> SelfTest:
-    """Runs the test, and at the first time writes its score into the JSON file `record`.
+    """Runs the test. The first run writes the score to the JSON file `record`.
 
-    device: what the models run on, in words. Raises SelfTestFailed where the score is another than it was, or none.
+    device: the name of the device that the models run on. Raises SelfTestFailed if the score is not the expected one.
     """
     attempt = generate(GenerationRequest(PROMPT), SEED, 1, stages, config, on_stage)
     if attempt.score is None:
@@ -46,18 +46,18 @@ def self_test(stages: Stages, config: Config, device: str, record: Path, on_stag
     expected = known.get(key) if known_score is None else known_score
     if expected is not None and not abs(score - expected) <= SAME_SCORE:
         raise SelfTestFailed(
-            f"self-test: {PROMPT!r} scored {score:.4f}, with these weights and settings it was {expected:.4f}:"
-            f" the weights or the device are broken (where neither is, remove {record})"
+            f"self-test: {PROMPT!r} scored {score:.4f}, expected {expected:.4f} with these weights and settings:"
+            f" the weights are damaged or the device computes wrong results (if neither is true, remove {record})"
         )
     if key not in known:
         with replacing(record) as stream:
             stream.write(json.dumps(known | {key: score}, indent=2).encode() + b"\n")
-    logger.info(f"self-test: {PROMPT!r} scored {score:.4f}" + (" (first time)" if expected is None else ""))
+    logger.info(f"self-test: {PROMPT!r} scored {score:.4f}" + (" (first run)" if expected is None else ""))
     return SelfTest(score, expected)
 
 
 def _key(attempt: Attempt, config: Config, device: str) -> str:
-    """Equal keys mean that equal scores are due."""
+    """Runs with equal keys must have equal scores."""
     parts = (
         config.profile.name,
         attempt.generator,
@@ -71,7 +71,7 @@ def _key(attempt: Attempt, config: Config, device: str) -> str:
 
 
 def _is_default(config: Config) -> bool:
-    """Whether the settings that the score depends on are the default ones."""
+    """Whether the settings that the score depends on have their defaults."""
     default = config.render.model_copy(update={"device": "auto"}) == RenderConfig() and config.shapes == ShapesConfig()
     return config.score.aggregate == "mean" and default
 
@@ -83,6 +83,6 @@ def _read(record: Path) -> dict[str, float]:
         return {}
     except (OSError, ValueError) as error:
         raise SelfTestFailed(
-            f"{record}: cannot be read: {error}; remove it, and the next start writes it anew"
+            f"{record}: cannot be read: {error}; remove it; the next start creates a new one"
         ) from None
     return known if isinstance(known, dict) else {}

@@ -1,4 +1,4 @@
-"""`splatgate serve`: which processes this host runs, what they are told, and the port they share."""
+"""`splatgate serve`: the processes of this host, their environment, and the sockets they listen on."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from app.liveness_probe import LivenessProbe
 from app.supervisor import Supervisor
 
 BACKLOG = 2_048
-"""Connections that the kernel holds while the web process is restarted."""
+"""Connections that the kernel queues while the web process restarts."""
 
 SILENCE = 2.0
-"""Heartbeats may fail to come for this many jobs.lost_after_seconds: by then the jobs may be another engine's."""
+"""A child may be silent for this many times jobs.lost_after_seconds; by then other engines have taken its jobs."""
 
 
 def run(config: Config, environ: Mapping[str, str]) -> int:
@@ -48,8 +48,8 @@ def run(config: Config, environ: Mapping[str, str]) -> int:
 
 
 def listen(config: Config) -> list[socket.socket]:
-    """The public listening socket, and one on a free port of the loopback address that only the supervisor uses: a
-    crowd of connections at the first does not keep /livez from answering at the second. Raises Unavailable."""
+    """The public listening socket, and one on a free loopback port for the supervisor's probe, so that /livez answers
+    even if the public socket is crowded. Raises Unavailable."""
     host, port = listening_host(config), config.serve.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     remedies = {
@@ -68,8 +68,8 @@ def listen(config: Config) -> list[socket.socket]:
 def plan(config: Config, environ: Mapping[str, str], sockets: Sequence[socket.socket] = ()) -> list[ChildProcess]:
     """The web process, unless serve.web is off, and the engines of this host.
 
-    sockets: that the web process listens at; without any it opens its own. Raises Unavailable if the profile has no
-    GPU, ConfigError if engines without a web process could get no jobs.
+    sockets: those that the web process listens on; without any it opens its own. Raises Unavailable if the profile
+    has no GPU, ConfigError if engines without a web process could get no jobs.
     """
     _check_shared(config)
     web = [_web(environ, sockets)] if config.serve.web else []
@@ -95,15 +95,15 @@ def _check_shared(config: Config) -> None:
 
 
 def environment(config: Config, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of the children: what our command line set overrides file and variables for them too."""
-    ours = {
+    """The environment of the children, in which options of the command line override file and variables."""
+    options = {
         "SPLATGATE__PROFILE__NAME": config.profile.name,
         "SPLATGATE__SERVE__HOST": config.serve.host,
         "SPLATGATE__SERVE__PORT": str(config.serve.port),
         "SPLATGATE__SERVE__DATA": str(Path(config.serve.data).absolute()),
         "SPLATGATE__LOG__LEVEL": config.log.level,
     }
-    return {**environ, **ours}
+    return {**environ, **options}
 
 
 def check_data(folder: Path) -> None:
@@ -117,8 +117,8 @@ def check_data(folder: Path) -> None:
 
 def _web(environ: Mapping[str, str], sockets: Sequence[socket.socket]) -> ChildProcess:
     descriptors = tuple(each.fileno() for each in sockets)
-    told = {**environ, SOCKETS_VARIABLE: ",".join(map(str, descriptors))}
-    return ChildProcess("web", [sys.executable, "-m", "app.web.server"], told, "web", descriptors)
+    variables = {**environ, SOCKETS_VARIABLE: ",".join(map(str, descriptors))}
+    return ChildProcess("web", [sys.executable, "-m", "app.web.server"], variables, "web", descriptors)
 
 
 def _engine(environ: Mapping[str, str], device: str, uuid: str) -> ChildProcess:

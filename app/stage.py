@@ -1,4 +1,4 @@
-"""The stages of a job: one name for each, from the pipeline through the database and the API to the page."""
+"""The stages of a job, by the names that the pipeline, the database, the API and the page share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Stage(StrEnum):
-    """What a job is doing. The values are the keys of [deadlines], and what the database and the API carry."""
+    """What a job is doing. The values are the keys of [deadlines], and appear in the database and the API."""
 
     PICTURE = "picture"
     SPLAT = "splat"

@@ -1,6 +1,6 @@
-"""The supervisor's loop: starts its children, restarts what ends or hangs, and stops all. PID 1 of a container.
+"""The supervisor's loop: starts the children, restarts those that end or hang, and stops all. PID 1 of a container.
 
-It needs no database, GPU or model, and never imports torch, so little can stop it.
+It needs no database, GPU or model and never imports torch, so that little can break it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
 class Supervisor:
-    """Runs the children. One thread; signals are taken one by one where it waits.
+    """Runs the children in one thread; blocked signals are received one at a time by sigtimedwait.
 
-    silence: seconds without a heartbeat, or without an answer of the web process, after which a child is killed.
-    listening: sockets that the web process inherits. They stay open here, so that callers wait while it is restarted.
-    probe: asks the child named web, once it is ready.
+    silence: seconds without a heartbeat, or without an answer from the web process, after which a child is killed.
+    grace: seconds that the children get to stop.
+    listening: sockets that the web process inherits. They stay open here, so that callers wait while it restarts.
+    probe: checks the web process once it is ready.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Supervisor:
         self._gave_up = False
 
     def run(self) -> int:
-        """Until SIGTERM or SIGINT, or until a child keeps ending. Returns the exit code: 0, or 1 if it gave up."""
+        """Runs until SIGTERM or SIGINT, or until a child keeps ending. Returns the exit code: 0, or 1 if it gave up."""
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         prctl(PR_SET_CHILD_SUBREAPER, 1)  # adopt orphans of our children, as PID 1 would
         while not self._gave_up:
@@ -84,10 +85,10 @@ class Supervisor:
     def _restart(self, child: ChildProcess, code: int) -> None:
         now = time.monotonic()
         cause = child.record_end(code, now)
-        hopeless = child.hopeless(now)
-        logger.warning(f"{child.name}: ended: {cause}" + f"; restarting in {child.due - now:g} s" * (not hopeless))
-        if hopeless:
-            logger.critical(f"{child.name}: {hopeless}, the last time by {cause}: giving up")
+        why = child.why_give_up(now)
+        logger.warning(f"{child.name}: ended: {cause}" + f"; restarting in {child.due - now:g} s" * (not why))
+        if why:
+            logger.critical(f"{child.name}: {why}, the last time by {cause}: giving up")
             self._gave_up = True
 
     def _kill_unresponsive(self) -> None:
@@ -103,7 +104,7 @@ class Supervisor:
                 child.kill_group()
 
     def _stop(self) -> None:
-        """SIGTERM to all, and SIGKILL to those that are left after the grace period."""
+        """Sends SIGTERM to all children, and SIGKILL to those left after the grace period."""
         for each in self._listening:
             each.close()
         for child in self._children:
@@ -133,7 +134,7 @@ class Supervisor:
 
 
 def _ended_process() -> tuple[int, int] | None:
-    """PID and exit code of a child that has ended; None where none has."""
+    """PID and exit code of a child that has ended; None if none has."""
     try:
         pid, status = os.waitpid(-1, os.WNOHANG)
     except ChildProcessError:

@@ -1,4 +1,4 @@
-"""Measuring a splat, and asking the gate."""
+"""Measures a splat and applies the gate."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Measurements = Mapping[str, Measurement]
 
 @dataclass(frozen=True)
 class Validator:
-    """The metrics that have a threshold, loaded. models: what each metric needs to compute, by the metric's name."""
+    """The metrics that have a threshold. models: the loaded model of each, or None, by the metric's name."""
 
     models: Mapping[str, Any]
 
     def measure(self, subject: Subject, config: Config) -> Measurements:
-        """Every loaded metric that applies to the subject. Raises StageFailed for a value that is not finite."""
+        """Measures every metric that applies to the subject. Raises StageFailed for a value that is not finite."""
         metrics = [METRICS[name] for name in self.models if METRICS[name].applies(subject.parts)]
         measured = {each.name: resolve(each.compute)(self.models[each.name], subject, config) for each in metrics}
         for name, each in measured.items():
@@ -42,9 +42,9 @@ class Validator:
 
 
 def load_validator(config: Config, on_load: OnLoad = no_progress) -> Validator | None:
-    """The metrics that the configuration has a threshold for; None, with a warning, if validation is switched off.
+    """Loads the metrics that have a threshold; None, with a warning, if validation is switched off.
 
-    on_load: called with what is verified and loaded. Raises what the metrics raise where their models are missing.
+    on_load: called with what is verified and loaded. Raises BadWeights if a model is missing.
     """
     config = config.with_generator_settings()
     if stand_in := config.profile.generator.stand_in:
@@ -64,7 +64,7 @@ def _ready(metric: Metric, config: Config) -> str:
 
 
 def validate(subject: Subject, validator: Validator | None, config: Config) -> tuple[Measurements, Verdict]:
-    """Measures the subject and asks the gate. The log says it in the words that operators look for."""
+    """Measures the subject and applies the gate. Logs the phrases that operators search for."""
     measured = validator.measure(subject, config) if validator else {}
     for name, measurement in measured.items():
         logger.info(f"DIAGNOSTIC - {METRICS[name].title}: {measurement.value:.3f}")
@@ -81,7 +81,7 @@ def validate(subject: Subject, validator: Validator | None, config: Config) -> t
 
 
 def _with_cause(verdict: Verdict, subject: Subject, config: Config) -> Verdict:
-    """What can be seen comes before what was measured; a splat without a shape is refused whatever was measured."""
+    """Puts the visible cause before the measured reasons; a splat without a shape is always refused."""
     if on_one_point(subject.splat) and verdict.outcome != "not validated":
         reason = Reason("uniform_position", {"gaussians": len(subject.splat)})
         return replace(verdict, outcome="refused", reasons=(reason, *verdict.reasons))
@@ -94,7 +94,7 @@ def _with_cause(verdict: Verdict, subject: Subject, config: Config) -> Verdict:
 
 
 def to_report(measured: Measurements, verdict: Verdict) -> dict[str, Any]:
-    """What was found, for a JSON document. score: of the first metric, with all that it says; null without any."""
+    """The result as a JSON document. score: the first metric with its details; null if there is none."""
     score = None
     if first := next(iter(measured.values()), None):
         model = {"model": first.model.model, "weights_sha256": first.model.weights_sha256} if first.model else {}
@@ -109,5 +109,5 @@ def to_report(measured: Measurements, verdict: Verdict) -> dict[str, Any]:
 
 
 def per_view_scores(measured: Measurements) -> tuple[float, ...]:
-    """The score of each view, by the first metric; empty without any."""
+    """The score of each view by the first metric; empty if there is none."""
     return next((each.per_view for each in measured.values()), ())

@@ -1,4 +1,4 @@
-"""Writing files: a file is replaced as a whole or not at all."""
+"""Writing files atomically."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from app.reading import refuse_special
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A binary stream whose content becomes `path`, on disk and in one step, when the block ends without an exception.
+    """A binary stream whose content atomically replaces `path`, durably, when the block ends without an exception.
 
-    Until then it has a temporary name in the same folder, which is gone afterwards whatever happened.
+    Until then it is a temporary file in the same folder, which is removed whatever happens.
     Raises NotWritable if the file cannot be written, StorageDown if the disk is full.
     """
     temporary = path.parent / f".splatgate-{secrets.token_hex(8)}.tmp"
     try:
-        refuse_special(path)  # a rename over a device or a pipe would take its place
+        refuse_special(path)  # a rename would replace a device or a pipe
         try:
             with temporary.open("xb") as stream:
                 yield stream
@@ -41,7 +41,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the new name itself outlive a power cut."""
+    """Makes the rename durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

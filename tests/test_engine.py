@@ -632,7 +632,7 @@ def test_a_self_test_that_scores_otherwise_keeps_the_engine_from_its_jobs(tmp_pa
         process.join(60)
         (engine,) = jobs.engines()
         assert (process.exitcode, engine.state) == (72, "FAILED")
-        assert "the weights or the device are broken" in engine.why
+        assert "the weights are damaged or the device computes wrong results" in engine.why
 
 
 def test_the_delivered_settings_score_what_they_always_scored(tmp_path: Path) -> None:

@@ -416,7 +416,7 @@ def test_what_a_caller_brought_is_not_tried_again_when_it_ran_into_a_deadline(jo
     assert job_store(jobs, engine).claim(id) is None
     job = jobs.get(id)
     assert job.state == "QUARANTINED"
-    assert job.error == "a stage took longer than its deadline, and would with this splat each time: Timeout at cpu.py"
+    assert job.error == "a stage exceeded its deadline, and would do so each time with this splat: Timeout at cpu.py"
 
 
 def test_a_job_that_was_given_back_has_not_lost_a_life(jobs: Jobs) -> None:
@@ -763,7 +763,7 @@ def test_a_file_that_was_forgotten_is_not_found(jobs: Jobs) -> None:
 def test_a_file_that_has_lost_its_end_is_an_error_and_not_served(jobs: Jobs) -> None:
     id = finished(jobs, 10)
     jobs.assets.put(f"{id}/1/asset.ply", b"x" * 9)
-    with pytest.raises(Unavailable, match="has 9 bytes and was stored with 10: the file is damaged"):
+    with pytest.raises(Unavailable, match="has 9 bytes, but 10 were stored: the file is damaged"):
         jobs.open_asset(id, "asset.ply")
 
 

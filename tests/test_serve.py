@@ -227,7 +227,7 @@ def test_a_child_that_never_becomes_ready_ends_the_service_however_long_each_try
     _, log = supervisor.communicate(timeout=120)
     assert supervisor.returncode == 1
     assert log.count("child 0: ended: not ready") == 5
-    assert "ended 5 times in a row without ever having been ready, the last time by not ready: giving up" in log
+    assert "ended 5 times in a row without ever becoming ready, the last time by not ready: giving up" in log
 
 
 @pytest.mark.e2e

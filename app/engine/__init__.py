@@ -1,5 +1,5 @@
 """The engine: one process for each GPU. It loads the models, tests itself, and runs jobs.
 
-It ends rather than go on in doubt: on a GPU error that poisons the process, on a stage that hangs, on a database that
-is gone. The supervisor restarts it, and its job goes on after the last finished step.
+It exits if it cannot continue safely: after a GPU error that poisons the process, if a stage hangs, or if the database
+is gone. The supervisor restarts it, and its job continues after the last finished step.
 """

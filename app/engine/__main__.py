@@ -34,7 +34,9 @@ def main() -> None:
     except SplatgateError as error:
         logger.critical(str(error))
         sys.exit(NO_DATABASE if isinstance(error, DatabaseDown) else NOT_READY)
-    from app.engine.engine import Engine  # torch takes seconds: by now the previous instance is known to be gone
+    from app.engine.engine import (
+        Engine,
+    )  # imports torch, which takes seconds; the previous instance is already reported as gone
 
     Engine(instance).run()
 

@@ -29,7 +29,7 @@ from app.log import ToLoguru
 from app.pipeline import Stages
 
 TICK_SECONDS = 0.2
-"""How soon an engine notices that it was told to stop."""
+"""How soon an engine notices a signal to stop."""
 
 EXPIRE_SECONDS, CLEAN_SECONDS, COMPARE_SECONDS, ORPHANS_SECONDS = 1.0, 30.0, 60.0, 3_600.0
 
@@ -46,18 +46,18 @@ class Engine:
         self._stopping = False
 
     def run(self) -> None:
-        """Until SIGTERM or SIGINT. Ends the process with a code of its own if it cannot go on."""
+        """Runs until SIGTERM or SIGINT. Ends the process with one of the codes in app.child if it cannot continue."""
         self.instance.start_reporting()
         try:
-            self._reconciler(set).compare()  # jobs of earlier instances wait again, before anything is loaded
+            self._reconciler(set).compare()  # requeue the jobs of earlier instances before loading the models
             self.storage.wait()
             stages = start_up(self.instance)
-            for number in (signal.SIGTERM, signal.SIGINT):  # before this it has no job, and ends at once
+            for number in (signal.SIGTERM, signal.SIGINT):  # before this it has no job, and may end at once
                 signal.signal(number, self._stop)
             worker = self._take_jobs(stages)
         except DatabaseDown as error:
             self.instance.fatal(error)
-        except Exception as error:  # noqa: BLE001  the edge: whatever it is, it is reported and the process ends
+        except Exception as error:  # noqa: BLE001  the edge: report any error and end the process
             self.instance.fail(error)
         self.instance.report(state="READY", why=self.storage.problem, progress=None, eta=None)
         report_ready()
@@ -76,7 +76,7 @@ class Engine:
         return worker
 
     def _do_chores(self, worker: Worker) -> None:
-        """The periodic work, until the engine is told to stop."""
+        """Runs the periodic tasks until the engine is told to stop."""
         chores = self._chores(worker)
         due = [0.0] * len(chores)
         while not self._stopping:
@@ -87,7 +87,7 @@ class Engine:
                     attempt(chore)
 
     def _chores(self, worker: Worker) -> list[tuple[float, Callable[[], object]]]:
-        """Intervals in seconds, and what to do."""
+        """The periodic tasks and their intervals in seconds."""
         store, clock, assets = self.instance.store, self.instance.clock, self.config.assets
         liveness = Liveness(store, self.config.jobs.lost_after_seconds)
         reconciler = self._reconciler(lambda: worker.jobs, liveness)
@@ -112,13 +112,13 @@ class Engine:
         self.instance.report(state="DRAINING", why="stopping")
         if not worker.drain(self.config.serve.grace_seconds):
             logger.warning("the running stage did not end within serve.grace_seconds; its job is requeued")
-        attempt(worker.release)  # other engines, or our successor, see that we are gone and requeue our jobs
+        attempt(worker.release)  # on failure, other engines or the successor requeue its jobs
         self.instance.report(state="LOST", why="stopped", job=None)
         logger.info(f"engine {self.instance.name}: stopped")
         exit_now(0)
 
     def _stop(self, *_signal: object) -> None:
-        """The signal handler. It only sets a flag: a lock that it took might be held by the code it interrupts."""
+        """The signal handler. It only sets a flag, because the interrupted code may hold any lock."""
         self._stopping = True
 
     def _report_job(self, job: str | None) -> None:

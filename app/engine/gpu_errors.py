@@ -1,4 +1,4 @@
-"""CUDA errors after which nothing in the process works on the GPU any more."""
+"""CUDA errors after which the process can no longer use the GPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STICKY = (
     "no CUDA-capable device",
     "CUDA error: unknown error",
 )
-"""As CUDA words them."""
+"""Parts of CUDA's messages."""
 
 
 def is_sticky(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""Runs heavy calls: under a deadline, again with offloaded models if GPU memory runs out, never on a poisoned GPU."""
+"""Runs heavy calls: with a deadline, and again with offloaded models if GPU memory runs out."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ Values = dict[str, Any]
 
 
 class Guard:
-    """For the steps of one engine, whose models it may load again."""
+    """Guards the steps of one engine, whose models it may reload."""
 
     def __init__(self, instance: Instance, steps: Steps) -> None:
         self._instance = instance
         self._steps = steps
 
     def run(self, call: Callable[[], Values]) -> Values:
-        """Runs a step. A poisoned GPU ends the process; out of memory, it frees what it can and tries once more with
-        the models in the memory of the host."""
+        """Runs a step. A poisoned GPU ends the process. If GPU memory runs out, it tries once more with the models
+        offloaded to host memory."""
         try:
             return self._checked(call)
         except torch.OutOfMemoryError as error:
             if self._steps.config.gpu.memory == "offload":
                 raise
             logger.warning(f"out of GPU memory: {error}; trying once more with gpu.memory = offload")
-        self._offload()  # after the except block: the exception keeps the failed stage's tensors alive
+        self._offload()  # after the except block, because the exception keeps the failed stage's tensors alive
         return self._checked(call)
 
     def set_deadline(self, stage: Stage | None) -> None:
-        """A stage that takes longer than its deadline counts as hung: the process writes a traceback and ends."""
+        """Starts the deadline of a stage. If it passes, the process writes a traceback and ends."""
         seconds = getattr(self._instance.config.deadlines, stage) if stage else None
         set_deadline(self._instance, seconds)
 
@@ -52,7 +52,7 @@ class Guard:
             raise
 
     def _offload(self) -> None:
-        """Loads the models again, into the memory of the host. Ends the process if that fails: it would have none."""
+        """Reloads the models into host memory. Ends the process if that fails, as it would have no models."""
         set_deadline(self._instance, self._instance.config.deadlines.load)
         del self._steps.stages  # frees the loaded models before the others are loaded
         gc.collect()
@@ -62,14 +62,14 @@ class Guard:
         self._steps.config = config.model_copy(update={"gpu": offloaded})
         try:
             self._steps.stages = load_stages(self._steps.config)
-        except Exception as error:  # noqa: BLE001  the edge: without models every job to come would fail
+        except Exception as error:  # noqa: BLE001  the edge: without models every later job would fail
             self._instance.fail(error)
         set_deadline(self._instance, None)
         self._instance.report(why="out of GPU memory: models are offloaded until the next start, which is slower")
 
 
 def set_deadline(instance: Instance, seconds: float | None) -> None:
-    """From now on, `seconds` until the process writes the traceback of every thread and ends; None: no limit."""
+    """After `seconds` the process writes the traceback of every thread and ends; None: no limit."""
     faulthandler.cancel_dump_traceback_later()
     if seconds is not None:
         faulthandler.dump_traceback_later(seconds, exit=True, file=instance.trace.stream)

@@ -33,7 +33,7 @@ from app.jobs.store import Store
 class Instance:
     """One process that holds a device. It has a random id, because PIDs repeat in containers, and the device's name.
 
-    gpu_uuid: of the card; empty for the CPU. Raises Taken if another process holds the device, DatabaseDown.
+    gpu_uuid: empty for the CPU. Raises Taken if another process holds the device, DatabaseDown.
     """
 
     def __init__(self, config: Config, device: str, gpu_uuid: str) -> None:
@@ -54,7 +54,7 @@ class Instance:
 
     @property
     def device(self) -> str:
-        """In words."""
+        """The name of the device, for people."""
         return self.heartbeat.engine.device
 
     def start_reporting(self) -> None:
@@ -62,18 +62,18 @@ class Instance:
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def report(self, **changes: object) -> None:
-        """Changes fields of the row; while the database is down, the next heartbeat does it."""
+        """Changes fields of the row; if the database is down, the next heartbeat writes them."""
         attempt(lambda: self.heartbeat.beat(**changes))
 
     def fail(self, error: Exception) -> NoReturn:
-        """Ends the process because it cannot become ready. The row keeps the reason."""
+        """Ends the process because it cannot become ready; the row keeps the reason."""
         known = isinstance(error, SplatgateError)
         logger.opt(exception=None if known else error).critical(f"engine {self.name}: not ready: {error}")
         self.report(state="FAILED", why=in_one_line(error))
         exit_now(NOT_READY)
 
     def fatal(self, error: Exception) -> NoReturn:
-        """Ends the process at once: no handler, thread or library can be trusted any more."""
+        """Ends the process at once: handlers, threads and libraries can no longer be trusted."""
         logger.critical(f"engine {self.name}: {error}")
         if isinstance(error, DatabaseDown):
             exit_now(NO_DATABASE)
@@ -82,7 +82,7 @@ class Instance:
         exit_now(NO_STORAGE if isinstance(error, StorageDown) else BROKEN_GPU)
 
     def close(self) -> None:
-        """Releases the device without having run."""
+        """Releases the device of an instance that did not run."""
         self.store.close()
         self.trace.close()
         self._lock.close()
@@ -98,7 +98,7 @@ class Instance:
             self.report(**self._memory())
 
     def _memory(self) -> dict[str, int]:
-        """GPU memory; empty while the driver does not answer, which is no reason to skip a heartbeat."""
+        """GPU memory; empty while the driver does not respond, which must not stop the heartbeats."""
         if not self.gpu_uuid:
             return {}
         try:
@@ -131,7 +131,7 @@ class Instance:
 
 
 def attempt(call: Callable[[], object]) -> None:
-    """Calls it, and only logs a failure for want of the database or the disk: the next call does it."""
+    """Calls a function that will be called again; a failure of the database or the disk is only logged."""
     try:
         call()
     except (SplatgateError, OSError) as error:
@@ -139,7 +139,7 @@ def attempt(call: Callable[[], object]) -> None:
 
 
 def in_one_line(error: BaseException) -> str:
-    """The first line of the error, with the type unless it is one of ours."""
+    """The first line of the error, with its type unless it is a SplatgateError."""
     text = str(error).strip().partition("\n")[0]
     return text if isinstance(error, SplatgateError) else f"{type(error).__name__}: {text}"
 

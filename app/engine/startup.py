@@ -33,13 +33,13 @@ def start_up(instance: Instance) -> Stages:
 
 
 def _wait_for_models(instance: Instance, progress: LoadProgress) -> None:
-    """Returns once all models are on the disk. An engine only reads them, and reports what to fetch."""
+    """Returns once all models are on disk. An engine does not fetch them; it reports what is missing."""
     logged: tuple[Model, ...] = ()
-    while lacking := missing(instance.config):
-        if lacking != logged:
-            message = missing_message(logged := lacking, instance.config)
+    while absent := missing(instance.config):
+        if absent != logged:
+            message = missing_message(logged := absent, instance.config)
             logger.warning(f"engine {instance.name} waits for models: {message}")
-        total = sum(model.about_bytes for model in lacking)
-        words = f"models are missing: `{fetch_command(lacking)}` fetches them"
-        progress.set(words, arrived(lacking, instance.config), total)
+        total = sum(model.about_bytes for model in absent)
+        activity = f"models are missing: `{fetch_command(absent)}` fetches them"
+        progress.set(activity, arrived(absent, instance.config), total)
         time.sleep(RETRY_SECONDS)

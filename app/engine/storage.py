@@ -1,4 +1,4 @@
-"""Waiting for the database and for space: an engine that ended for want of them would end the service with it."""
+"""Waits for the database and for disk space: if engines ended without them, the supervisor would give up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RETRY_SECONDS = 1.0
 
 
 def wait_for_database(config: Config) -> None:
-    """Returns once the database and the data folder can be written. Logs what is missing, once for each reason."""
+    """Returns once the database and the data folder are writable. Logs each reason for waiting once."""
     logged = ""
     while True:
         try:
@@ -45,16 +45,16 @@ class Storage:
         self.problem = ""
 
     def wait(self) -> None:
-        """Returns once a few bytes can be stored. On a nearly full disk that is enough to start: what the engine
-        deletes of old jobs may make space for new ones."""
-        while not self._can(lambda: self._assets.probe(f"probe-{self._instance.name}")):
+        """Returns once a few bytes can be stored. That is enough to start on a nearly full disk, where the engine may
+        make space by removing old jobs."""
+        while not self._passes(lambda: self._assets.probe(f"probe-{self._instance.name}")):
             time.sleep(RETRY_SECONDS)
 
     def is_up(self) -> bool:
         """Whether the files of a job can be stored."""
-        return self._can(lambda: check_storage(self.config, self._assets))
+        return self._passes(lambda: check_storage(self.config, self._assets))
 
-    def _can(self, check: Callable[[], None]) -> bool:
+    def _passes(self, check: Callable[[], None]) -> bool:
         try:
             check()
             problem = ""

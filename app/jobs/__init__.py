@@ -1,1 +1,1 @@
-"""Durable jobs: what is asked for, what has become of it, and where the results lie."""
+"""Durable jobs: requests, their queue and state, and their results."""

@@ -1,4 +1,4 @@
-"""Takes results into the database that it does not know, from the certificates that lie beside them."""
+"""Adds results that the database does not know, from the certificates stored beside them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from app.jobs.tables import assets, jobs
 CERTIFICATE = "certificate.json"
 
 ATTEMPT = re.compile(r"(\d+)(?:\.(\d+))?")
-"""A folder of results: the attempt and, except in earlier releases, the number of the claim under which it was made."""
+"""The name of a result's folder: the attempt and, except in older releases, the number of the claim."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished result in the store. files: all that lie beside the certificate."""
+    """A finished result in the asset store. files: all files in its folder."""
 
     job: str
     attempt: int
@@ -35,9 +35,9 @@ class Result:
 
 
 def find_result(store: Assets, job: str) -> Result | None:
-    """The certified result in the folder of a job, of its last attempt that has one; None without a certificate.
+    """The result of a job's last attempt that has a certificate; None without a certificate.
 
-    Raises BadFile for a certificate that cannot be read, or that does not fit the files beside it.
+    Raises BadFile if the certificate cannot be read, or does not match the files beside it.
     """
     folders = filter(None, map(ATTEMPT.fullmatch, store.names(job)))
     for attempt in sorted(folders, key=_rank, reverse=True):
@@ -78,16 +78,16 @@ def _certificate(store: Assets, path: str, files: tuple[Stored, ...]) -> Certifi
 def _row(result: Result) -> dict[str, Any]:
     issued = result.certificate
     finished = datetime.fromisoformat(issued.created).timestamp()
-    order = JobRequest(prompt=issued.prompt, seed=issued.seed, attempts=result.attempt)
+    request = JobRequest(prompt=issued.prompt, seed=issued.seed, attempts=result.attempt)
     return {
         "id": result.job,
-        "digest": order.digest(),
-        "kind": order.kind,
+        "digest": request.digest(),
+        "kind": request.kind,
         "prompt": issued.prompt,
         "seed": issued.seed,
         "attempts": result.attempt,
         "profile": issued.profile,
-        "priority": order.priority,
+        "priority": request.priority,
         "state": "DONE",
         "fraction": 1.0,
         "attempt": result.attempt,

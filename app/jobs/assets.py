@@ -1,6 +1,6 @@
-"""Where the files of jobs lie: a folder, or any fsspec URL. What they are called and hold is in the database.
+"""The files of jobs, in a folder or at any fsspec URL. The database keeps their names, paths and hashes.
 
-A file is written whole, under a path that no other attempt uses, before the database speaks of it.
+A file is complete, at a path that no other attempt uses, before the database refers to it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from app.errors import FULL, ConfigError, NotFound, NotWritable, SplatgateError,
 from app.writing import replacing
 
 READ_AHEAD = 8 * 2**20
-"""Bytes that are asked of an object store at once, and held, for each file that is being read."""
+"""Bytes that are requested from an object store at a time, and buffered, for each open file."""
 
 PROBE = b"splatgate"
 JOB_ID = re.compile(r"[0-9a-f]{32}")
@@ -31,7 +31,7 @@ JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True)
 class Asset:
-    """A file of a job, opened: a seekable binary stream, which the receiver closes. modified: seconds since 1970."""
+    """An open file of a job. stream: seekable; the receiver closes it. modified: seconds since 1970."""
 
     name: str
     stream: BinaryIO
@@ -42,7 +42,7 @@ class Asset:
 
 @dataclass(frozen=True)
 class Stored:
-    """A file that was put away. path: relative to the assets' URL."""
+    """A file in the asset store. path: relative to the URL of the store."""
 
     name: str
     path: str
@@ -53,20 +53,20 @@ class Stored:
 class Assets:
     """The files of all jobs, by path `job/attempt/name`.
 
-    url: where they lie, without secrets. Raises ConfigError for a URL that cannot be one, StorageDown if the disk or
-    the object store fails or is full.
+    url: of the asset store, without secrets. Raises ConfigError for an invalid URL, StorageDown if the disk or the
+    object store fails or is full.
     """
 
     def __init__(self, config: Config) -> None:
         check_url(config)
         url = config.assets.url or str((Path(config.serve.data) / "assets").absolute())
-        # what another host stores or removes is seen at once
+        # without a cache, so that changes by other hosts are visible at once
         self.files, self.root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         self.local = isinstance(self.files, fsspec.implementations.local.LocalFileSystem)
         self.url = shown(url)
 
     def put(self, path: str, data: bytes) -> None:
-        """Stores what a caller gave."""
+        """Stores the data at this path."""
         with self._explained(path, "stored"):
             target = f"{self.root}/{path}"
             if not self.local:
@@ -78,7 +78,7 @@ class Assets:
 
     @contextmanager
     def folder(self, path: str) -> Iterator[Path]:
-        """A local folder; what it holds when the block ends is stored under `path`."""
+        """A local folder whose files are stored under `path` when the block ends."""
         if self.local:
             with self._explained(path, "stored"):
                 local = Path(self.root) / path
@@ -94,26 +94,26 @@ class Assets:
                     self.files.put_file(str(file), f"{self.root}/{path}/{file.name}")
 
     def read(self, path: str) -> bytes:
-        """Raises NotFound where nothing is stored there."""
+        """Reads a whole file. Raises NotFound."""
         with self.open(path) as stream, self._explained(path, "read"):
             return stream.read()
 
     def open(self, path: str, size: int | None = None) -> BinaryIO:
-        """Raises NotFound where nothing is stored there, Unavailable where it is not as long as `size` says."""
+        """Opens a file. Raises NotFound, and Unavailable if it does not have `size` bytes."""
         with self._explained(path, "read"):
             try:
                 stream = cast(BinaryIO, self.files.open(f"{self.root}/{path}", "rb", block_size=READ_AHEAD))
             except FileNotFoundError:
                 other = "" if self.local else f", or was stored by a host whose assets.url is not {self.url}"
-                raise NotFound(f"{path}: is not stored any more{other}") from None
+                raise NotFound(f"{path}: is no longer stored{other}") from None
             if size is not None and (found := stream.seek(0, 2)) != size:
                 stream.close()
-                raise Unavailable(f"{path}: has {found:,} bytes and was stored with {size:,}: the file is damaged")
+                raise Unavailable(f"{path}: has {found:,} bytes, but {size:,} were stored: the file is damaged")
             stream.seek(0)
             return stream
 
     def remove(self, path: str) -> None:
-        """Removes a job's or an attempt's folder; nothing there is as good as removed."""
+        """Removes the folder of a job or an attempt, if it exists."""
         with self._explained(path, "removed"), suppress(FileNotFoundError):
             self.files.rm(f"{self.root}/{path}", recursive=True)
 
@@ -130,14 +130,14 @@ class Assets:
                 self.files.rm(source, recursive=True)
 
     def names(self, path: str = "") -> list[str]:
-        """The names in a folder of the store; none where there is no such folder."""
+        """The names in a folder of the store; empty if there is no such folder."""
         folder = f"{self.root}/{path}" if path else self.root
         with self._explained(path, "listed"), suppress(FileNotFoundError):
             return [str(name).rstrip("/").rpartition("/")[2] for name in self.files.ls(folder, detail=False)]
         return []
 
     def describe(self, path: str, name: str) -> Stored:
-        """A file of the store under this name. Reads all of it, for its hash. Raises NotFound."""
+        """Describes a file of the store; reads all of it to hash it. Raises NotFound."""
         with self.open(path) as stream, self._explained(path, "read"):
             digest = hashlib.sha256()
             while block := stream.read(READ_AHEAD):
@@ -149,14 +149,14 @@ class Assets:
         return [name for name in self.names() if JOB_ID.fullmatch(name)]
 
     def probe(self, name: str) -> None:
-        """Stores a few bytes in a folder of this name, reads and removes them; raises what a job would have raised."""
+        """Stores, reads back and removes a few bytes in a folder of this name. Raises what a job would raise."""
         self.put(f"{name}/probe", PROBE)
         if self.read(f"{name}/probe") != PROBE:
-            raise StorageDown(f"assets: {self.url}: gives back other bytes than were stored: is it an object store?")
+            raise StorageDown(f"assets: {self.url}: returns other bytes than were stored: is it an object store?")
         self.remove(name)
 
     def is_down(self) -> bool:
-        """Whether nothing can be stored at present."""
+        """Whether nothing can be stored at the moment."""
         try:
             self.probe(f"probe-{secrets.token_hex(8)}")
         except StorageDown:
@@ -165,7 +165,7 @@ class Assets:
 
     @contextmanager
     def _explained(self, path: str, done: str) -> Iterator[None]:
-        """One line with the remedy. The libraries of object stores raise exceptions of every kind."""
+        """Turns errors into one line with the remedy. Object store libraries raise exceptions of every kind."""
         try:
             yield
         except NotWritable as error:
@@ -185,7 +185,7 @@ class Assets:
 
 
 def check_url(config: Config) -> None:
-    """Raises ConfigError where assets.url is of a kind that is unknown, or whose package is not installed."""
+    """Raises ConfigError if assets.url has an unknown protocol, or one whose package is not installed."""
     url = config.assets.url
     try:
         fsspec.get_filesystem_class(fsspec.core.split_protocol(url)[0] or "file")
@@ -198,7 +198,7 @@ def check_url(config: Config) -> None:
 
 
 def shown(url: str) -> str:
-    """A URL without what could be a password in it."""
+    """A URL without its credentials and its query, to be shown."""
     kind, mark, rest = url.partition("://")
     host, slash, path = rest.partition("?")[0].partition("/")
     return f"{kind}://{host.rpartition('@')[2]}{slash}{path}" if mark else url
@@ -207,7 +207,7 @@ def shown(url: str) -> str:
 def stored(
     folder: Path, path: str, names: tuple[str, ...], hashes: Mapping[str, str] | None = None
 ) -> tuple[Stored, ...]:
-    """Files of a folder as they are known once it is put away under `path`. hashes: those that are known already."""
+    """Describes files of a folder that will be stored under `path`. hashes: those already known, by name."""
     known = hashes or {}
     return tuple(
         Stored(name, f"{path}/{name}", (folder / name).stat().st_size, known.get(name) or sha256_of(folder / name))

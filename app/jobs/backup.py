@@ -1,4 +1,4 @@
-"""Copies of the SQLite database, taken while the service writes to it; as many as are asked for are kept."""
+"""Backups of the SQLite database, taken while the service writes to it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PATTERN = "splatgate-*.db"
 
 
 def back_up(config: Config, folder: Path, keep: int, now: datetime) -> Path:
-    """Writes splatgate-<time>.db into `folder`, checks it, and removes all but the newest `keep` of them.
+    """Writes splatgate-<time>.db into `folder`, checks it, and removes all but the newest `keep` backups.
 
-    The copy is whole (SQLite's online backup) or not there at all. Raises Unavailable where the database is a
-    PostgreSQL one, is not there, or where the copy cannot be written or does not pass SQLite's own check.
+    The copy is made with SQLite's online backup and appears atomically. Raises Unavailable if the database is
+    PostgreSQL or does not exist, if the copy cannot be written, or if it fails SQLite's integrity check.
     """
     url = database_url(config)
     if url.get_backend_name() != "sqlite":
@@ -48,8 +48,8 @@ def _copy(source: Path, target: Path) -> None:
         closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True, timeout=30)) as live,
         closing(sqlite3.connect(target)) as copy,
     ):
-        live.backup(copy)  # in one go: in pieces it begins again at every commit, and readers hold up no writer (WAL)
-        copy.execute("PRAGMA journal_mode=DELETE")  # one file, with nothing beside it
+        live.backup(copy)  # in one step: in several it would restart at every commit; in WAL mode it blocks no writer
+        copy.execute("PRAGMA journal_mode=DELETE")  # a single file, without a -wal beside it
         answer = copy.execute("PRAGMA quick_check").fetchone()[0]
     if answer != "ok":
         raise sqlite3.DatabaseError(f"the copy is damaged ({answer}), so is {source}: restore an older backup")

@@ -1,8 +1,8 @@
-"""Notices a wall clock that jumps ahead, so that results are not forgotten weeks too early.
+"""Detects a wall clock that jumps ahead, so that results are not removed weeks too early.
 
-The database keeps the time of the last check. If the clock has moved on by much more than the process has been running
-since then, nothing is forgotten by age for a while, so that the clock can be corrected. After a service was off for
-longer than the tolerance the same happens, because the two cannot be told apart.
+The database keeps the time of the last check. If the clock has advanced much more than the process has run since then,
+nothing is removed by age for a while, so that the clock can be corrected. The same happens after the service was off
+for longer than the tolerance, because the two cases look alike.
 """
 
 from __future__ import annotations
@@ -19,18 +19,16 @@ from app.jobs.store import Store
 CLOCK, HELD_UNTIL = "clock", "clock_held_until"
 WARNING = "clock"
 SET_BACK_SECONDS = 60.0
-
-
 DAY = 86_400.0
 
 
 def clock_tolerance(settings: AssetsConfig) -> float:
-    """Seconds: a day, or less where results are kept for a few days only."""
+    """Seconds: a day, or less if results are kept only for a few days."""
     return min(DAY, settings.keep_days * DAY / 4)
 
 
 class ClockGuard:
-    """tolerance: seconds that the clock may jump ahead, and for which nothing is forgotten after a larger jump.
+    """tolerance: seconds that the clock may jump ahead, and for which nothing is removed by age after a larger jump.
 
     clock: seconds since 1970; monotonic: seconds.
     """
@@ -46,12 +44,12 @@ class ClockGuard:
         self._tolerance = tolerance
         self._clock = clock
         self._monotonic = monotonic
-        self._looked: float | None = None
+        self._checked: float | None = None
 
     def trusted(self) -> bool:
         """Whether the wall clock may be used to decide what is too old. Raises DatabaseDown."""
-        now, looked = self._clock(), self._monotonic()
-        ran = 0.0 if self._looked is None else looked - self._looked
+        now, checked = self._clock(), self._monotonic()
+        ran = 0.0 if self._checked is None else checked - self._checked
         values = self._store.facts()
         last, held_until = float(values.get(CLOCK, now)), float(values.get(HELD_UNTIL, 0.0))
         if now < last - SET_BACK_SECONDS:
@@ -59,7 +57,7 @@ class ClockGuard:
         elif now > last + ran + self._tolerance:
             held_until = now + self._tolerance
             logger.warning(f"the clock jumped ahead by {(now - last - ran) / DAY:.1f} days; {_held(held_until)}")
-        self._looked = looked
+        self._checked = checked
         with self._store.writing() as connection:
             self._store.put(connection, CLOCK, repr(now))
             self._store.put(connection, HELD_UNTIL, repr(held_until))
@@ -69,4 +67,4 @@ class ClockGuard:
 
 
 def _held(until: float) -> str:
-    return f"nothing is forgotten by age until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M} UTC; check the clock"
+    return f"nothing is removed by age until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M} UTC; check the clock"

@@ -1,6 +1,6 @@
-"""Where the database is, how a connection to it is set up, and what its failures mean.
+"""The URL of the database, the setup of its connections, and messages for its failures.
 
-SQLite (a file in the data folder) for one host, PostgreSQL by its URL for many.
+SQLite (a file in the data folder) for one host, PostgreSQL for many.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ TIMEOUTS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-"""PostgreSQL's, in seconds, the last in milliseconds: a network that is gone without a word is noticed within a minute.
-As delivered, the kernel would wait for a quarter of an hour, and on a connection that only listens for hours."""
+"""For PostgreSQL, in seconds, the last in milliseconds. A lost network is detected within a minute; with the
+defaults it would take a quarter of an hour, or hours on an idle connection."""
 
 UTF8 = {"client_encoding": "utf8"}
-"""PostgreSQL's: from a database without an encoding (SQL_ASCII) text would come as bytes."""
+"""For PostgreSQL: without it, a database with encoding SQL_ASCII would return text as bytes."""
 
 
 def database_url(config: Config) -> sa.URL:
-    """Where the database is. Raises ConfigError for what is neither SQLite nor PostgreSQL."""
+    """The URL of the database. Raises ConfigError if it is neither SQLite nor PostgreSQL."""
     try:
         url = sa.make_url(config.database.url or f"sqlite:///{Path(config.serve.data) / 'splatgate.db'}")
     except ArgumentError:
@@ -51,11 +51,11 @@ def database_url(config: Config) -> sa.URL:
 
 @contextmanager
 def explained(url: sa.URL) -> Iterator[None]:
-    """Turns the database's failures into DatabaseDown, one line with the remedy and without the password."""
+    """Turns database errors into DatabaseDown: one line with the remedy and without the password."""
     try:
         yield
     except sa.exc.IntegrityError:
-        raise  # the caller's own business
+        raise  # for the caller to handle
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         cause = getattr(error, "orig", None) or error
         reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
@@ -63,7 +63,7 @@ def explained(url: sa.URL) -> Iterator[None]:
 
 
 DAMAGED = (
-    "the file is damaged: restore it from a backup, or move it away and take the results in its asset store into a new "
+    "the file is damaged: restore it from a backup, or move it away and add the results in its asset store to a new "
     "database with `splatgate assets adopt`"
 )
 
@@ -77,7 +77,7 @@ def _remedy(reason: str) -> str:
         "unable to open": "make the data folder writable",
         "Read-only": "make the data folder writable",
         "Permission denied": "make the data folder writable",
-        "locked": "another process holds it: try again, and see that one service only uses this data folder",
+        "locked": "another process holds it: try again, and make sure that only one service uses this data folder",
     }
     return next((advice for word, advice in remedies.items() if word in reason), "check that it runs and database.url")
 
@@ -89,13 +89,15 @@ def engine_options(url: sa.URL) -> dict[str, Any]:
 
 
 def prepare_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = "IMMEDIATE"  # as DBOS's own engine: writers take turns instead of failing
+    connection.isolation_level = "IMMEDIATE"  # like DBOS's own engine: writers wait for each other instead of failing
     connection.execute("PRAGMA busy_timeout=30000")
     connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")  # in WAL mode the default may lose the last commits in a power cut
+    connection.execute(
+        "PRAGMA synchronous=FULL"
+    )  # in WAL mode the default may lose the last commits in a power failure
     connection.execute("PRAGMA foreign_keys=ON")
 
 
 def prepare_nondurable_sqlite(connection: Any, record: Any) -> None:
     prepare_sqlite(connection, record)
-    connection.execute("PRAGMA synchronous=NORMAL")  # on the disk with the next commit of the other connections
+    connection.execute("PRAGMA synchronous=NORMAL")  # durable with the next commit of the other engine

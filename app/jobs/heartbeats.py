@@ -1,7 +1,7 @@
-"""Heartbeats: what engines report of themselves, and which of them are alive.
+"""Heartbeats: what engines report about themselves, and which of them are alive.
 
-A row is one instance of an engine: a process. It has a random id, because PIDs repeat in containers, and a name for
-people (host and device), which its successor has too.
+A row is one instance of an engine, that is one process. It has a random id, because PIDs repeat in containers, and a
+name for people (host and device), which its successor shares.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from app.jobs.store import Store
 from app.jobs.tables import engines, to_engine
 
 FORGET_SECONDS = 86_400.0
-"""An engine that has been silent for this long is not shown any more."""
+"""An engine that has been silent for this long is removed from the table."""
 
 DEAD = ("FAILED", "LOST")
 
 
 def list_engines(store: Store, now: float, lost_after: float) -> list[Engine]:
-    """The latest instance of every engine, by name; LOST where it has been silent for too long.
+    """The latest instance of every engine, by name; LOST if it has been silent for too long.
 
     now: seconds since 1970, by the database's clock; lost_after: seconds.
     """
@@ -37,9 +37,9 @@ def list_engines(store: Store, now: float, lost_after: float) -> list[Engine]:
 
 
 class Heartbeat:
-    """The row of this process. Thread-safe. It replaces the rows of earlier instances: the device is ours alone.
+    """The row of this process. Thread-safe. It replaces the rows of earlier instances, which had the same device.
 
-    predecessors: the ids of those. engine: its name has to be the device's. clock: of the database.
+    engine: the row, named after the device. predecessors: the ids of the earlier instances. clock: of the database.
     """
 
     def __init__(self, store: Store, engine: Engine, clock: Callable[[], float]) -> None:
@@ -48,18 +48,18 @@ class Heartbeat:
         self._clock = clock
         self._lock = threading.Lock()
         with store.writing() as connection:
-            former = sa.delete(engines).where((engines.c.name == engine.name) | (engines.c.id == engine.name))
-            self.predecessors = tuple(connection.scalars(former.returning(engines.c.id)))
+            earlier = sa.delete(engines).where((engines.c.name == engine.name) | (engines.c.id == engine.name))
+            self.predecessors = tuple(connection.scalars(earlier.returning(engines.c.id)))
             connection.execute(sa.insert(engines).values(**vars(engine), beats=0))
 
     def beat(self, **changes: object) -> None:
-        """Reports, with these fields changed. An engine that was taken for lost is alive again."""
+        """Sends a heartbeat with these fields changed. An engine that counted as lost is alive again."""
         with self._lock:
             self.engine = replace(self.engine, **changes, heartbeat=self._clock())  # type: ignore[arg-type]
             with self._store.writing(durable=False) as connection:
                 own = sa.update(engines).where(engines.c.id == self.engine.id)
-                beaten = connection.execute(own.values(**vars(self.engine), beats=engines.c.beats + 1))
-                if not beaten.rowcount:  # forgotten while it was silent
+                updated = connection.execute(own.values(**vars(self.engine), beats=engines.c.beats + 1))
+                if not updated.rowcount:  # removed while it was silent
                     connection.execute(sa.insert(engines).values(**vars(self.engine), beats=1))
 
 
@@ -70,9 +70,9 @@ class _Seen:
 
 
 class Liveness:
-    """Which engines are alive, by the counts of their heartbeats and our own steady clock: no host's clock is trusted.
+    """Which engines are alive, by their heartbeat counts and this process's monotonic clock: hosts' clocks may differ.
 
-    While the database is down or takes no writes nobody can report, so nobody's silence counts.
+    While the database is down or read-only no engine can report, so silence does not count.
     """
 
     def __init__(self, store: Store, lost_after: float, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -98,12 +98,12 @@ class Liveness:
         return {row.id for row in rows if row.state not in DEAD and self._silence(row) < self._lost_after}
 
     def _silence(self, row: Any) -> float:
-        """Seconds since the count of its heartbeats was seen to rise."""
+        """Seconds since the engine's heartbeat count was seen to rise."""
         seen = self._seen.get(row.id)
         return self._monotonic() - seen.at if seen and seen.beats == row.beats else 0.0
 
     def forget(self, before: float) -> None:
-        """Removes engines that are not alive and whose last heartbeat was before that time, by the database's clock."""
+        """Removes engines that are not alive and whose last heartbeat was before this time, by the database's clock."""
         alive = self.alive()
         with self._store.writing(durable=False) as connection:
             old = (engines.c.heartbeat < before) & engines.c.id.not_in(alive)

@@ -1,6 +1,6 @@
-"""What an engine writes about a job: claimed, how far, ended. One engine at a time has the claim, and only it writes.
+"""What an engine writes about a job: its claim, progress and end. Only the engine that holds the claim can write.
 
-An engine that was taken for lost and wakes up again finds that its claim is void, and drops what it was doing.
+An engine that counted as lost and resumes finds that its claim is void, and drops its work.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from app.stage import Stage
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to work on a job: void as soon as another engine claims it. start: counts its claims, from 1."""
+    """The right to work on a job, void as soon as another engine claims it. start: number of the claim, from 1."""
 
     job: Job
     instance: str
     start: int
 
     def folder(self, attempt: int) -> str:
-        """Where the files of an attempt go. No other claim writes there, so finished files never change."""
+        """The folder for the files of an attempt. No other claim writes there, so finished files never change."""
         return f"{self.job.id}/{attempt}.{self.start}"
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """How a job ended. reasons: the gate's; findings, repairs: kinds, for the counts; files: what can be fetched."""
+    """How a job ended. reasons: of the gate; findings, repairs: kinds, for the counts; files: the files of the job."""
 
     state: State
     error: str = ""
@@ -53,7 +53,7 @@ class JobResult:
 
 @dataclass(frozen=True)
 class Stop:
-    """Why a running job must not go on: the state it ends in, and the line that says so."""
+    """Why a running job must stop: the state it ends in, and the message."""
 
     state: State
     error: str
@@ -67,12 +67,12 @@ class StageSeconds:
 
 
 class ClaimLost(Exception):
-    """The claim is void: another engine has the job, or it waits again, or the database forgot the claim in a crash."""
+    """The claim is void: another engine has the job, it is queued again, or the database lost the claim in a crash."""
 
 
 @dataclass(frozen=True)
 class JobStore:
-    """The job rows, as one engine writes them. engine: its name; instance: the random id of this process.
+    """The job rows, as one engine writes them. engine: its name; instance: the random id of its process.
 
     clock: seconds since 1970, by the database's clock.
     """
@@ -84,8 +84,8 @@ class JobStore:
     clock: Callable[[], float]
 
     def claim(self, id: str) -> Claim | None:
-        """Claims the job, durably: every later write depends on it. None where there is nothing to do: the job is gone,
-        has ended, or must not run any more, and has ended because of that."""
+        """Claims the job, durably, because every later write depends on it. None if there is nothing to do: the job is
+        gone or has ended, or it must not run and is ended here."""
         now = self.clock()
         with self.store.writing() as connection:
             own = sa.select(jobs).where(jobs.c.id == id)
@@ -108,7 +108,7 @@ class JobStore:
         return Claim(to_job({**row, **change}, ()), self.instance, change["starts"])
 
     def progress(self, claim: Claim, attempt: int, stage: Stage, fraction: float) -> Stop | None:
-        """Records how far the job is, and returns why it must stop, if it must. Raises ClaimLost."""
+        """Records the progress of the job. Returns why it must stop, if it must. Raises ClaimLost."""
         now = self.clock()
         change = {"attempt": attempt, "stage": stage, "fraction": fraction, "version": jobs.c.version + 1}
         with self.store.writing(durable=False) as connection:
@@ -119,7 +119,7 @@ class JobStore:
         return _stop(row, now)
 
     def end(self, claim: Claim, result: JobResult, times: tuple[StageSeconds, ...] = ()) -> None:
-        """Ends the job, once and durably, with its files and its counts. Raises ClaimLost, having written nothing."""
+        """Ends the job durably, with its files and its counts, in one transaction. Raises ClaimLost."""
         now, id = self.clock(), claim.job.id
         change = {
             "state": result.state,
@@ -148,30 +148,30 @@ class JobStore:
             _count(self.store, connection, result)
 
     def release(self, claim: Claim) -> None:
-        """Returns the job unharmed: it waits again, and this start does not count against it."""
+        """Queues the job again; this start does not count against it."""
         with self.store.writing() as connection:
-            back = sa.update(jobs).where(_held(claim)).values(**_WAITS, starts=jobs.c.starts - 1)
+            back = sa.update(jobs).where(_held(claim)).values(**_QUEUED, starts=jobs.c.starts - 1)
             connection.execute(back)
 
     def put_back(self, id: str, instance: str) -> int:
-        """Ends the claim that an engine had, where it still has it: the job waits again. Returns 1 where it had it.
+        """Ends an engine's claim and queues the job again. Returns 1, or 0 if the engine no longer has the claim.
 
-        instance: the engine's; a claim of an earlier release has none, and ends too.
+        instance: of the engine. Claims of older releases have none, and end too.
         """
         theirs = sa.func.coalesce(jobs.c.instance, instance) == instance
         with self.store.writing() as connection:
             running = (jobs.c.id == id) & (jobs.c.state == "RUNNING") & theirs
-            return connection.execute(sa.update(jobs).where(running).values(**_WAITS)).rowcount
+            return connection.execute(sa.update(jobs).where(running).values(**_QUEUED)).rowcount
 
     def record_crash(self, instances: Sequence[str], report: str) -> None:
-        """Keeps with the jobs of engines that died what they died of, for whichever engine gets them next."""
+        """Stores the crash report with the jobs of engines that died, for the engine that gets them next."""
         theirs = sa.func.coalesce(jobs.c.instance, jobs.c.engine).in_(instances)
         with self.store.writing() as connection:
             open_ = theirs & jobs.c.state.not_in(ENDED) & (jobs.c.starts > 0)
             connection.execute(sa.update(jobs).where(open_).values(crash_report=storable(report)))
 
     def expire(self) -> int:
-        """Ends the waiting jobs whose deadline has passed. Returns how many."""
+        """Ends the queued jobs whose deadline has passed. Returns how many."""
         now = self.clock()
         late = (jobs.c.state == "QUEUED") & (jobs.c.deadline < now)
         with self.store.reading() as connection:
@@ -205,20 +205,20 @@ class JobStore:
         self.store.tally(connection, "state", stop.state)
 
 
-_WAITS = {"state": "QUEUED", "stage": "", "fraction": None, "version": jobs.c.version + 1}
+_QUEUED = {"state": "QUEUED", "stage": "", "fraction": None, "version": jobs.c.version + 1}
 
-BROUGHT: tuple[Kind, ...] = ("validate", "repair", "turntable")
-HANGS = "a stage took longer than its deadline, and would with this splat each time"
-LATE = "its deadline passed before it was done"
+WITH_SPLAT: tuple[Kind, ...] = ("validate", "repair", "turntable")
+HANGS = "a stage exceeded its deadline, and would do so each time with this splat"
+LATE = "the deadline of the job passed before it ended"
 
 
 def _quarantine(row: sa.RowMapping, max_deaths: int) -> Stop | None:
-    """Why the job must not be tried again, if its engines died of it."""
+    """Why the job must not run again, if it has killed too many engines; else None."""
     report = row["crash_report"] or ""
-    if row["starts"] and row["kind"] in BROUGHT and report.startswith("Timeout"):
+    if row["starts"] and row["kind"] in WITH_SPLAT and report.startswith("Timeout"):
         return Stop("QUARANTINED", f"{HANGS}: {report}")
     if row["starts"] >= max_deaths:
-        last = report or "it left no traceback (killed from outside, or out of memory)"
+        last = report or "no traceback (killed from outside, or out of memory)"
         times = f"its engine died {row['starts']} times while it ran (jobs.max_deaths)"
         return Stop("QUARANTINED", f"{times}; the last time: {last}")
     return None
@@ -226,7 +226,7 @@ def _quarantine(row: sa.RowMapping, max_deaths: int) -> Stop | None:
 
 def _add_result(connection: sa.Connection, claim: Claim, result: JobResult, now: float) -> None:
     row = {"job": claim.job.id, "kind": claim.job.kind, "outcome": result.outcome, "score": result.score}
-    seconds = max(0.0, now - (claim.job.started or now))  # a clock that was set back
+    seconds = max(0.0, now - (claim.job.started or now))  # the clock may have been set back
     connection.execute(sa.insert(results).values(**row, gaussians=result.gaussians, seconds=seconds))
 
 
@@ -248,12 +248,12 @@ def _stop(row: sa.RowMapping, now: float) -> Stop | None:
 
 
 def storable(text: str) -> str:
-    """Without what one of the databases does not take: half a character, as in the names of some files, and zeros."""
+    """The text without what a database rejects: lone surrogates, as in some file names, and null characters."""
     return text.encode(errors="replace").decode().replace("\0", "?")
 
 
 def add_files(connection: sa.Connection, id: str, files: tuple[Stored, ...], now: float) -> None:
-    """Says of a job that it has these files; those of the same names are replaced."""
+    """Adds files to a job, replacing files of the same names."""
     if files:
         names = [file.name for file in files]
         connection.execute(sa.delete(assets).where(assets.c.job == id, assets.c.name.in_(names)))

@@ -1,4 +1,4 @@
-"""Which jobs a list shows, and in which order."""
+"""The filter and the order of a list of jobs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from app.jobs.records import JobOutcome, Kind, Order, State
 from app.jobs.tables import jobs
 
 UNSCORED = -2.0
-"""Below every cosine: jobs without a score come last."""
+"""Sort key of jobs without a score: below every cosine."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A filter, an order and a position. An empty filter lets every job pass.
+    """A filter, an order and a position. An empty filter matches every job.
 
     text: part of the prompt, in any case. starred: only starred jobs. owner: only the jobs of this caller and those
-    without an owner. order: newest or oldest first; by score, best first; queue: as the waiting jobs will run.
+    without an owner. order: newest or oldest first; by score, best first; queue: as the queued jobs will run.
     after: the id of the last job of the previous page.
     """
 
@@ -54,7 +54,7 @@ class Listing:
         return filters
 
     def _after(self, id: str) -> sa.ColumnElement[bool]:
-        """Rows that come after job `id`. For a job that is gone, by its id alone, which is the time of its making."""
+        """Rows after job `id`. The orders by age work even if that job is gone, because ids sort by creation time."""
         descending = self.order in ("newest", "score")
         if self.order in ("newest", "oldest"):
             return jobs.c.id < id if descending else jobs.c.id > id

@@ -1,7 +1,7 @@
-"""Folders in the asset store that no job in the database owns. They are moved to a quarantine, and removed days later.
+"""Folders in the asset store that belong to no job in the database. They are quarantined, and removed days later.
 
-An orphan is what an interrupted submission leaves behind. Many orphans at once mean something else: a database that was
-lost, restored or swapped. Then nothing is moved.
+An interrupted submission leaves an orphan behind. Many orphans at once mean that the database was lost, restored or
+replaced. Then nothing is moved.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from app.jobs.store import Store
 from app.jobs.tables import jobs
 
 MIN_AGE_SECONDS = 3_600.0
-"""A younger folder may belong to a submission that is still being written."""
+"""A younger folder may belong to a submission in progress."""
 
 QUARANTINE = "quarantine"
 WARNING = "orphans"
 """The name under which the database keeps why the last sweep was refused."""
 
 FEW, SHARE = 2, 0.05
-"""As many orphans, or this share of all folders, may be moved by one sweep."""
+"""A sweep moves at most this many orphans, or this fraction of all folders, whichever is more."""
 
 QUARANTINED = re.compile(r"(\d{8}T\d{6}Z)-([0-9a-f]{32})")
 TIME = "%Y%m%dT%H%M%SZ"
@@ -56,8 +56,8 @@ class Orphans:
     def sweep(self) -> int:
         """Moves old orphans to the quarantine and removes what has been there for assets.quarantine_days.
 
-        Returns how many were moved. Does nothing, and says why in the log and in /readyz, where the store belongs to
-        another or a newer database, or where too many would have to go.
+        Returns how many were moved. Moves nothing if the store belongs to another or a newer database, or if there are
+        too many orphans; the log and /readyz then say why.
         """
         if not self.guard.trusted():
             return 0
@@ -79,7 +79,7 @@ class Orphans:
         return len(orphans)
 
     def unknown(self) -> list[str]:
-        """The ids of the job folders that the database does not know, oldest first."""
+        """The ids of job folders that the database does not know, oldest first."""
         return self._unknown(self.assets.jobs())
 
     def _unknown(self, folders: list[str]) -> list[str]:
@@ -88,7 +88,7 @@ class Orphans:
         return sorted(id for id in folders if id not in known)
 
     def quarantined(self) -> list[Quarantined]:
-        """What is in the quarantine, oldest first."""
+        """The folders in quarantine, oldest first."""
         found = []
         for name in sorted(self.assets.names(QUARANTINE)):
             if match := QUARANTINED.fullmatch(name):
@@ -107,7 +107,7 @@ class Orphans:
             return ""
         return (
             f"the database does not know {orphans:,} of the {folders:,} folders in {self.assets.url}, too many "
-            "for leftovers: `splatgate assets list` shows them, `adopt` takes them in, `purge --unknown` removes them"
+            "for leftovers: `splatgate assets list` shows them, `adopt` adds them, `purge --unknown` removes them"
         )
 
     def _quarantine(self, id: str) -> None:
@@ -121,5 +121,5 @@ class Orphans:
 
 
 def made(id: str) -> float:
-    """When a job id was made, seconds since 1970."""
+    """When a job id was created, seconds since 1970."""
     return int(id[:12], 16) / 1_000

@@ -1,7 +1,7 @@
 """Which database an asset store belongs to. Nothing is removed from a store that belongs to another one.
 
-The store carries a marker with the id of its database and a generation, which rises each time the database confirms
-the ownership. A marker with a higher generation than the database has means that an older copy of it was restored.
+The store has a marker with the id of its database and a generation, which rises each time the database confirms its
+ownership. If the marker has a higher generation than the database, an older copy of the database was restored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DATABASE_ID, GENERATION = "database_id", "generation"
 
 @dataclass(frozen=True)
 class Marker:
-    """What the store says of its owner. database: its id, hex; generation: of the last confirmation."""
+    """The owner of a store. database: its id, hex; generation: of the last confirmation."""
 
     database: str
     generation: int
@@ -28,15 +28,16 @@ class Marker:
 
 @dataclass(frozen=True)
 class Ownership:
-    """One database and one asset store. Raises DatabaseDown, StorageDown and Unavailable, and BadFile for a marker that
-    cannot be read."""
+    """One database and one asset store.
+
+    Methods raise DatabaseDown, StorageDown, Unavailable, and BadFile if the marker cannot be read.
+    """
 
     store: Store
     assets: Assets
 
     def own(self) -> Marker:
-        """What the marker would say if this database confirmed its ownership now. The database id is made at the first
-        call."""
+        """This database's id and generation. The first call creates them."""
         values = self.store.facts()
         if DATABASE_ID not in values:
             with self.store.writing() as connection:
@@ -46,7 +47,7 @@ class Ownership:
         return Marker(values[DATABASE_ID], int(values[GENERATION]))
 
     def marker(self) -> Marker | None:
-        """The marker of the store; None where it has none."""
+        """The marker of the store, or None."""
         try:
             values = json.loads(self.assets.read(MARKER))
             return Marker(str(values["database"]), int(values["generation"]))
@@ -59,9 +60,9 @@ class Ownership:
             ) from None
 
     def conflict(self) -> str:
-        """Why this database must not remove anything from the store; empty where the marker names it.
+        """Why this database must not remove anything from the store; empty if it may.
 
-        A store without a marker is no conflict: it is new, or was made by a release that wrote none.
+        A store without a marker is no conflict: it is new, or from a release that wrote no marker.
         """
         marker, own = self.marker(), self.own()
         if marker and marker.database != own.database:
@@ -73,12 +74,12 @@ class Ownership:
         if marker and marker.generation > own.generation:
             return (
                 f"the database is older than the asset store {self.assets.url} (an older backup was restored): run "
-                "`splatgate assets adopt` to take in the results that it does not know"
+                "`splatgate assets adopt` to add the results that it does not know"
             )
         return ""
 
     def confirm(self) -> None:
-        """Writes the marker, with a generation that no copy of this database made before has."""
+        """Writes the marker, with a generation higher than that of any earlier copy of this database."""
         own = self.own()
         seen = self.marker()
         generation = max(own.generation, seen.generation if seen else 0) + 1

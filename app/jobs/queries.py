@@ -1,4 +1,4 @@
-"""Questions to the database about jobs, each on an open connection."""
+"""Queries about jobs, each on an open connection."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from app.jobs.records import Job, Kind, Stats, Tally, Usage
 from app.jobs.tables import to_job
 
 MEDIAN_OF = 50
-"""The expected time of a job is the median of so many finished jobs of its kind."""
+"""The expected time of a job is the median of this many finished jobs of its kind."""
 
 KINDS: tuple[Kind, ...] = ("generate", "validate", "repair", "turntable")
 
 
 def find(connection: sa.Connection, id: str) -> Job | None:
-    """The job of this id."""
+    """The job with this id, or None."""
     row = connection.execute(sa.select(tables.jobs).where(tables.jobs.c.id == id)).mappings().first()
     return with_assets(connection, [row])[0] if row else None
 
@@ -30,7 +30,7 @@ def with_assets(connection: sa.Connection, rows: Sequence[sa.RowMapping]) -> lis
 
 
 def asset_names(connection: sa.Connection, ids: list[str]) -> dict[str, tuple[str, ...]]:
-    """The names of the files of each of these jobs, sorted; jobs without files are left out."""
+    """The sorted file names of each of these jobs; jobs without files are omitted."""
     found: dict[str, tuple[str, ...]] = {}
     query = sa.select(tables.assets.c.job, tables.assets.c.name).where(tables.assets.c.job.in_(ids))
     for job, name in connection.execute(query.order_by(tables.assets.c.name)):
@@ -39,12 +39,12 @@ def asset_names(connection: sa.Connection, ids: list[str]) -> dict[str, tuple[st
 
 
 def count(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> int:
-    """How many jobs fulfil the condition."""
+    """How many jobs match the condition."""
     return connection.scalar(sa.select(sa.func.count()).select_from(tables.jobs).where(condition)) or 0
 
 
 def median_seconds(connection: sa.Connection, kind: Kind) -> float | None:
-    """The median of the time that the last jobs of a kind took, in seconds; None if none has finished."""
+    """Median seconds of the last finished jobs of a kind; None if none has finished."""
     t = tables.results.c
     query = sa.select(t.seconds).where(t.kind == kind).order_by(t.row.desc()).limit(MEDIAN_OF)
     seconds = connection.scalars(query).all()
@@ -57,7 +57,7 @@ def medians(connection: sa.Connection) -> dict[Kind, float]:
 
 
 def versions(connection: sa.Connection, ids: Iterable[str]) -> dict[str, int]:
-    """The version of each of these jobs; jobs that do not exist are left out."""
+    """The version of each of these jobs; jobs that do not exist are omitted."""
     query = sa.select(tables.jobs.c.id, tables.jobs.c.version).where(tables.jobs.c.id.in_(list(ids)))
     return {row.id: row.version for row in connection.execute(query)}
 
@@ -69,7 +69,7 @@ def counts(connection: sa.Connection) -> dict[str, int]:
 
 
 def usage(connection: sa.Connection, owner: str, since: float) -> Usage:
-    """What a caller uses. since: seconds since 1970; younger jobs are recent."""
+    """What a caller uses. since: seconds since 1970; jobs created later are recent."""
     mine = tables.jobs.c.owner == owner
     size = sa.select(sa.func.sum(tables.assets.c.size)).join(tables.jobs, tables.jobs.c.id == tables.assets.c.job)
     waiting = count(connection, mine & (tables.jobs.c.state == "QUEUED"))
@@ -89,6 +89,6 @@ def stats(connection: sa.Connection, now: float) -> Stats:
 
 
 def rows_after(connection: sa.Connection, table: sa.Table, row: int, limit: int) -> Sequence[sa.RowMapping]:
-    """The rows of a table whose number is above `row`, in order."""
+    """The rows of a table after number `row`, in order."""
     query = sa.select(table).where(table.c.row > row).order_by(table.c.row).limit(limit)
     return connection.execute(query).mappings().all()

@@ -1,7 +1,8 @@
-"""Which job waits, and which engine has it: DBOS's queue, through its public API only.
+"""The queue of jobs: DBOS's, through its public API only.
 
-A job is a DBOS workflow of the same id. ENQUEUED: it waits. PENDING: the engine `executor_id` has it. Ended: our row
-has ended too, because a workflow returns only then. What a job asked for and gave is in our tables (job_store.py).
+A job is a DBOS workflow with the same id. ENQUEUED: it is queued. PENDING: the engine `executor_id` has it. If it has
+ended, our row has ended too, because a workflow returns only then. Requests and results are in our tables
+(job_store.py).
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from app.jobs.store import APPLICATION, QUEUE, Store
 WORKFLOW = "job"
 
 SEQUENCES = 1 << 24
-"""How many jobs of one priority have ranks of their own: DBOS's priority is below 2**31, ours at most 100."""
+"""Number of distinct ranks within one priority: DBOS's priority is below 2**31, ours at most 100."""
 
 AT_ONCE = 500
-"""Ids in one query."""
+"""Ids per query."""
 
 REPEAT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where DBOS has a job. engine: the instance id of the engine that has it, where `status` is PENDING."""
+    """The state of a job in DBOS. engine: the instance id of the engine that has it, if `status` is PENDING."""
 
     status: str
     engine: str
@@ -48,7 +49,7 @@ class Place:
 
     @property
     def over(self) -> bool:
-        """DBOS will not run it again, not even when it is asked to."""
+        """Whether DBOS will not run it again, even if resumed."""
         return self.status in (Status.SUCCESS.value, Status.ERROR.value)
 
 
@@ -73,15 +74,15 @@ class JobQueue:
         self._client.enqueue_in_transaction(connection, _options(id, priority, sequence), id)
 
     def put_back(self, id: str) -> None:
-        """The job waits again, at its old rank, and the engine that had it can record nothing more about it.
+        """Queues the job again, at its old rank; the engine that had it can record nothing more about it.
 
-        Without effect where it has ended or is unknown.
+        Does nothing if the job has ended or is unknown.
         """
         with explained(self._store.url), suppress(error.DBOSNonExistentWorkflowError):
             self._client.resume_workflow(id, queue_name=QUEUE)
 
     def renew(self, id: str, priority: int, sequence: int) -> None:
-        """Enqueues a job again that DBOS has lost, or has as ended. Its finished steps go with the old workflow."""
+        """Enqueues a job again that DBOS lost or considers ended. The old workflow's finished steps are removed."""
         with explained(self._store.url):
             self._client.delete_workflow(id)
             self._client.enqueue(_options(id, priority, sequence), id)
@@ -97,15 +98,15 @@ class JobQueue:
             self.renew(id, priority, sequence)
 
     def active(self) -> dict[str, Place]:
-        """Every job that waits or that an engine has."""
+        """Every job that is queued or that an engine has."""
         return self._list(status=[Status.ENQUEUED.value, Status.PENDING.value], queue_name=QUEUE)
 
     def held(self) -> dict[str, str]:
-        """The jobs that engines have, with the engines' instance ids."""
+        """The jobs that engines have, with the instance ids of the engines."""
         return {id: place.engine for id, place in self._list(status=Status.PENDING.value, queue_name=QUEUE).items()}
 
     def places(self, ids: Iterable[str]) -> dict[str, Place]:
-        """Where these jobs are; without those that DBOS does not know."""
+        """The states of these jobs in DBOS; jobs that it does not know are omitted."""
         wanted = list(ids)
         found: dict[str, Place] = {}
         for start in range(0, len(wanted), AT_ONCE):
@@ -128,9 +129,9 @@ class JobQueue:
 
 
 def take_jobs(store: Store, engine: str, run: Callable[[str], None], poll_seconds: float) -> None:
-    """Launches DBOS, which from now on calls `run` with the id of each job that this engine gets, each in a thread.
+    """Launches DBOS, which then calls `run` in a thread with the id of each job that this engine gets.
 
-    engine: the instance id of this process. One job at a time: DBOS takes the next when `run` has returned.
+    engine: the instance id of this process. Jobs run one at a time: DBOS takes the next when `run` has returned.
     """
     logger = logging.getLogger("dbos")
     logger.addFilter(_not_repeated())
@@ -140,15 +141,15 @@ def take_jobs(store: Store, engine: str, run: Callable[[str], None], poll_second
             "application_version": APPLICATION,
             "executor_id": engine,
             "system_database_url": store.url.render_as_string(hide_password=False),
-            "system_database_engine": store.nondurable,  # a step that a power cut took is done again
+            "system_database_engine": store.nondurable,  # a step lost in a power failure runs again
             "serializer": DBOSPortableJSONSerializer(),
             "log_level": "WARNING",
             "enable_otlp": False,
-            "notification_listener_polling_interval_sec": 30.0,  # we send none
-            "scheduler_polling_interval_sec": 3_600.0,  # nor have we schedules
+            "notification_listener_polling_interval_sec": 30.0,  # not used
+            "scheduler_polling_interval_sec": 3_600.0,  # not used
         }
     )
-    # how often a job may be begun is for the job store to say, which tells a death from an orderly end
+    # the job store limits the attempts, because it can tell a crash from an orderly stop
     DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)(_workflow(run))
     DBOS.listen_queues([QUEUE])
     with store.migrating():
@@ -164,8 +165,8 @@ def _workflow(run: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def _options(id: str, priority: int, sequence: int) -> EnqueueOptions:
-    """DBOS takes the lowest priority first and, within one, the oldest. But it keeps times in milliseconds, and on
-    SQLite in whole seconds. So its priority carries the whole order: our priority, and the sequence within it."""
+    """DBOS runs the lowest priority first and, within a priority, the oldest workflow. Its times have a resolution of
+    milliseconds, on SQLite of seconds. So its priority encodes the whole order: our priority, then the sequence."""
     return {
         "queue_name": QUEUE,
         "workflow_name": WORKFLOW,
@@ -176,7 +177,7 @@ def _options(id: str, priority: int, sequence: int) -> EnqueueOptions:
 
 
 def _not_repeated() -> Callable[[logging.LogRecord], bool]:
-    """DBOS logs each poll that fails: many a second while the database is down."""
+    """A log filter: while the database is down, DBOS logs every failed poll, many per second."""
     last: dict[str, float] = {}
 
     def passes(record: logging.LogRecord) -> bool:

@@ -1,7 +1,7 @@
-"""Holds the queue against the job rows, mends what does not fit together, and says what it mended.
+"""Compares the queue with the job rows, repairs inconsistencies, and logs what it repaired.
 
-A crash of the database, a failover to a replica that lags behind, or a restored backup may take one without the other.
-Every engine does this; a job that two mend at once is put back twice, which costs work and nothing else.
+A crash of the database, a failover to a lagging replica, or a restored backup may lose one without the other. Every
+engine does this. If two repair a job at the same time it is requeued twice, which only costs work.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from app.jobs.tables import jobs
 
 
 class OpenJob(NamedTuple):
-    """A job that has not ended, by its row. instance: of the engine that claimed it last; empty without one."""
+    """A job that has not ended, according to its row. instance: of the engine that claimed it last; may be empty."""
 
     id: str
     state: str
@@ -31,7 +31,7 @@ class OpenJob(NamedTuple):
 
 
 class Reconciler:
-    """engine: the instance id of this process. running: the ids of the jobs that it has at this moment."""
+    """engine: the instance id of this process. running: returns the ids of the jobs that it has."""
 
     def __init__(
         self,
@@ -51,29 +51,31 @@ class Reconciler:
         self._idle: set[str] = set()
 
     def take_over(self) -> int:
-        """Puts back the jobs of engines that are gone. Returns how many."""
+        """Requeues the jobs of engines that are gone. Returns how many."""
         alive = self._liveness.alive() | {self._engine}
         orphaned = {id: engine for id, engine in self._queue.held().items() if engine not in alive}
         for id, engine in orphaned.items():
-            logger.warning(f"job {id}: its engine, instance {engine}, is gone; the job waits again")
+            logger.warning(f"job {id}: its engine, instance {engine}, is gone; the job is queued again")
             self._put_back(id, engine)
         return len(orphaned)
 
     def compare(self) -> int:
-        """Mends the jobs that would wait for ever. Returns how many."""
-        mended = self.take_over()
+        """Repairs jobs that would otherwise never run. Returns how many."""
+        repaired = self.take_over()
         active, rows = self._queue.active(), self._open_jobs()
         for id in rows.keys() - active.keys():
-            mended += self._renew(rows[id])
+            repaired += self._renew(rows[id])
         for id in rows.keys() & active.keys():
             if rows[id].state == "RUNNING" and active[id].waits:
-                mended += self._show_waiting(rows[id])
-        return mended + self._put_back_idle(active)
+                repaired += self._repair_row(rows[id])
+        return repaired + self._put_back_idle(active)
 
     def _renew(self, row: OpenJob) -> int:
-        """A job that has not ended, and that the queue lost, or has as ended or in another queue."""
+        """Repairs a job that has not ended, but that DBOS lost, considers ended, or has in another queue."""
         place = self._queue.places([row.id]).get(row.id)
-        row = self._open_jobs(row.id).get(row.id) or row._replace(state="")  # asked last: a job ends in its row first
+        row = self._open_jobs(row.id).get(row.id) or row._replace(
+            state=""
+        )  # read last, because a job ends in its row first
         if not row.state or (place and (place.waits or place.held)):
             return 0
         if place and not place.over:
@@ -82,28 +84,30 @@ class Reconciler:
             self._job_store.put_back(row.id, row.instance)
             self._queue.renew(row.id, row.priority, row.sequence)
         in_queue = place.status if place else "unknown"
-        logger.warning(f"job {row.id}: {row.state} by its row, {in_queue} in the queue; mended, it waits again")
+        logger.warning(f"job {row.id}: {row.state} by its row, {in_queue} in the queue; repaired, it is queued again")
         return 1
 
-    def _show_waiting(self, row: OpenJob) -> int:
-        """A job whose row says that it runs, while it waits in the queue: a crash came between the two."""
+    def _repair_row(self, row: OpenJob) -> int:
+        """Repairs a job that is RUNNING by its row but queued in DBOS, after a crash between the two writes."""
         if not self._queue.places([row.id])[row.id].waits or not self._job_store.put_back(row.id, row.instance):
             return 0
-        logger.warning(f"job {row.id}: RUNNING by its row, while it waits in the queue; mended")
+        logger.warning(f"job {row.id}: RUNNING by its row, but queued; repaired")
         return 1
 
     def _put_back_idle(self, active: dict[str, Place]) -> int:
-        """Jobs that are ours by the queue, and that we do not run, now and the time before."""
+        """Requeues jobs that this engine has in DBOS but did not run, both now and at the previous check."""
         idle = {id for id, place in active.items() if place.held and place.engine == self._engine} - self._running()
-        mended = idle & self._idle
-        for id in sorted(mended):
-            logger.warning(f"job {id}: this engine has it by the queue, and does not run it; mended, it waits again")
+        repaired = idle & self._idle
+        for id in sorted(repaired):
+            logger.warning(
+                f"job {id}: this engine has it in the queue, but does not run it; repaired, it is queued again"
+            )
             self._put_back(id, self._engine)
-        self._idle = idle - mended
-        return len(mended)
+        self._idle = idle - repaired
+        return len(repaired)
 
     def _put_back(self, id: str, engine: str) -> None:
-        """In this order: should its engine live after all, its claim is void before another can get the job."""
+        """The claim ends first: if its engine is alive after all, it must not hold the job when another gets it."""
         self._job_store.put_back(id, engine)
         self._queue.put_back(id)
 

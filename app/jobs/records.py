@@ -1,4 +1,4 @@
-"""The values that pass between web process, database and engines: what a caller asks for, a job, an engine."""
+"""The values that web process, database and engines exchange: requests, jobs, engines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ State = Literal["QUEUED", "RUNNING", "DONE", "FAILED", "CANCELLED", "EXPIRED", "
 EngineState = Literal["STARTING", "WARMING", "READY", "BUSY", "DRAINING", "FAILED", "LOST"]
 JobOutcome = Literal["passed", "refused", "not validated"]
 Order = Literal["newest", "oldest", "score", "queue"]
-"""Of a list of jobs."""
+"""The order of a list of jobs."""
 
 ENDED: tuple[State, ...] = ("DONE", "FAILED", "CANCELLED", "EXPIRED", "QUARANTINED")
 SERVING: tuple[EngineState, ...] = ("READY", "BUSY")
@@ -24,11 +24,11 @@ SERVING: tuple[EngineState, ...] = ("READY", "BUSY")
 
 @dataclass(frozen=True)
 class JobRequest:
-    """What a caller asks for.
+    """A caller's request.
 
-    seed, attempts, profile: None takes the configured one. priority: 1 (first) to 100. picture: PNG or JPEG bytes.
-    splat: a splat file's bytes, for kinds validate and repair. source: the id of a finished job, and
-    size: pixels a side of its film, both for kind turntable. webhook_url: where the ended job is sent.
+    seed, attempts, profile: None selects the configured value. priority: 1 (first) to 100. picture: PNG or JPEG bytes.
+    splat: the bytes of a splat file, for kinds validate and repair. For kind turntable, source: the id of a finished
+    job, and size: pixels per side of the video. webhook_url: where the ended job is sent.
     """
 
     kind: Kind = "generate"
@@ -45,28 +45,28 @@ class JobRequest:
     webhook_url: str | None = None
 
     def digest(self) -> str:
-        """sha256 (hex): two orders with the same digest ask for the same."""
+        """SHA-256 (hex); requests with equal digests ask for the same."""
         tree = asdict(self)
         for name in ("picture", "splat"):
             tree[name] = hashlib.sha256(tree[name]).hexdigest() if tree[name] is not None else None
-        tree["format"] = "ply"  # a field of earlier releases: their keys still match
+        tree["format"] = "ply"  # a field of older releases, whose digests still match
         if self.webhook_url is None:
-            del tree["webhook_url"]  # for the same reason
+            del tree["webhook_url"]  # older releases did not have it
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job as the database has it. Times: seconds since 1970.
+    """A job in the database. Times: seconds since 1970.
 
-    sequence: its place among the waiting ones of its priority, the lowest first; None in an older release's rows.
-    stage: what the engine does; empty unless the job runs. fraction: how much is done, 0 to 1, None before it starts.
-    attempt: the one that runs, or whose result was kept.
+    sequence: orders the queued jobs of a priority, lowest first; None in rows of older releases.
+    stage: empty unless the job runs. fraction: how much is done, 0 to 1; None before the job starts.
+    attempt: the running one, or the one whose result was kept.
     reasons: why the gate refused, in sentences; reason_codes: the code of each, as in app/reason.py.
-    score: the value of the first of metrics; scores: of each view. metrics: by name, empty in an older release's rows.
-    error: one line, empty without one. version: rises with every change. starred: kept by retention.
-    owner: the name of the caller's token, "" without one; None for jobs of releases that kept no owner.
-    assets: names of the files that can be fetched, sorted.
+    score: the value of the first metric; scores: of each view. metrics: by name; empty in rows of older releases.
+    error: one line; empty without an error. version: rises with every change. starred: kept by retention.
+    owner: the name of the caller's token, "" without one; None in rows of older releases.
+    assets: names of the job's files, sorted.
     """
 
     id: str
@@ -110,8 +110,8 @@ class Job:
 class Engine:
     """An engine process as it last reported. Times: seconds since 1970.
 
-    id: of this process, random. name: of its host and device, which its successor has too.
-    why: what is wrong, or what it waits for; empty otherwise. progress, eta (seconds): of loading, None while unknown.
+    id: random, of this process. name: of its host and device, which its successor shares.
+    why: what is wrong, or what it waits for; may be empty. progress, eta (seconds): of loading; None while unknown.
     memory_used, memory_total: bytes of GPU memory, None without a GPU.
     """
 
@@ -131,7 +131,7 @@ class Engine:
     memory_total: int | None
 
     def seen(self, now: float, lost_after: float) -> Engine:
-        """As it is at `now`, seconds since 1970: LOST where it has been silent for `lost_after` seconds."""
+        """The engine at `now`, seconds since 1970: LOST if it has been silent for `lost_after` seconds."""
         age = now - self.heartbeat
         if self.state in ("FAILED", "LOST") or age < lost_after:
             return self
@@ -140,7 +140,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class StageTime:
-    """How long one stage of one attempt took. row: rises; ask for what came after the last one seen."""
+    """How long a stage of an attempt took. row: rises, so that readers can ask for later rows."""
 
     row: int
     job: str
@@ -151,7 +151,7 @@ class StageTime:
 
 @dataclass(frozen=True)
 class Result:
-    """One finished job, once for each. row: rises. seconds: from its start to its end, waiting not counted."""
+    """A finished job. row: rises. seconds: from start to end, without the time in the queue."""
 
     row: int
     job: str
@@ -164,7 +164,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Tally:
-    """A count that only rises. what: state, outcome, reason, finding, repair, webhook or death; label: of which one."""
+    """A count that only rises. what: state, outcome, reason, finding, repair, webhook or death; label: which one."""
 
     what: str
     label: str
@@ -173,7 +173,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Usage:
-    """What one caller uses. waiting: jobs; recent: jobs that it submitted lately; bytes: of the files of its jobs."""
+    """What one caller uses. waiting: queued jobs; recent: recently submitted jobs; bytes: size of its jobs' files."""
 
     waiting: int
     recent: int
@@ -182,9 +182,9 @@ class Usage:
 
 @dataclass(frozen=True)
 class Stats:
-    """queued, running: jobs at this moment. oldest_queued: seconds that the first of the waiting has waited, or 0.
+    """queued, running: current numbers of jobs. oldest_queued: seconds that the oldest queued job has waited, or 0.
 
-    medians: seconds by kind, of the last fifty. tallies: since the start.
+    medians: seconds by kind, of the last fifty jobs. tallies: since the database was created.
     """
 
     queued: int

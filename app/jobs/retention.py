@@ -1,4 +1,4 @@
-"""Forgetting: ended jobs whose time is over, or that no longer fit, oldest first, with all they made."""
+"""Removes ended jobs that are too old or exceed the space limit, oldest first, with their files."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from app.jobs.tables import assets, jobs, results, stage_times, webhooks
 
 AT_ONCE = 100
 RESULTS, STAGE_TIMES = 20_000, 100_000
-"""Rows that are kept of each of these tables; they are small, and outlive their jobs, of which they hold no word."""
+"""Rows to keep in each of these tables. They are small and outlive their jobs; they contain no prompts."""
 
 FORGETTABLE = jobs.c.state.in_(ENDED) & jobs.c.starred.is_not(True)
-"""Ended, and not starred by a user. Databases of earlier releases hold NULL there."""
+"""Ended and not starred. Databases of older releases contain NULL there."""
 
 Forget = Callable[[list[str]], None]
-"""Makes the queue forget jobs."""
+"""Removes jobs from the queue."""
 
 
 def remove_jobs(store: Store, files: Assets, forget_queue: Forget, ids: list[str]) -> None:
-    """Removes ended jobs, with their files and their workflows. Counts and results stay."""
+    """Removes ended jobs with their files and workflows. Counts and results stay."""
     for id in ids:
         files.remove(id)
     forget_queue(ids)  # before the rows: if this fails, the next sweep finds the jobs again
@@ -46,7 +46,7 @@ class Retention:
     forget_queue: Forget
 
     def sweep(self) -> int:
-        """Forgets what is to be forgotten now, at most a hundred jobs a call. Returns how many it forgot."""
+        """Removes what is due, at most AT_ONCE jobs per call. Returns how many jobs it removed."""
         self.forget_rows()
         ids = self.over_age() or self.over_size()
         if ids:
@@ -54,7 +54,7 @@ class Retention:
         return len(ids)
 
     def forget_rows(self) -> None:
-        """Keeps the newest rows of what is counted and averaged. Never all: whoever reads on goes by the last one."""
+        """Removes old rows of results and stage times. The newest stay, because readers continue from them."""
         for table, kept in ((results, RESULTS), (stage_times, STAGE_TIMES)):
             with self.store.reading() as connection:
                 newest = connection.scalar(sa.select(sa.func.max(table.c.row))) or 0
@@ -64,7 +64,7 @@ class Retention:
                     connection.execute(sa.delete(table).where(table.c.row <= newest - kept))
 
     def over_age(self) -> list[str]:
-        """Ended jobs older than assets.keep_days that have no star, oldest first; none while the clock is in doubt."""
+        """Ended, unstarred jobs older than assets.keep_days, oldest first; none while the clock is in doubt."""
         if not self.guard.trusted():
             return []
         oldest = self.clock() - self.settings.keep_days * 86_400
@@ -73,7 +73,7 @@ class Retention:
             return list(connection.scalars(sa.select(jobs.c.id).where(old).order_by(jobs.c.id).limit(AT_ONCE)))
 
     def over_size(self) -> list[str]:
-        """The oldest ended jobs without a star that have to go for the rest to fit in assets.max_gb."""
+        """The oldest ended, unstarred jobs that must be removed to stay within assets.max_gb."""
         sizes = sa.select(assets.c.job, sa.func.sum(assets.c.size).label("size")).group_by(assets.c.job).subquery()
         ended = sa.select(jobs.c.id, sizes.c.size).join(sizes, sizes.c.job == jobs.c.id)
         with self.store.reading() as connection:
@@ -86,5 +86,5 @@ class Retention:
             if over <= 0:
                 break
             chosen.append(row.id)
-            over -= int(row.size)  # PostgreSQL sums to a Decimal
+            over -= int(row.size)  # PostgreSQL returns a Decimal
         return chosen

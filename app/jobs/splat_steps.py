@@ -1,4 +1,4 @@
-"""The steps of jobs that have a splat already: it is validated, repaired, or shown in a turntable."""
+"""The steps of jobs on an existing splat: validate, repair, turntable."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from app.validation import Measurements, per_view_scores, to_report, validate
 from app.writing import replacing
 
 FILM, FILMS = "turntable.mp4", "film-"
-"""The name of a turntable, and how the folders begin that turntables are in, beside the attempts of the job shown."""
+"""The file name of a turntable, and the prefix of its folder, which lies beside the attempts of the source job."""
 
 
 def validate_splat(steps: Steps, progress: Progress) -> JobResult:
-    """A given splat, as it is, held against the prompt: verdict.json and views.png, unless it is not drawn."""
-    job, told = progress.claim.job, progress.on_stage(1)
-    told(Stage.REPAIR)
+    """Validates a caller's splat as it is, against the prompt; writes verdict.json and, if rendered, views.png."""
+    job, on_stage = progress.claim.job, progress.on_stage(1)
+    on_stage(Stage.REPAIR)
     splat = steps.given_splat(job)
     findings = diagnose(splat, steps.config.diagnose).to_dict()["findings"]
-    told(Stage.RENDER)
+    on_stage(Stage.RENDER)
     views: Views | None = None
     measured: Measurements = {}
     if costly := pipeline.overdrawn(splat, steps.config):
         verdict = Verdict("refused", (costly,))
     else:
         views = pipeline.render_views(splat, steps.config)
-        told(Stage.SCORE)
+        on_stage(Stage.SCORE)
         measured, verdict = validate(Subject(splat, views, job.prompt), steps.stages.validator, steps.config)
     report = {
         "prompt": job.prompt,
@@ -72,7 +72,7 @@ def validate_splat(steps: Steps, progress: Progress) -> JobResult:
 
 
 def repair_splat(steps: Steps, progress: Progress) -> JobResult:
-    """A given splat, repaired, in the main format, and report.json."""
+    """Repairs a caller's splat; writes it in the main format, and report.json."""
     job = progress.claim.job
     progress.on_stage(1)(Stage.REPAIR)
     splat = steps.given_splat(job)
@@ -104,21 +104,21 @@ def repair_splat(steps: Steps, progress: Progress) -> JobResult:
 
 
 def make_turntable(steps: Steps, progress: Progress) -> JobResult:
-    """turntable.mp4, among the files of the job whose splat it shows."""
+    """Writes turntable.mp4 and adds it to the files of the source job."""
     job = progress.claim.job
     source = job.source or ""
     progress.begin(1, Stage.TURNTABLE)
     shown = steps.job_store.find_file(source, (formats.main_asset(),))
     if not shown:
-        raise BadFile(f"job {source} has no splat any more: its time is over (assets.keep_days, assets.max_gb)")
+        raise BadFile(f"job {source} no longer has a splat: it was removed (assets.keep_days, assets.max_gb)")
     splat = decode_splat(steps.assets.read(shown.path), steps.config.limits.max_gaussians, shown.name)
-    if costly := pipeline.overdrawn(splat, steps.config):  # it may be one that a caller brought to be repaired
+    if costly := pipeline.overdrawn(splat, steps.config):  # it may be a caller's repaired splat
         raise BadFile(f"job {source}: its splat is {costly}")
     before = steps.job_store.find_file(source, (FILM,))
     path = f"{source}/{FILMS}{job.id}.{progress.claim.start}"
     with steps.assets.folder(path) as folder:
-        told = progress.on_fraction(Stage.TURNTABLE)
-        write_turntable(folder / FILM, splat, steps.config, size=job.size, on_progress=told)
+        report = progress.on_fraction(Stage.TURNTABLE)
+        write_turntable(folder / FILM, splat, steps.config, size=job.size, on_progress=report)
         files = stored(folder, path, (FILM,))
     steps.job_store.attach(source, files)
     if before and before.path.split("/")[1].startswith(FILMS):

@@ -1,6 +1,6 @@
-"""What is done for a job, in steps that each put their files away and give back references and numbers.
+"""The steps of a job. Each stores its files and returns references and numbers.
 
-A step that is done again, because its engine died before it was recorded, writes the same files to the same places.
+A step that runs again, because its engine died before it was recorded, writes the same files to the same places.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GIVEN_PICTURES = ("picture.png", "picture.jpg")
 
 @dataclass(frozen=True)
 class DrawResult:
-    """The first half of an attempt. picture: None where the profile needs none; model, seed: what drew it.
+    """The first half of an attempt. picture: None if the profile needs none; model, seed: what generated it.
 
     failure: why the attempt ends here; None if it goes on.
     """
@@ -42,7 +42,7 @@ class DrawResult:
 
 
 class Steps:
-    """The steps of every kind of job, on loaded stages. Raises what the stages raise."""
+    """The steps of every kind of job, with loaded stages. They raise what the stages raise."""
 
     def __init__(self, config: Config, stages: Stages, job_store: JobStore, assets: Assets) -> None:
         self.config = config
@@ -52,13 +52,13 @@ class Steps:
         self.decoder = Decoder(config.limits)
 
     def draw(self, progress: Progress, attempt: int) -> DrawResult:
-        """The picture of an attempt."""
+        """Draws the picture of an attempt, or takes the caller's."""
         job, seed = progress.claim.job, progress.claim.job.seed + attempt - 1
         if given := self.job_store.find_file(job.id, GIVEN_PICTURES):
             return DrawResult(given, GIVEN, None)
-        told, step = progress.on_stage(attempt), progress.on_step(attempt)
+        on_stage, step = progress.on_stage(attempt), progress.on_step(attempt)
         try:
-            picture = pipeline.draw(GenerationRequest(job.prompt), seed, self.stages, self.config, told, step)
+            picture = pipeline.draw(GenerationRequest(job.prompt), seed, self.stages, self.config, on_stage, step)
         except StageFailed as error:
             return DrawResult(failure=error.reason)
         if not picture:
@@ -71,15 +71,15 @@ class Steps:
         return DrawResult(file, picture.model, picture.seed)
 
     def build(self, progress: Progress, attempt: int, drawn: DrawResult) -> JobResult:
-        """The splat of an attempt, judged. A stage that produced nothing usable makes it refused."""
+        """Builds and validates the splat of an attempt. It counts as refused if a stage produced failed usable."""
         seed = progress.claim.job.seed + attempt - 1
-        nothing = JobResult("DONE", attempt=attempt, seed=seed, outcome="refused")
+        failed = JobResult("DONE", attempt=attempt, seed=seed, outcome="refused")
         if drawn.failure:
-            return replace(nothing, reasons=(drawn.failure,))
+            return replace(failed, reasons=(drawn.failure,))
         try:
             made = self._build(progress, attempt, drawn)
         except StageFailed as error:
-            return replace(nothing, reasons=(error.reason,))
+            return replace(failed, reasons=(error.reason,))
         path = progress.claim.folder(attempt)
         with self.assets.folder(path) as folder:
             issued = outputs.write_outputs(made, folder, self.config, datetime.now(UTC))
@@ -101,17 +101,17 @@ class Steps:
         )
 
     def given_splat(self, job: Job) -> Splat:
-        """The splat that came with the job."""
+        """The splat that the caller sent with the job."""
         file = self.job_store.find_file(job.id, formats.input_names())
         if not file:
-            raise BadFile(f"job {job.id} came without a splat")
+            raise BadFile(f"job {job.id} has no splat")
         return self.decoder.splat(self.assets.read(file.path), "the given splat")
 
     def _build(self, progress: Progress, attempt: int, drawn: DrawResult) -> pipeline.Attempt:
         job, picture = progress.claim.job, self._picture(drawn)
         request = GenerationRequest(job.prompt, picture if drawn.model == GIVEN else None)
-        seed, told = job.seed + attempt - 1, progress.on_stage(attempt)
-        return pipeline.build(request, picture, seed, attempt, self.stages, self.config, told)
+        seed, on_stage = job.seed + attempt - 1, progress.on_stage(attempt)
+        return pipeline.build(request, picture, seed, attempt, self.stages, self.config, on_stage)
 
     def _picture(self, drawn: DrawResult) -> Picture | None:
         if not drawn.picture:

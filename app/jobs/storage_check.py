@@ -1,4 +1,4 @@
-"""Whether jobs can store their files: checked before a job is taken, so that jobs wait and do not fail half-way."""
+"""Whether jobs can store their files: checked before a job starts, so that it waits instead of failing half-way."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PROBE_BYTES = 1 << 20
 
 
 def check_storage(config: Config, assets: Assets) -> None:
-    """Raises StorageDown if jobs cannot be written to a disk, or it has less than limits.min_free_mb free.
+    """Raises StorageDown if a disk that jobs need is not writable, or has less than limits.min_free_mb free.
 
-    The disks are those of the data folder, if the database is in it, and of the assets; if those go to an object store,
-    that of the temporary files. A folder that does not exist yet is neither full nor read-only.
+    The disks are that of the data folder, if the database is in it, and that of the assets or, with an object store, of
+    the temporary files. A folder that does not exist yet is neither full nor read-only.
     """
     store = Path(assets.root if assets.local else tempfile.gettempdir())
     for folder in (store,) if config.database.url else (Path(config.serve.data), store):
@@ -33,7 +33,7 @@ def check_storage(config: Config, assets: Assets) -> None:
 def _check_writable(folder: Path) -> None:
     try:
         exists, is_folder = folder.exists(), folder.is_dir()
-    except OSError as error:  # ESTALE, EIO: the disk or the server behind it is gone
+    except OSError as error:  # ESTALE, EIO: the disk or the file server is gone
         raise StorageDown(f"{folder}: cannot be read: {error.strerror}; accepted jobs wait meanwhile") from None
     if exists and not is_folder:
         raise StorageDown(f"{folder}: is not a folder; make it one; accepted jobs wait meanwhile")
@@ -45,9 +45,9 @@ def _check_writable(folder: Path) -> None:
 
 
 def probe_folder(folder: Path) -> None:
-    """Makes the folder, writes a megabyte there and removes it.
+    """Creates the folder, and writes and removes a megabyte there.
 
-    Raises StorageDown where its disk is full, or a quota is used up, Unavailable where it cannot be written at all.
+    Raises StorageDown if its disk is full or a quota is exceeded, Unavailable if it cannot be written at all.
     """
     probe = folder / f".splatgate-{os.getpid()}.tmp"
     try:

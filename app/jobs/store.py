@@ -1,4 +1,4 @@
-"""The opened database: reading, writing, and making its tables where there are none."""
+"""The opened database: reading, writing, and creating its tables."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ QUEUE = "jobs"
 """The DBOS queue; its workflow has the job's id."""
 
 APPLICATION = "splatgate"
-"""Name and version that DBOS knows us by. Fixed: jobs that wait while we are upgraded are not left behind."""
+"""Our name and version in DBOS. Fixed, so that jobs queued before an upgrade run after it."""
 
 LOCK, PREPARING = 0x53504C54, 0x53504C55
-"""PostgreSQL advisory locks: one process at a time counts the queue and adds to it, or prepares the tables."""
+"""PostgreSQL advisory locks: one process at a time checks and extends the queue, or migrates the tables."""
 
 MIGRATION_SECONDS = 60.0
-"""A process waits for so long while another one migrates the database, and then tries again from the start."""
+"""How long a process waits while another one migrates the database, before it fails and starts over."""
 
 WARNING = "warning: "
 
@@ -41,9 +41,9 @@ WARNING = "warning: "
 class Store:
     """The opened database. Thread-safe; one for each process.
 
-    prepare: whether tables that are missing are made; who only reads what others wrote does without.
-    engine: its commits are on the disk. nondurable: on SQLite, a power cut may take the last ones.
-    Raises ConfigError for a URL of another kind, DatabaseDown where it cannot be opened, read or written.
+    prepare: whether to create missing tables; not needed for reading only.
+    engine: its commits are durable. nondurable: with SQLite, a power failure may lose its last commits.
+    Raises ConfigError for an unsupported URL, DatabaseDown if it cannot be opened, read or written.
     """
 
     def __init__(self, config: Config, *, prepare: bool = True) -> None:
@@ -76,15 +76,17 @@ class Store:
 
     @contextmanager
     def writing(self, *, alone: bool = False, durable: bool = True) -> Iterator[sa.Connection]:
-        """One transaction. alone: no other such block runs meanwhile.
+        """One transaction. alone: no other such block runs at the same time.
 
-        durable: it is on the disk when the block has ended. Otherwise a crash of the database may take it back, though
-        no death of a process: for progress, heartbeats, and whatever else nothing depends on.
+        durable: the transaction is on disk when the block has ended. Otherwise a crash of the database may undo it,
+        though not that of a process; this is for progress, heartbeats and the like.
         """
         engine = self.engine if durable else self.nondurable
         with explained(self.url), engine.begin() as connection:
             if self.sqlite:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")  # a reader that turns writer half-way could only fail
+                connection.exec_driver_sql(
+                    "BEGIN IMMEDIATE"
+                )  # a transaction that begins as a reader cannot wait for the write lock
                 yield connection
                 return
             if not durable:
@@ -94,7 +96,7 @@ class Store:
             yield connection
 
     def probe(self) -> None:
-        """Writes something and takes it away again. Raises DatabaseDown where nothing can be written."""
+        """Writes a row and removes it. Raises DatabaseDown if the database cannot be written."""
         with self.writing(durable=False) as connection:
             self.tally(connection, "probe", "")
             connection.execute(sa.delete(tallies).where(tallies.c.what == "probe"))
@@ -111,11 +113,11 @@ class Store:
         connection.execute(insert.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
 
     def set_default(self, connection: sa.Connection, name: str, value: str) -> None:
-        """Sets a fact about the database where it has none of this name."""
+        """Sets a fact about the database unless it is set."""
         connection.execute(_insert(self.sqlite)(info).values(name=name, value=value).on_conflict_do_nothing())
 
     def warn(self, name: str, text: str) -> None:
-        """Keeps a warning for /readyz under this name; an empty text withdraws it."""
+        """Sets the warning of this name for /readyz; an empty text clears it."""
         if self.warnings().get(name, "") != text:
             with self.writing() as connection:
                 self.put(connection, WARNING + name, text)
@@ -131,7 +133,7 @@ class Store:
         return {name.removeprefix(WARNING): text for name, text in facts if text and name.startswith(WARNING)}
 
     def count_ends(self, kind: str, causes: tuple[str, ...]) -> None:
-        """Counts processes of this kind that ended and were restarted."""
+        """Counts the ends of processes of this kind, by cause."""
         if causes:
             with self.writing(durable=False) as connection:
                 for cause in causes:
@@ -148,10 +150,10 @@ class Store:
 
     @contextmanager
     def migrating(self) -> Iterator[None]:
-        """While the block runs, no other process migrates the database. Raises DatabaseDown after MIGRATION_SECONDS.
+        """Excludes other processes from migrating the database. Raises DatabaseDown after MIGRATION_SECONDS.
 
-        DBOS's migrations create indexes CONCURRENTLY, which waits for every open transaction and running statement of
-        the database. So the lock is neither held in a transaction nor waited for in a statement: that would deadlock.
+        DBOS's migrations create indexes CONCURRENTLY, which waits for every open transaction and running statement. To
+        avoid a deadlock, the lock is not held in a transaction, and no statement waits for it.
         """
         if self.sqlite:
             yield  # the migrations take its write lock themselves
@@ -169,7 +171,7 @@ class Store:
                 connection.execute(sa.select(sa.func.pg_advisory_unlock(PREPARING)))
 
     def _prepare_dbos(self) -> None:
-        """DBOS's own tables, where there are none. Newer ones come with the engines, which migrate at launch."""
+        """Creates DBOS's tables if there are none. Existing ones are migrated when an engine launches DBOS."""
         from dbos import DBOS
 
         with explained(self.url):
@@ -180,7 +182,7 @@ class Store:
 
 
 def _add_missing_columns(connection: sa.Connection) -> None:
-    """Brings tables of an older release up to this one's: what is new in them may be empty in their old rows."""
+    """Adds the columns that tables of an older release lack; they are NULL in old rows."""
     there = sa.inspect(connection)
     for table in metadata.tables.values():
         known = {column["name"] for column in there.get_columns(table.name)}

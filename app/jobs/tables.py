@@ -26,7 +26,7 @@ jobs = sa.Table(
     sa.Column("format", sa.String(8), nullable=False, default="ply"),  # unused; databases of earlier releases need it
     sa.Column("profile", sa.String(16), nullable=False),
     sa.Column("priority", sa.Integer, nullable=False),
-    sa.Column("sequence", sa.BigInteger),  # rises from order to order while any waits; empty in an older release's rows
+    sa.Column("sequence", sa.BigInteger),  # rises with each request while jobs wait; NULL in rows of older releases
     sa.Column("source", sa.String(32)),
     sa.Column("size", sa.Integer),
     sa.Column("state", sa.String(16), nullable=False),
@@ -41,17 +41,17 @@ jobs = sa.Table(
     sa.Column("reasons", sa.JSON, nullable=False, default=list),
     sa.Column("score", sa.Float),
     sa.Column("scores", sa.JSON, nullable=False, default=list),
-    sa.Column("metrics", sa.JSON, default=dict),  # empty in an older release's rows
+    sa.Column("metrics", sa.JSON, default=dict),  # NULL in rows of older releases
     sa.Column("gaussians", sa.BigInteger),
     sa.Column("error", sa.Text, nullable=False, default=""),
-    sa.Column("engine", sa.String(64)),  # the name of the one that claimed it last, and the id of that process:
+    sa.Column("engine", sa.String(64)),  # the last one that claimed it, by name, and the id of its process:
     sa.Column("instance", sa.String(32)),
-    sa.Column("crash_report", sa.Text),  # what that process died of, where it did
+    sa.Column("crash_report", sa.Text),  # of that process, if it crashed
     sa.Column("version", sa.BigInteger, nullable=False, default=1),
     sa.Column("starred", sa.Boolean, default=False),  # kept by retention
-    sa.Column("owner", sa.String(64)),  # the caller, by the name of its token; empty in an older release's rows
-    sa.Column("cancelled", sa.Boolean, nullable=False, default=False),  # asked for; takes effect between stages
-    sa.Column("starts", sa.Integer, nullable=False, default=0),  # engines that began it and did not live to end it
+    sa.Column("owner", sa.String(64)),  # the name of the caller's token; NULL in rows of older releases
+    sa.Column("cancelled", sa.Boolean, nullable=False, default=False),  # requested; takes effect between stages
+    sa.Column("starts", sa.Integer, nullable=False, default=0),  # engines that started it and did not end or release it
     sa.Index("jobs_queue", "state", "priority", "sequence"),
     sa.Index("jobs_prompt", "prompt"),
 )
@@ -71,14 +71,16 @@ engines = sa.Table(
     "engines",
     metadata,
     sa.Column("id", sa.String(64), primary_key=True),  # of one process
-    sa.Column("name", sa.String(64)),  # of the device, which its next process has too; empty in an older release's rows
+    sa.Column("name", sa.String(64)),  # of the device, shared by its later processes; NULL in rows of older releases
     sa.Column("host", sa.String(255), nullable=False),
     sa.Column("pid", sa.Integer, nullable=False),
     sa.Column("device", sa.String(128), nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("why", sa.Text, nullable=False, default=""),
     sa.Column("heartbeat", sa.Float, nullable=False),
-    sa.Column("beats", sa.BigInteger, nullable=False, default=0),  # rises with each; no clock has to be trusted
+    sa.Column(
+        "beats", sa.BigInteger, nullable=False, default=0
+    ),  # rises with each heartbeat, so that no clock has to be trusted
     sa.Column("progress", sa.Float),
     sa.Column("eta", sa.Float),
     sa.Column("job", sa.String(32)),
@@ -87,7 +89,7 @@ engines = sa.Table(
     sa.Column("memory_total", sa.BigInteger),
 )
 
-ROW = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite counts INTEGER keys up by itself
+ROW = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite increments only INTEGER keys
 
 stage_times = sa.Table(
     "stage_times",
@@ -140,11 +142,11 @@ info = sa.Table(
 def to_job(row: sa.RowMapping | dict[str, Any], names: tuple[str, ...]) -> Job:
     hidden = {"key", "digest", "cancelled", "starts", "format", "instance", "crash_report"}
     values = {name: value for name, value in row.items() if name not in hidden}
-    stage = row["stage"] if row["stage"] in {*Stage} else ""  # an older release's rows hold its log line
+    stage = row["stage"] if row["stage"] in {*Stage} else ""  # rows of older releases contain a log line
     reasons = [Reason.from_stored(reason) for reason in row["reasons"]]
-    told = {"reasons": tuple(map(str, reasons)), "reason_codes": tuple(reason.code for reason in reasons)}
+    shown = {"reasons": tuple(map(str, reasons)), "reason_codes": tuple(reason.code for reason in reasons)}
     metrics = {name: MetricValue(**each) for name, each in (row["metrics"] or {}).items()}
-    lists = told | {
+    lists = shown | {
         "scores": tuple(row["scores"]),
         "metrics": metrics,
         "assets": names,

@@ -1,4 +1,4 @@
-"""Waiting for changes: one thread asks the database for all who wait, however many they are."""
+"""Waiting for changes: one thread polls the database for all waiting threads."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from loguru import logger
 from app.errors import DatabaseDown
 
 POLL_SECONDS = 0.015
-"""Between two looks, while somebody waits. A look is one query, whatever the number of those who wait."""
+"""Interval between polls while a thread waits. A poll is one query, however many threads wait."""
 
 RETRY_SECONDS = 0.25
-"""After a look that failed."""
+"""Interval after a failed poll."""
 
 LINGER_SECONDS = 5.0
-"""Who waits for one change after the other is not there for a moment after each; a new thread would cost more."""
+"""How long the thread stays without waiters, because callers that follow a job wait again soon after each change."""
 
 CLOSE_SECONDS = 10.0
-"""A database that does not answer holds up the end of the process for no longer."""
+"""How long a database that does not respond may delay the end of the process."""
 
 Versions = Callable[[Iterable[str]], dict[str, int]]
-"""The versions of the jobs of these ids, as they are now."""
+"""Returns the current versions of these jobs, by id."""
 
 
 class Watch:
@@ -42,22 +42,22 @@ class Watch:
     def wait(self, id: str, after: int, timeout: float) -> bool:
         """Returns whether the job's version has risen above `after`; False at the timeout or the end of the watch."""
         with closing(self.follow(id)) as following:
-            self._update(self._versions([id]))  # the thread may have seen the change before anybody waited for it
+            self._update(self._versions([id]))  # the change may have happened before this call
             return following.wait(after, timeout)
 
     def follow(self, id: str) -> Following:
-        """Asks for the versions of this job from now on, until the result is closed."""
+        """Polls the version of this job until the result is closed."""
         with self._changed:
             self._waiting[id] += 1
             self._start()
         return Following(self, id)
 
     def known(self, id: str) -> int:
-        """The newest version that was seen of a job that is followed; 0 before the first look."""
+        """The newest version seen of a followed job; 0 before the first poll."""
         return self._known.get(id, 0)
 
     def wait_for(self, id: str, after: int, timeout: float) -> bool:
-        """As `wait`, for a job that is followed."""
+        """Like `wait`, for a followed job."""
         end = time.monotonic() + timeout
         with self._changed:
             while self.known(id) <= after and not self._closed and (left := end - time.monotonic()) > 0:
@@ -72,7 +72,7 @@ class Watch:
                 self._known.pop(id, None)
 
     def close(self) -> None:
-        """Ends all waits. The database may be closed afterwards: nothing here asks it any more."""
+        """Ends all waits and the polling; the database may be closed afterwards."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -87,19 +87,19 @@ class Watch:
         self._changed.notify_all()
 
     def _poll(self) -> None:
-        """The thread. It outlives whatever a look throws: without it every wait would end at its timeout."""
-        while ids := self._asked():
+        """Runs the thread. It survives any error, because without it every wait would run into its timeout."""
+        while ids := self._followed():
             try:
                 self._update(self._versions(ids))
                 time.sleep(POLL_SECONDS)
             except DatabaseDown:
-                time.sleep(RETRY_SECONDS)  # those who wait go on; their next question says what is wrong
+                time.sleep(RETRY_SECONDS)  # waiters keep waiting; their next query raises the error
             except Exception as error:  # noqa: BLE001  the edge of the thread
-                logger.opt(exception=error).error("waiting for changes: a look at the database failed")
+                logger.opt(exception=error).error("waiting for changes: a poll of the database failed")
                 time.sleep(RETRY_SECONDS)
 
-    def _asked(self) -> list[str]:
-        """The ids that somebody waits for; without any for a while the thread ends."""
+    def _followed(self) -> list[str]:
+        """The followed ids; empty, which ends the thread, after LINGER_SECONDS without any."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or bool(self._waiting), LINGER_SECONDS)
             ids = [] if self._closed else list(self._waiting)
@@ -111,12 +111,12 @@ class Watch:
         with self._changed:
             for id, version in now.items():
                 if id in self._waiting:
-                    self._known[id] = max(version, self._known.get(id, 0))  # of two looks the later may come first
+                    self._known[id] = max(version, self._known.get(id, 0))  # polls may arrive out of order
             self._changed.notify_all()
 
 
 class Following:
-    """One job that is watched."""
+    """One followed job."""
 
     def __init__(self, watch: Watch, id: str) -> None:
         self._watch = watch
@@ -125,7 +125,7 @@ class Following:
 
     @property
     def version(self) -> int:
-        """The newest version that was seen, without asking the database; 0 before the first look."""
+        """The newest version seen, without a query; 0 before the first poll."""
         return self._watch.known(self._id)
 
     def wait(self, after: int, timeout: float) -> bool:
