@@ -70,6 +70,16 @@ FOV = Bounds(1.0, 170.0)
 EXTENT = Bounds(0.0, 1_000.0, above=True)
 """World units."""
 PORT = Bounds(1, 65_535)
+STEPS = Bounds(1, 200)
+"""Steps of a sampler."""
+GUIDANCE = Bounds(0.0, 20.0)
+"""Guidance scale of a sampler; 0 is none."""
+TIME = Bounds(0.0, 1.0)
+"""Time of a flow: 1 is noise, 0 is data."""
+RESCALE = Bounds(1.0, 10.0)
+"""Above 1, more of the steps of a sampler lie near the noise."""
+OVERSAMPLE = Bounds(1, 8)
+"""Structures sampled for one splat."""
 
 Seed = Annotated[int, SEED.field()]
 Attempts = Annotated[int, ATTEMPTS.field()]
@@ -83,3 +93,5 @@ Radius = Annotated[float, RADIUS.field()]
 Fov = Annotated[float, FOV.field()]
 Extent = Annotated[float, EXTENT.field()]
 Port = Annotated[int, PORT.field()]
+Steps = Annotated[int, STEPS.field()]
+Oversample = Annotated[int, OVERSAMPLE.field("Structures to sample; the one with the fewest voxels goes on.")]

@@ -41,6 +41,29 @@ class ModelRecord(Record):
     weights_sha256: Sha256 | None
 
 
+class SamplerRecord(Record):
+    """The settings of one sampler, as [trellis] has them."""
+
+    steps: int
+    guidance: float
+    interval: tuple[float, float]
+    rescale: float
+
+
+class SamplersRecord(Record):
+    """How TRELLIS sampled. oversample: structures sampled; the one with the fewest voxels went on."""
+
+    structure: SamplerRecord
+    latent: SamplerRecord
+    oversample: int
+
+    def to_settings(self) -> dict[str, Any]:
+        """As keys of [trellis]."""
+        stages = {"structure": self.structure, "latent": self.latent}
+        values = {f"{stage}_{name}": value for stage, each in stages.items() for name, value in each}
+        return {"preset": "published", "oversample": self.oversample, **values}
+
+
 class ViewRecord(Record):
     """The direction of one view, in degrees."""
 
@@ -107,6 +130,7 @@ class Certificate(Record):
     """Everything needed to check an asset offline: `splatgate check` recomputes it.
 
     diagnose: the settings of the diagnosis; None in certificates of older releases.
+    samplers: None for a generator without samplers, and in certificates of older releases.
     """
 
     format: Literal["splatgate-certificate/2"] = "splatgate-certificate/2"
@@ -119,6 +143,7 @@ class Certificate(Record):
     gaussians: int
     assets: tuple[AssetRecord, ...]
     models: tuple[ModelRecord, ...]
+    samplers: SamplersRecord | None = None
     diagnose: DiagnoseConfig | None = None
     diagnosis: dict[str, Any]
     repairs: dict[str, Any]

@@ -162,9 +162,11 @@ def _equal(claim: str, claimed: str, found: str) -> Check:
 
 
 def certified_config(certificate: Certificate, config: Config) -> Config:
-    """This host's configuration, with the certificate's settings for profile, diagnosis, views, score and gate."""
+    """This host's configuration, with the certificate's profile, samplers, diagnosis, views, score and gate."""
     tree = config.model_dump(by_alias=True)
     tree["profile"]["name"] = certificate.profile
+    if certificate.samplers:
+        tree["trellis"] |= certificate.samplers.to_settings()
     if certificate.diagnose:
         tree["diagnose"] = certificate.diagnose.model_dump()
     tree["render"] |= certificate.render.model_dump(exclude={"backend"})

@@ -15,12 +15,13 @@ from typing import Annotated, Any, Literal
 import tomli
 from pydantic import Field, IPvAnyNetwork, ValidationError, field_validator, model_validator
 
-from app.bounds import Attempts, Extent, FilmFps, FilmSeconds, FilmSize, Fov, Port, Radius, Seed, ViewSize
+from app import bounds
 from app.errors import ConfigError
 from app.generators import DEFAULT, GENERATORS, ProfileName
 from app.generators.generator import Generator
 from app.metrics import Thresholds
 from app.metrics.metric import Metric
+from app.samplers import SamplerSettings
 from app.section import Section
 from app.webhooks import WebhooksConfig
 
@@ -53,8 +54,8 @@ class ProfileConfig(Section):
 
 
 class GenerateConfig(Section):
-    seed: Seed = 0
-    attempts: Attempts = 1
+    seed: bounds.Seed = 0
+    attempts: bounds.Attempts = 1
 
 
 class LimitsConfig(Section):
@@ -66,6 +67,8 @@ class LimitsConfig(Section):
     max_picture_pixels: Annotated[int, Field(ge=1, le=MAX_PIXELS)] = 4096**2
     max_requests: Annotated[int, Field(ge=1, le=1_000)] = 96
     max_uploads: Annotated[int, Field(ge=1)] = 2
+    max_steps: bounds.Steps = 200
+    max_oversample: bounds.Oversample = 8
     min_free_mb: Annotated[int, Field(ge=0)] = 128
     body_seconds: Annotated[float, Field(gt=0)] = 60.0
     decode_seconds: Annotated[float, Field(ge=1)] = 10.0
@@ -85,7 +88,7 @@ class RepairConfig(Section):
     strategy: Literal["restore", "noise"] = "restore"
     noise_std: Annotated[float, Field(gt=0)] = 2.0
     max_lost: Annotated[float, Field(gt=0, le=1)] = 0.5
-    seed: Seed = 0
+    seed: bounds.Seed = 0
 
 
 class ViewConfig(Section):
@@ -105,11 +108,11 @@ class RenderConfig(Section):
         min_length=1,
         max_length=64,
     )
-    size: ViewSize = 518
-    radius: Radius = 2.5
-    fov: Fov = 49.1
+    size: bounds.ViewSize = 518
+    radius: bounds.Radius = 2.5
+    fov: bounds.Fov = 49.1
     placement: Literal["none", "judge"] = "judge"
-    extent: Extent = 1.5
+    extent: bounds.Extent = 1.5
     background: tuple[Share, Share, Share] = (1.0, 1.0, 1.0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -121,9 +124,9 @@ class RenderConfig(Section):
 
 
 class TurntableConfig(Section):
-    size: FilmSize = 512
-    seconds: FilmSeconds = 6.0
-    fps: FilmFps = 20
+    size: bounds.FilmSize = 512
+    seconds: bounds.FilmSeconds = 6.0
+    fps: bounds.FilmFps = 20
 
     @property
     def frames(self) -> int:
@@ -155,7 +158,7 @@ class CutoutConfig(Section):
     max_share: Share = 0.95
 
 
-class TrellisConfig(Section):
+class TrellisConfig(SamplerSettings):
     model: str = "TRELLIS-image-large"
     encoder: str = "dinov2-with-registers-large"
 
@@ -204,7 +207,7 @@ class ShapesConfig(Section):
 class ServeConfig(Section):
     web: bool = True
     host: str = "127.0.0.1"
-    port: Port = 10_010
+    port: bounds.Port = 10_010
     published_on: str = ""
     trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
     data: str = "data"

@@ -21,6 +21,8 @@ from app.certificate import (
     MetricRecord,
     ModelRecord,
     RenderRecord,
+    SamplerRecord,
+    SamplersRecord,
     VerdictRecord,
     ViewRecord,
 )
@@ -34,6 +36,7 @@ from app.splat.formats import asset_name, certified
 from app.splat.model import Splat
 from app.splat.raster import Views, side_by_side
 from app.stages.picture import Picture, encode_png
+from app.trellis.samplers import SETTINGS, Sampling
 from app.writing import replacing
 
 
@@ -92,6 +95,7 @@ def certify(attempt: Attempt, assets: tuple[AssetRecord, ...], config: Config, n
         gaussians=len(attempt.splat),
         assets=assets,
         models=tuple(ModelRecord(**asdict(model)) for model in (*attempt.models, *scorers)),
+        samplers=_samplers(attempt.sampling) if attempt.sampling else None,
         diagnose=config.diagnose,
         diagnosis=attempt.diagnosis.to_dict(),
         repairs=attempt.repairs.to_dict(),
@@ -107,6 +111,14 @@ def certify(attempt: Attempt, assets: tuple[AssetRecord, ...], config: Config, n
         config_digest=config.digest(),
         versions=versions(),
     )
+
+
+def _samplers(sampling: Sampling) -> SamplersRecord:
+    structure, latent = (
+        SamplerRecord(**{name: getattr(params, ours) for name, ours in SETTINGS.items()})
+        for params in (sampling.structure, sampling.latent)
+    )
+    return SamplersRecord(structure=structure, latent=latent, oversample=sampling.oversample)
 
 
 def versions() -> dict[str, str]:

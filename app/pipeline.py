@@ -6,8 +6,8 @@ This file does not know HTTP, queues, or how any stage does its work.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Protocol, cast
 
 from loguru import logger
 
@@ -19,6 +19,8 @@ from app.generators import check_takes_pictures, without_models
 from app.generators.generator import resolve
 from app.prompt import check_prompt
 from app.reason import Reason
+from app.sampler_request import requested_samplers
+from app.samplers import SamplerSettings
 from app.splat.cameras import IDENTITY, Placement, judge_placement, judging_views
 from app.splat.diagnosis import diagnose
 from app.splat.findings import Diagnosis, Finding
@@ -30,6 +32,7 @@ from app.stage import Stage
 from app.stages.measurement import Subject
 from app.stages.picture import ModelInfo, OnStep, Picture
 from app.stages.score import Scorer
+from app.trellis.samplers import Sampling
 from app.validation import Measurements, Validator, load_validator, validate
 from app.weights.store import OnLoad, no_progress, require
 
@@ -50,6 +53,15 @@ class LoadedGenerator(Protocol):
     def place_weights(self, scorer: Scorer | None, config: Config, /) -> None: ...
 
 
+class SamplingGenerator(LoadedGenerator, Protocol):
+    """A generator with samplers, whose settings a request may change."""
+
+    @property
+    def sampling(self) -> Sampling: ...
+
+    def with_samplers(self, settings: SamplerSettings, /) -> SamplingGenerator: ...
+
+
 @dataclass(frozen=True)
 class Stages:
     """The loaded models of a profile."""
@@ -60,13 +72,19 @@ class Stages:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """A prompt, a picture from the caller, or both. If the prompt is empty, the views are compared with the picture."""
+    """A prompt, a picture from the caller, or both. If the prompt is empty, the views are compared with the picture.
+
+    samplers: the fields that are given override the configured ones.
+    """
 
     prompt: str
     picture: Picture | None = None
+    samplers: SamplerSettings = field(default_factory=SamplerSettings)
 
     def check(self, config: Config) -> None:
-        """Raises BadPrompt if a prompt is missing or unusable for the profile, BadInput if the picture is unusable."""
+        """Raises BadPrompt if a prompt is missing or unusable for the profile, BadInput if the picture or the sampler
+        settings are unusable."""
+        requested_samplers(self.samplers, config)
         if self.picture:
             check_takes_pictures(config.profile.generator)
         if self.prompt or not self.picture:
@@ -83,6 +101,7 @@ class Attempt:
     number: int
     generator: str
     models: tuple[ModelInfo, ...]
+    sampling: Sampling | None  # None: the generator has no samplers
     picture: Picture | None
     splat: Splat
     diagnosis: Diagnosis
@@ -189,7 +208,8 @@ def build(
 ) -> Attempt:
     """The second half: the splat, repaired, rendered and validated. Raises StageFailed if there is none."""
     _announce(Stage.SPLAT, on_stage)
-    raw = stages.generator.build(request.prompt, picture, seed)
+    generator, sampling = _sampled(stages.generator, request, config)
+    raw = generator.build(request.prompt, picture, seed)
     _announce(Stage.REPAIR, on_stage)
     splat, diagnosis, repairs = diagnose_and_repair(raw, config)
     for format in certified():
@@ -206,6 +226,7 @@ def build(
         number=number,
         generator=stages.generator.model_id,
         models=_models_used(stages.generator, picture),
+        sampling=sampling,
         picture=picture,
         splat=splat,
         diagnosis=diagnosis,
@@ -215,6 +236,17 @@ def build(
         measurements=measurements,
         verdict=verdict,
     )
+
+
+def _sampled(
+    generator: LoadedGenerator, request: GenerationRequest, config: Config
+) -> tuple[LoadedGenerator, Sampling | None]:
+    """The generator with the samplers of the request, and how it samples."""
+    settings = requested_samplers(request.samplers, config)
+    if not config.profile.generator.has_samplers:
+        return generator, None
+    sampled = cast(SamplingGenerator, generator).with_samplers(settings)
+    return sampled, sampled.sampling
 
 
 def _models_used(generator: LoadedGenerator, picture: Picture | None) -> tuple[ModelInfo, ...]:

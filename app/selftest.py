@@ -25,6 +25,10 @@ SAME_SCORE = 0.005
 """Tolerance of the score, which allows for another backend or device."""
 
 
+SECTIONS = ("render", "score", "shapes", "repair", "image", "cutout", "trellis")
+"""The sections of the configuration that the score depends on."""
+
+
 @dataclass(frozen=True)
 class SelfTest:
     """score: None if validation is off. expected: what it was compared with; None in the first run."""
@@ -65,7 +69,7 @@ def _key(attempt: Attempt, config: Config, device: str) -> str:
         attempt.views.backend,
         device,
         json.dumps(versions(), sort_keys=True),
-        *(section.model_dump_json() for section in (config.render, config.score, config.shapes, config.repair)),
+        *(getattr(config, name).model_dump_json() for name in SECTIONS),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

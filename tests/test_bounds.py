@@ -16,6 +16,8 @@ from app.config import Config
 from app.errors import BadInput
 from app.jobs.job_request import BOUNDS, check
 from app.jobs.records import JobRequest
+from app.samplers import BOUNDS as SAMPLERS
+from app.samplers import SamplerSettings
 
 ALL = {name: value for name, value in vars(bounds).items() if isinstance(value, Bounds)}
 EDGES = (-1, 0, 1, 2, 16, 63, 64, 65, 99, 100, 101, 2047, 2048, 2049, 65_535, 65_536, 2**32 - 1, 2**32, 0.5, 60.5)
@@ -38,6 +40,27 @@ def test_orders_are_held_to_the_same_bounds(name: str) -> None:
         assert _accepts(lambda o=order: check(o, None, Config()), BadInput) == (value in line), value
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_configuration_and_orders_hold_sampler_settings_to_the_same_bounds(name: str) -> None:
+    line, profile = SAMPLERS[name], {"profile": {"name": "full"}}
+    for value in (*EDGES, line.low, line.high, 0.25, "7", None, True, float("nan"), float("inf")):
+        given = {name: [value, value] if name.endswith("interval") else value}
+        allowed = value in line
+        assert _accepts(lambda g=given: Config.model_validate({"trellis": g}), ValidationError) == allowed, value
+        order = JobRequest(prompt="a blue rocket", trellis=given)
+        assert (
+            _accepts(lambda o=order: check(o, None, Config.model_validate(profile)), (BadInput, ValidationError))
+            == allowed
+        )
+
+
+def test_an_interval_has_two_ends_in_order() -> None:
+    for wrong in ([0.9, 0.1], [0.1], [0.1, 0.2, 0.3], 0.5, "0.1, 0.5", {}, []):
+        with pytest.raises(ValidationError, match="low <= high"):
+            SamplerSettings.model_validate({"latent_interval": wrong})
+    assert SamplerSettings.model_validate({"latent_interval": [0.5, 0.5]}).latent_interval == (0.5, 0.5)
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -55,7 +78,7 @@ def test_a_truth_value_is_no_number() -> None:
     assert True not in bounds.ATTEMPTS
 
 
-def _accepts(call: Any, refusal: type[Exception]) -> bool:
+def _accepts(call: Any, refusal: type[Exception] | tuple[type[Exception], ...]) -> bool:
     try:
         call()
     except refusal:

@@ -13,6 +13,8 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image, ImageDraw
 
+from app.certificate import read_certificate
+from app.checking import certified_config
 from app.commands.main import main
 from app.config import Config, load_config
 from app.generators.shapes import SHAPES_CLIP
@@ -87,6 +89,39 @@ def test_the_same_seed_gives_the_same_picture_and_splat_and_another_seed_others(
     splats = [chain.build("", picture, 5) for picture in (first, again)]
     assert np.array_equal(splats[0].means, splats[1].means)
     assert np.array_equal(splats[0].opacity_logits, splats[1].opacity_logits)
+
+
+def test_sampler_settings_of_the_command_line_are_in_the_certificate_and_the_log(run, tmp_path):
+    options = ("--preset", "app", "--structure-steps", 3, "--latent-interval", 0.25, 0.75, "--oversample", 2)
+    result = run("generate", "a blue rocket", *options, "-o", tmp_path / "a", "--json")
+    assert result.exit_code == 3, result.stderr
+    assert document(result)["certificate"]["samplers"] == {
+        "structure": {"steps": 3, "guidance": 7.5, "interval": [0.5, 1.0], "rescale": 3.0},
+        "latent": {"steps": 12, "guidance": 3.0, "interval": [0.25, 0.75], "rescale": 3.0},
+        "oversample": 2,
+    }
+    assert "TRELLIS: structure 3 steps, guidance 7.5 in [0.5, 1]" in result.stderr
+    assert run("check", tmp_path / "a/certificate.json", tmp_path / "a/asset.ply").exit_code == 0
+    certificate = read_certificate(tmp_path / "a/certificate.json")
+    settings = certified_config(certificate, load_config()).trellis
+    assert (settings.structure_steps, settings.latent_interval, settings.oversample) == (3, (0.25, 0.75), 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--structure-steps", "201"), "give a whole number from 1 to 200"),
+        (("--latent-interval", "0.8", "0.2"), "--latent-interval: give [low, high]"),
+        (("--structure-steps", "11"), "structure_steps = 11: limits.max_steps is 10"),
+        (("--profile", "shapes", "--preset", "app"), "profile 'shapes' has no samplers"),
+    ],
+)
+def test_sampler_settings_that_cannot_be_used_are_refused_before_anything_is_loaded(run, options, words, monkeypatch):
+    monkeypatch.setenv("SPLATGATE__LIMITS__MAX_STEPS", "10")
+    result = run("generate", "a blue rocket", *options)
+    assert result.exit_code in (1, 2)
+    assert words in result.stderr
+    assert "loading" not in result.stderr
 
 
 def test_a_picture_without_words_is_what_the_views_are_held_against(run, tmp_path):

@@ -24,6 +24,8 @@ LAYERS: tuple[frozenset[str], ...] = (
             "log",
             "prompt",
             "picture_format",
+            "samplers",
+            "sampler_request",
             "child",
             "address",
             "private_api",

@@ -17,7 +17,8 @@ from app.trellis.dino import Dino, DinoParams, hf_keys, load_dino
 from app.trellis.gaussians import GaussianDecoder, Gaussians, to_splat
 from app.trellis.params import GaussianDecoderParams, Representation, parse_params
 from app.trellis.picture import prepare
-from app.trellis.structure import occupied
+from app.trellis.samplers import SamplerParams, Sampling
+from app.trellis.structure import NoVoxel, occupied
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "trellis"
 DINO = DinoParams(img_size=28, patch_size=14, embed_dim=12, depth=1, num_heads=2, mlp_ratio=2)
@@ -128,6 +129,53 @@ def test_samples_of_a_batch_share_the_noise_stream(trellis):
     tokens = trellis.encoder.encode(prepare(picture()))
     first, second = trellis.splats(tokens, 3, samples=2)
     assert len(first) != len(second) or not np.array_equal(first.means, second.means)
+
+
+def test_settings_of_a_run_replace_the_published_ones_for_that_run_only(trellis):
+    published = trellis.run(picture(), seed=3)
+    values = {"structure_steps": 5, "latent_guidance": 0.0, "latent_interval": (0.0, 1.0), "latent_rescale": 1.0}
+    changed = trellis.run(picture(), 3, trellis.published.changed(values, 1))
+    assert len(changed) != len(published) or not np.array_equal(changed.means, published.means)
+    for same in (trellis.published, trellis.published.changed({}, 1), None):
+        again = trellis.run(picture(), 3, same)
+        assert all(np.array_equal(a, b) for a, b in zip(arrays(published), arrays(again), strict=True))
+
+
+def test_pipeline_json_is_what_is_published(trellis):
+    params = SamplerParams(3, 2.0, (0.5, 1.0), 3.0)
+    assert trellis.published == Sampling(params, params)
+
+
+def test_of_several_structures_the_one_with_the_fewest_voxels_goes_on(trellis, monkeypatch):
+    counts, original = [], pipeline.Trellis.occupied
+
+    def counted(self, z):
+        voxels = original(self, z)
+        counts.append(len(voxels))
+        return voxels
+
+    monkeypatch.setattr(pipeline.Trellis, "occupied", counted)
+    splat = trellis.run(picture(), 3, trellis.published.changed({}, 4))
+    assert len(counts) == 4
+    assert min(counts) < counts[0], "a seed at which the first is not the smallest"
+    assert len(splat) == min(counts) * FORM["num_gaussians"]
+
+
+def test_empty_structures_are_not_the_smallest(trellis, monkeypatch):
+    sizes = {0: 0, 1: 7, 2: 5, 3: 5}
+
+    def occupied_of(_self, z):
+        number = int(z)
+        if not sizes[number]:
+            raise NoVoxel(pipeline.Reason("no_voxel", {"sample": 0, "logit": -1.0}))
+        return torch.full((sizes[number], 3), number)
+
+    monkeypatch.setattr(pipeline.Trellis, "occupied", occupied_of)
+    latents = [torch.tensor(number) for number in sizes]
+    smallest = trellis.fewest_voxels(latents)
+    assert (len(smallest), int(smallest[0, 0])) == (5, 2), "the first of equals"
+    with pytest.raises(StageFailed, match="no occupied voxel"):
+        trellis.fewest_voxels(latents[:1])
 
 
 def test_a_picture_without_cut_out_is_refused(trellis):

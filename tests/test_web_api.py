@@ -136,6 +136,30 @@ def test_a_body_that_does_not_fit_is_refused_by_name(client: FlaskClient, body: 
     assert client.get("/v1/jobs").json["jobs"] == []
 
 
+def test_a_job_keeps_the_sampler_settings_that_it_was_given(tmp_path: Path) -> None:
+    config = Config.model_validate(
+        {"serve": {"data": str(tmp_path)}, "profile": {"name": "full"}, "limits": {"max_steps": 50}}
+    )
+    jobs = Jobs(config)
+    client = create_app(config, jobs).test_client()
+    given = {"preset": "app", "structure_guidance": 9, "latent_interval": [0.25, 1.0], "oversample": 3}
+    answer = client.post("/v1/jobs", json=ROCKET | {"trellis": given})
+    assert answer.status_code == 202, answer.text
+    assert client.get(f"/v1/jobs/{answer.json['id']}").json["trellis"] == given
+    assert client.post("/v1/jobs", json=ROCKET).json["trellis"] == {}
+    for wrong, named in (
+        ({"structure_steps": 51}, "limits.max_steps is 50"),
+        ({"structure_steps": 201}, "trellis.structure_steps"),
+        ({"structure_steps": "12"}, "trellis.structure_steps"),
+        ({"oversample": "3"}, "trellis.oversample"),
+        ({"latent_interval": [0.9, 0.1]}, "trellis.latent_interval"),
+        ({"preset": "fast"}, "trellis.preset"),
+        ({"model": "other"}, "trellis.model"),
+    ):
+        assert named in _problem(client.post("/v1/jobs", json=ROCKET | {"trellis": wrong}), 422)["detail"], wrong
+    jobs.close()
+
+
 def test_a_prompt_of_two_lines_is_no_control_character(client: FlaskClient) -> None:
     assert client.post("/v1/jobs", json={"prompt": "a blue\trocket\n"}).status_code == 202
 

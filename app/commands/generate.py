@@ -13,6 +13,7 @@ from app.commands.batch import generate_all
 from app.commands.output import exit_by, print_findings, print_repairs, print_verdict
 from app.commands.output_folder import check_output, folder_name
 from app.commands.result import run_one
+from app.commands.sampler_options import sampler_options
 from app.config import Config
 from app.metrics import METRICS
 
@@ -32,6 +33,7 @@ STREAM = click.Path(path_type=Path, allow_dash=True)
 @click.option("-o", "--output", type=FILE, help="Folder to write, with --prompts their parent. Default: out/...")
 @JSON
 @configured
+@sampler_options
 def generate(
     config: Config,
     prompt: str,
@@ -51,6 +53,9 @@ def generate(
     With --prompts each prompt of the file gets a folder of its own, and the models are loaded once. Prompts that are
     done already are skipped, so run the same command again after an interruption. Empty lines and lines that begin
     with # are ignored. Exit code 3: at least one was refused.
+
+    --preset, and the options from --structure-steps to --oversample, override [trellis] of the configuration: how the
+    splat is sampled in profile full.
 
     \b
     splatgate generate "a blue rocket" --profile shapes

@@ -17,6 +17,8 @@ class Generator:
     check_prompt: function (prompt) that raises BadPrompt for words that the generator does not know; empty if it takes
     any.
     examples: prompts that it generates well, for the page. takes_pictures: whether a caller may send a picture.
+    has_samplers: whether the sampler settings of [trellis] apply; what it loads is then an
+    app.pipeline.SamplingGenerator.
     needs_gpu: whether it is useless without one.
     stand_in: the sentence that labels its results, if it stands in for real models; empty otherwise.
     models: the keys of the configuration that name its models (docs/models.md), such as "image.model".
@@ -30,6 +32,7 @@ class Generator:
     check_prompt: str = ""
     examples: tuple[str, ...] = ()
     takes_pictures: bool = False
+    has_samplers: bool = False
     needs_gpu: bool = False
     stand_in: str = ""
     models: tuple[str, ...] = ()

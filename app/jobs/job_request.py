@@ -9,6 +9,8 @@ from app.config import Config
 from app.errors import BadInput
 from app.jobs.records import JobRequest
 from app.picture_format import format_of
+from app.sampler_request import requested_samplers
+from app.samplers import SamplerSettings
 
 MAX_KEY_CHARACTERS = 255
 
@@ -45,6 +47,9 @@ def check(request: JobRequest, key: str | None, config: Config) -> None:
     needs = {"validate": request.splat, "repair": request.splat, "turntable": request.source}
     if request.kind in needs and not needs[request.kind]:
         raise BadInput(f"a {request.kind} job needs a {'source' if request.kind == 'turntable' else 'splat'}")
+    if request.trellis and request.kind != "generate":
+        raise BadInput(f"a {request.kind} job samples nothing: omit trellis")
+    requested_samplers(SamplerSettings.model_validate(request.trellis), config)
     if request.webhook_url is not None:
         config.webhooks.check(request.webhook_url)
     if request.picture is not None:

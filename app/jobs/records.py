@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 from app.gate import MetricValue
 from app.stage import Stage
@@ -28,7 +28,8 @@ class JobRequest:
 
     seed, attempts, profile: None selects the configured value. priority: 1 (first) to 100. picture: PNG or JPEG bytes.
     splat: the bytes of a splat file, for kinds validate and repair. For kind turntable, source: the id of a finished
-    job, and size: pixels per side of the video. webhook_url: where the ended job is sent.
+    job, and size: pixels per side of the video. webhook_url: where the ended job is sent. trellis: sampler settings
+    that override the configured ones, by key of [trellis].
     """
 
     kind: Kind = "generate"
@@ -43,6 +44,7 @@ class JobRequest:
     source: str | None = None
     size: int | None = None
     webhook_url: str | None = None
+    trellis: Mapping[str, Any] = field(default_factory=dict)
 
     def digest(self) -> str:
         """SHA-256 (hex); requests with equal digests ask for the same."""
@@ -50,8 +52,9 @@ class JobRequest:
         for name in ("picture", "splat"):
             tree[name] = hashlib.sha256(tree[name]).hexdigest() if tree[name] is not None else None
         tree["format"] = "ply"  # a field of older releases, whose digests still match
-        if self.webhook_url is None:
-            del tree["webhook_url"]  # older releases did not have it
+        for name in ("webhook_url", "trellis"):
+            if not tree[name]:
+                del tree[name]  # older releases did not have it
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
@@ -64,6 +67,7 @@ class Job:
     attempt: the running one, or the one whose result was kept.
     reasons: why the gate refused, in sentences; reason_codes: the code of each, as in app/reason.py.
     score: the value of the first metric; scores: of each view. metrics: by name; empty in rows of older releases.
+    trellis: the sampler settings of the request.
     error: one line; empty without an error. version: rises with every change. starred: kept by retention.
     owner: the name of the caller's token, "" without one; None in rows of older releases.
     assets: names of the job's files, sorted.
@@ -79,6 +83,7 @@ class Job:
     sequence: int | None
     source: str | None
     size: int | None
+    trellis: Mapping[str, Any]
     state: State
     stage: Stage | Literal[""]
     fraction: float | None

@@ -18,6 +18,7 @@ from app.jobs.progress import Progress
 from app.jobs.records import Job
 from app.pipeline import GenerationRequest, Stages
 from app.reason import Reason
+from app.samplers import SamplerSettings
 from app.splat import formats
 from app.splat.model import Splat
 from app.stages.picture import FORMATS, Picture, encode_png, read_picture
@@ -109,7 +110,8 @@ class Steps:
 
     def _build(self, progress: Progress, attempt: int, drawn: DrawResult) -> pipeline.Attempt:
         job, picture = progress.claim.job, self._picture(drawn)
-        request = GenerationRequest(job.prompt, picture if drawn.model == GIVEN else None)
+        samplers = SamplerSettings.model_validate(job.trellis)
+        request = GenerationRequest(job.prompt, picture if drawn.model == GIVEN else None, samplers)
         seed, on_stage = job.seed + attempt - 1, progress.on_stage(attempt)
         return pipeline.build(request, picture, seed, attempt, self.stages, self.config, on_stage)
 

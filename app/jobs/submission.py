@@ -92,6 +92,7 @@ class Submission:
             "priority": request.priority,
             "source": request.source,
             "size": request.size,
+            "trellis": dict(request.trellis),
             "state": "QUEUED",
             "created": now,
             "deadline": None if request.deadline_seconds is None else now + request.deadline_seconds,

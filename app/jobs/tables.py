@@ -29,6 +29,7 @@ jobs = sa.Table(
     sa.Column("sequence", sa.BigInteger),  # rises with each request while jobs wait; NULL in rows of older releases
     sa.Column("source", sa.String(32)),
     sa.Column("size", sa.Integer),
+    sa.Column("trellis", sa.JSON, default=dict),  # empty in an older release's rows
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("stage", sa.Text, nullable=False, default=""),
     sa.Column("fraction", sa.Float),
@@ -149,6 +150,7 @@ def to_job(row: sa.RowMapping | dict[str, Any], names: tuple[str, ...]) -> Job:
     lists = shown | {
         "scores": tuple(row["scores"]),
         "metrics": metrics,
+        "trellis": row["trellis"] or {},
         "assets": names,
         "starred": bool(row["starred"]),
     }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from torch import nn
 from app.config import Config
 from app.digest import sha256_of
 from app.errors import BadInput, BadWeights
+from app.samplers import SamplerSettings
 from app.splat.model import Splat
 from app.stages import cutout, image_to_splat, memory, quantize, text_to_image
 from app.stages.cutout import Cutout, CutoutParams, Kind
@@ -27,6 +28,7 @@ from app.stages.score import Scorer
 from app.stages.text_to_image import ImageParams, TextToImage
 from app.trellis.graphs import GraphCache
 from app.trellis.pipeline import Trellis
+from app.trellis.samplers import Sampling
 from app.weights.manifest import find
 from app.weights.store import OnLoad, files_in, locate, locate_file, lock_of, no_progress
 
@@ -36,16 +38,21 @@ DENOISERS = {"transformer", "unet"}
 
 @dataclass(frozen=True)
 class Full:
-    """The loaded models. `load()` once, `draw` and `build` often."""
+    """The loaded models. `load()` once, `draw` and `build` often. sampling: how `build` samples."""
 
     image: TextToImage
     cutout: Cutout
     trellis: Trellis
     models: tuple[ModelInfo, ...]  # in the order in which they run
+    sampling: Sampling
 
     @property
     def model_id(self) -> str:
         return f"{self.models[0].model} + {self.models[-1].model}"
+
+    def with_samplers(self, settings: SamplerSettings) -> Full:
+        """The same models, sampled by these settings."""
+        return replace(self, sampling=self.trellis.published.changed(settings.values(), settings.oversample))
 
     def draw(self, prompt: str, seed: int, on_step: OnStep) -> Picture:
         """Raises StageFailed if the model returns non-finite values."""
@@ -55,7 +62,8 @@ class Full:
         """The splat of a picture; the prompt is not used. Raises StageFailed if the result is unusable."""
         if picture is None:
             raise BadInput("this profile needs a picture: draw one first, or give one")
-        return self.trellis.run(self.cutout.run(picture.image), seed)
+        logger.info(f"TRELLIS: {self.sampling}")
+        return self.trellis.run(self.cutout.run(picture.image), seed, self.sampling)
 
     def place_weights(self, scorer: Scorer | None, config: Config) -> None:
         """Places the weights of the image model and the scorer as [gpu] says. TRELLIS stays on the GPU."""
@@ -91,17 +99,19 @@ def load(config: Config, on_load: OnLoad = no_progress) -> Full:
     drawer = text_to_image.load(_image_params(config, picture.name, device), picture.path)
     cutter = cutout.load(_cutout_params(config), cut.path)
     on_load(f"loading {splat.name} and {encoder.name}", 0, splat.bytes + encoder.bytes)
+    trellis = image_to_splat.load(splat.path, encoder.path, device)
     return Full(
         drawer,
         cutter,
-        image_to_splat.load(splat.path, encoder.path, device),
+        trellis,
         (
             ModelInfo("text_to_image", picture.name, picture.sha256),
             ModelInfo("cutout", cut.name, cut.sha256),
             ModelInfo("image_features", encoder.name, encoder.sha256),
             ModelInfo("image_to_splat", splat.name, splat.sha256),
         ),
-    )
+        trellis.published,
+    ).with_samplers(config.trellis)
 
 
 def compile_blocks(denoiser: nn.Module) -> None:

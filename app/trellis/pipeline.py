@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from loguru import logger
 from PIL import Image
 from torch import Tensor, nn
 
@@ -18,49 +19,50 @@ from app.trellis.gaussians import GaussianDecoder, to_splat
 from app.trellis.latent import LatentFlow
 from app.trellis.loading import load_model, read_json
 from app.trellis.picture import prepare
-from app.trellis.samplers import SamplerParams, model_times, read_sampler, sample, schedule
-from app.trellis.structure import StructureDecoder, StructureFlow, occupied
+from app.trellis.samplers import Sampling, model_times, read_sampler, sample, schedule
+from app.trellis.structure import NoVoxel, StructureDecoder, StructureFlow, occupied
 
 M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Trellis:
-    """The models on one device, and the sampler settings published with them. mean, std: (8,), of the latents."""
+    """The models on one device. published: the settings of pipeline.json. mean, std: (8,), of the latents."""
 
     encoder: Dino
     structure_flow: StructureFlow
     structure_decoder: StructureDecoder
     latent_flow: LatentFlow
     gaussian_decoder: GaussianDecoder
-    structure_sampler: SamplerParams
-    latent_sampler: SamplerParams
+    published: Sampling
     mean: Tensor
     std: Tensor
 
     @torch.inference_mode()
-    def run(self, picture: Image.Image, seed: int) -> Splat:
-        """A splat of the object in a cut-out (RGBA) picture. The same picture, seed and device give the same bits.
+    def run(self, picture: Image.Image, seed: int, sampling: Sampling | None = None) -> Splat:
+        """A splat of the object in a cut-out (RGBA) picture, sampled as published unless `sampling` says otherwise.
 
+        The same picture, seed, settings and device give the same bits.
         Raises BadInput for a picture that cannot be used; StageFailed, naming the stage, where the result is unusable.
         """
         tokens = require_finite("image encoder", self.encoder.encode(prepare(picture)))
-        return self.splats(tokens, seed)[0]
+        return self.splats(tokens, seed, sampling=sampling)[0]
 
     @torch.inference_mode()
-    def splats(self, tokens: Tensor, seed: int, samples: int = 1) -> list[Splat]:
+    def splats(self, tokens: Tensor, seed: int, samples: int = 1, sampling: Sampling | None = None) -> list[Splat]:
         """tokens: (L, C) of the encoder. samples: splats to make; all share one stream of noise, as in the original."""
+        sampling = sampling or self.published
         conditions, device = [tokens, torch.zeros_like(tokens)], tokens.device
         generator = torch.Generator().manual_seed(seed)  # on the CPU, so that a seed gives the same noise everywhere
 
-        steps = schedule(self.structure_sampler)
+        steps, drawn = schedule(sampling.structure), sampling.oversample
         velocity = self.structure_flow.bind(conditions, model_times(steps))
-        noise = torch.randn(samples, *self.structure_flow.shape, generator=generator).to(device)
+        noise = torch.randn(samples * drawn, *self.structure_flow.shape, generator=generator).to(device)
         latents = [sample(velocity, start, steps) for start in noise]
         del velocity  # frees the keys and values of the context: those of the latent flow take their memory
-        voxels = [self.occupied(z) for z in latents]
+        voxels = [self.fewest_voxels(latents[first : first + drawn]) for first in range(0, len(latents), drawn)]
 
-        steps = schedule(self.latent_sampler)
+        steps = schedule(sampling.latent)
         counts = [len(coords) for coords in voxels]
         noise = torch.randn(sum(counts), self.latent_flow.params.in_channels, generator=generator).to(device)
         splats = []
@@ -69,8 +71,29 @@ class Trellis:
             splats.append(self.decode(coords, sampled))
         return splats
 
+    def fewest_voxels(self, latents: list[Tensor]) -> Tensor:
+        """The occupied voxels (N, 3) of the structure that has the fewest, but some; the first of equals.
+
+        What goes wrong in a structure mostly adds voxels: floating pieces, a second wall, a plate behind the object.
+        Users of TRELLIS report that the smallest of a few is the best; we have not measured it.
+        Raises StageFailed if all are empty.
+        """
+        found, empty = [], None
+        for z in latents:
+            try:
+                found.append(self.occupied(z))
+            except NoVoxel as error:
+                empty = empty or error
+        if empty and not found:
+            raise empty
+        smallest = min(found, key=len)
+        if len(latents) > 1:
+            counts = ", ".join(f"{len(voxels):,}" for voxels in found)
+            logger.info(f"structures with {counts} voxels: the one with {len(smallest):,} goes on")
+        return smallest
+
     def occupied(self, z: Tensor) -> Tensor:
-        """Latent volume (8, R, R, R) -> (N, 3) occupied voxels. Raises StageFailed if there are none."""
+        """Latent volume (8, R, R, R) -> (N, 3) occupied voxels. Raises NoVoxel if there are none."""
         require_finite("structure flow", z)
         return occupied(require_finite("structure decoder", self.structure_decoder(z[None])))[:, 1:]
 
@@ -108,7 +131,7 @@ def load(
     config = read_json(folder / "pipeline.json").get("args", {})
     try:
         stems, normal = config["models"], config["slat_normalization"]
-        samplers = [read_sampler(config[name]) for name in ("sparse_structure_sampler", "slat_sampler")]
+        published = Sampling(read_sampler(config["sparse_structure_sampler"]), read_sampler(config["slat_sampler"]))
         mean, std = (torch.tensor(normal[name], dtype=torch.float32, device=device) for name in ("mean", "std"))
     except KeyError as error:
         raise BadWeights(f"{folder / 'pipeline.json'}: args has no {error}") from None
@@ -130,8 +153,7 @@ def load(
         load_part("sparse_structure_decoder", StructureDecoder),
         load_part("slat_flow_model", LatentFlow),
         load_part("slat_decoder_gs", GaussianDecoder),
-        samplers[0],
-        samplers[1],
+        published,
         mean,
         std,
     )

@@ -7,7 +7,7 @@ guided and unguided steps. This file does not know what is being sampled.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from app.errors import BadWeights
+from app.samplers import BOUNDS
 
 Velocity = Callable[[Tensor, int, tuple[int, ...]], Tensor]
 """(state, step number, indices of conditions) -> one velocity for each of these conditions, stacked on a first axis."""
@@ -37,6 +38,38 @@ class SamplerParams:
     cfg_interval: tuple[float, float] = (0.5, 1.0)
     rescale_t: float = 3.0
 
+    def __str__(self) -> str:
+        low, high = self.cfg_interval
+        guidance = f"guidance {self.cfg_strength:g} in [{low:g}, {high:g}]"
+        return f"{self.steps} steps, {guidance}, rescale_t {self.rescale_t:g}"
+
+
+SETTINGS = {"steps": "steps", "guidance": "cfg_strength", "interval": "cfg_interval", "rescale": "rescale_t"}
+"""The name of a setting in app/samplers.py -> the parameter."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one splat is sampled. oversample: structures to sample; the one with the fewest voxels goes on."""
+
+    structure: SamplerParams
+    latent: SamplerParams
+    oversample: int = 1
+
+    def changed(self, values: Mapping[str, Any], oversample: int) -> Sampling:
+        """With these values instead, by setting: "structure_steps" and so on, as `SamplerSettings.values` has them."""
+
+        def params(stage: str) -> dict[str, Any]:
+            names = ((f"{stage}_{setting}", name) for setting, name in SETTINGS.items())
+            return {name: values[key] for key, name in names if key in values}
+
+        structure, latent = replace(self.structure, **params("structure")), replace(self.latent, **params("latent"))
+        return Sampling(structure, latent, oversample)
+
+    def __str__(self) -> str:
+        drawn = f", the smallest of {self.oversample} structures" if self.oversample > 1 else ""
+        return f"structure {self.structure}, latents {self.latent}{drawn}"
+
 
 @dataclass(frozen=True)
 class Step:
@@ -48,7 +81,10 @@ class Step:
 
 
 def read_sampler(config: Mapping[str, Any]) -> SamplerParams:
-    """A sampler of pipeline.json: {"name", "args", "params"}. Raises BadWeights for an unknown sampler or parameter."""
+    """A sampler of pipeline.json: {"name", "args", "params"}.
+
+    Raises BadWeights for an unknown sampler or parameter, and for a value out of its bounds (app/bounds.py).
+    """
     params = dict(config.get("params", {}))
     match config.get("name"):
         case "FlowEulerSampler":
@@ -60,9 +96,18 @@ def read_sampler(config: Mapping[str, Any]) -> SamplerParams:
         case name:
             raise BadWeights(f"sampler {name!r} is not known")
     try:
-        return SamplerParams(**DEFAULTS | {k: tuple(v) if isinstance(v, list) else v for k, v in params.items()})
+        found = SamplerParams(**DEFAULTS | {k: tuple(v) if isinstance(v, list) else v for k, v in params.items()})
     except TypeError as error:
         raise BadWeights(f"sampler: {error}") from None
+    _check_bounds(found)
+    return found
+
+
+def _check_bounds(params: SamplerParams) -> None:
+    for setting, name in SETTINGS.items():
+        value, bounds = getattr(params, name), BOUNDS[f"structure_{setting}"]
+        if not all(number in bounds for number in (value if isinstance(value, tuple) else (value,))):
+            raise BadWeights(f"sampler: {name} = {value!r}: must be {bounds}")
 
 
 def times(steps: int, rescale_t: float) -> list[float]:

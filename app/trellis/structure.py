@@ -16,6 +16,10 @@ from app.trellis.params import StructureDecoderParams, StructureFlowParams
 from app.trellis.samplers import Velocity
 
 
+class NoVoxel(StageFailed):
+    """A structure has no occupied voxel."""
+
+
 class StructureFlow(Transformer):
     """Velocity of a latent volume (in, R, R, R). Each patch of p^3 cells is one token, x slowest."""
 
@@ -155,9 +159,9 @@ class StructureDecoder(nn.Module):
 def occupied(logits: Tensor) -> Tensor:
     """(B, 1, R, R, R) -> (T, 4) int32 rows (b, x, y, z) where the logit is above 0, in lexicographic order.
 
-    Raises StageFailed if a batch element has none.
+    Raises NoVoxel if a batch element has none.
     """
     coords = torch.argwhere(logits[:, 0] > 0).int()
     if empty := sorted(set(range(len(logits))) - set(coords[:, 0].tolist())):
-        raise StageFailed(Reason("no_voxel", {"sample": empty[0], "logit": float(logits[empty[0]].max())}))
+        raise NoVoxel(Reason("no_voxel", {"sample": empty[0], "logit": float(logits[empty[0]].max())}))
     return coords

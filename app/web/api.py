@@ -156,7 +156,7 @@ def _job_request(body: NewJob) -> JobRequest:
         raise BadInput("source and size belong to kind 'turntable'")
     elif body.prompt or not picture:
         validate_prompt(body.prompt, config)
-    return JobRequest(picture=picture, **body.model_dump(exclude={"picture"}))
+    return JobRequest(picture=picture, trellis=body.trellis.given, **body.model_dump(exclude={"picture", "trellis"}))
 
 
 def _view(job: Job, status: int = 200) -> Response:

@@ -18,6 +18,7 @@ from app.generators import ProfileName
 from app.jobs.forecast import NOTHING, Forecast
 from app.jobs.listing import Listing
 from app.jobs.records import Engine, Job, JobOutcome, Kind, Order, State, Stats
+from app.samplers import SamplerSettings
 from app.splat import formats
 
 ASSETS = {
@@ -75,6 +76,10 @@ class NewJob(Wire):
     deadline_seconds: Deadline | None = None
     profile: ProfileName | None = None
     webhook_url: Annotated[str | None, Field(description="Gets a signed POST when the job has ended.")] = None
+    trellis: Annotated[
+        SamplerSettings,
+        Field(description="Sampler settings, as in [trellis]. A preset replaces all configured settings."),
+    ] = SamplerSettings()
 
 
 class JobPath(Query):
