@@ -110,7 +110,7 @@ def test_a_prompt_becomes_a_judged_splat_with_all_its_files(served: Jobs) -> Non
     certificate = Certificate.model_validate_json(read(served, job.id, "certificate.json"))
     assert (certificate.prompt, certificate.seed, certificate.verdict.outcome) == ("a blue rocket", 3, "passed")
     assert certificate.assets[0].sha256 == served.open_asset(job.id, "asset.ply").sha256
-    stages = [time.stage for time in served.stage_times(0, 1_000) if time.job == job.id]
+    stages = [time.stage for time in served.statistics.stage_times(0, 1_000) if time.job == job.id]
     assert stages == ["picture", "splat", "repair", "render", "score"]
 
 
@@ -413,7 +413,7 @@ def test_another_host_takes_over_the_jobs_of_a_lost_one(postgres_server: Server,
         assert (ended.state, ended.outcome) == ("DONE", "refused")
         assert ended.engine in processes.keys() - {dead}
         assert {engine.name: engine.state for engine in jobs.engines()}[dead] == "LOST"
-        assert len(jobs.results(0)) == 1
+        assert len(jobs.statistics.results(0)) == 1
 
 
 @pytest.mark.e2e
@@ -473,7 +473,7 @@ def test_two_hosts_share_the_queue_and_do_nothing_twice(postgres_server: Server,
         ended = [jobs.wait(id, 120) for id in ids]
         assert {job.outcome for job in ended} == {"passed"}
         assert len({job.engine for job in ended}) == 2
-        assert sorted(result.job for result in jobs.results(0)) == sorted(ids)
+        assert sorted(result.job for result in jobs.statistics.results(0)) == sorted(ids)
 
 
 @pytest.mark.e2e
@@ -547,7 +547,7 @@ def test_a_claim_that_the_database_forgot_is_made_again(make: Make) -> None:
             connection.execute(sa.update(tables.jobs).where(tables.jobs.c.id == job.id).values(**before))
         ended = jobs.wait(job.id, 120)
         assert (ended.state, ended.outcome) == ("DONE", "refused"), here.log
-        assert len(jobs.results(0)) == 1
+        assert len(jobs.statistics.results(0)) == 1
         assert "lost its claim" in here.log
 
 

@@ -123,7 +123,7 @@ def test_eight_callers_with_one_key_at_once_get_one_job(jobs: Jobs) -> None:
     with ThreadPoolExecutor(8) as pool:
         ids = {job.id for job in pool.map(lambda _: jobs.submit(ROCKET, key="k"), range(32))}
     assert len(ids) == 1
-    assert jobs.counts() == {"QUEUED": 1}
+    assert jobs.statistics.counts() == {"QUEUED": 1}
 
 
 def test_callers_that_share_get_the_job_that_is_under_way_and_put_its_deadline_off(jobs: Jobs) -> None:
@@ -175,7 +175,7 @@ def test_a_full_queue_says_when_to_come_back_from_the_measured_median(tmp_path: 
         with pytest.raises(QueueFull, match=r"jobs\.max_queued is 2") as full:
             jobs.submit(ROCKET)
         assert full.value.retry_after == 8
-        assert jobs.counts()["QUEUED"] == 2
+        assert jobs.statistics.counts()["QUEUED"] == 2
 
 
 def test_what_no_engine_could_do_is_refused_before_it_is_stored(jobs: Jobs) -> None:
@@ -191,7 +191,7 @@ def test_what_no_engine_could_do_is_refused_before_it_is_stored(jobs: Jobs) -> N
     ):
         with pytest.raises(BadInput):
             jobs.submit(order)
-    assert jobs.counts() == {}
+    assert jobs.statistics.counts() == {}
 
 
 def test_a_turntable_needs_a_finished_splat(jobs: Jobs) -> None:
@@ -348,14 +348,14 @@ def test_a_job_ends_once_with_its_files_and_counts(jobs: Jobs) -> None:
         job_store(jobs).end(claim, ending)
     job = jobs.get(claim.job.id)
     assert (job.state, job.outcome, job.score, job.assets) == ("DONE", "passed", 0.5, ("asset.ply",))
-    counted = {(tally.what, tally.label): tally.count for tally in jobs.stats().tallies}
+    counted = {(tally.what, tally.label): tally.count for tally in jobs.statistics.stats().tallies}
     assert counted == {
         ("state", "DONE"): 1,
         ("outcome", "passed"): 1,
         ("finding", "uniform"): 1,
         ("reason", "no_score"): 1,
     }
-    assert [result.job for result in jobs.results(0)] == [job.id]
+    assert [result.job for result in jobs.statistics.results(0)] == [job.id]
 
 
 def test_a_job_ends_whatever_the_text_of_its_error_is(jobs: Jobs) -> None:
@@ -688,7 +688,7 @@ def test_too_many_bytes_are_forgotten_oldest_first(jobs: Jobs) -> None:
     ids = [finished(jobs, 1_000) for _ in range(4)]
     assert retention(jobs, max_gb=2_500 / 1e9).sweep() == 2
     assert [job.id for job in jobs.list_jobs(Listing(), 9)] == ids[:1:-1]
-    assert jobs.stats().asset_bytes == 2_000
+    assert jobs.statistics.stats().asset_bytes == 2_000
 
 
 def test_the_reasons_of_an_older_release_still_read(jobs: Jobs) -> None:
@@ -740,13 +740,13 @@ def test_of_the_rows_that_numbers_are_made_of_the_newest_are_kept(jobs: Jobs, mo
         job_store(jobs).end(claim, DONE, times)
         ids.append(claim.job.id)
     retention(jobs, days=31).sweep()
-    assert [result.job for result in jobs.results(0)] == ids[2:], "they outlive their jobs"
-    assert [(time.job, time.stage) for time in jobs.stage_times(0)] == [
+    assert [result.job for result in jobs.statistics.results(0)] == ids[2:], "they outlive their jobs"
+    assert [(time.job, time.stage) for time in jobs.statistics.stage_times(0)] == [
         (id, stage) for id in ids[3:] for stage in ("splat", "score")
     ]
-    last = jobs.results(0)[-1].row
+    last = jobs.statistics.results(0)[-1].row
     job_store(jobs).end(begun(jobs), DONE)
-    assert len(jobs.results(last)) == 1, "rows rise on"
+    assert len(jobs.statistics.results(last)) == 1, "rows rise on"
 
 
 def test_a_file_that_was_forgotten_is_not_found(jobs: Jobs) -> None:
@@ -790,13 +790,13 @@ def test_a_damaged_database_file_is_named_with_the_remedy(tmp_path: Path) -> Non
 def test_a_data_folder_that_cannot_hold_a_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DatabaseDown, match=r"file.*serve\.data"):
-        Jobs(settings(tmp_path / "file" / "data")).counts()
+        Jobs(settings(tmp_path / "file" / "data")).statistics.counts()
 
 
 def test_a_database_server_that_does_not_answer_is_named_without_its_password(tmp_path: Path) -> None:
     config = settings(tmp_path, "postgresql://someone:secret@127.0.0.1:1/none")
     with pytest.raises(DatabaseDown, match=r"127\.0\.0\.1:1") as down:
-        Jobs(config).counts()
+        Jobs(config).statistics.counts()
     assert "secret" not in str(down.value)
 
 
@@ -873,7 +873,7 @@ def test_no_order_is_taken_while_its_files_could_not_be_stored(tmp_path: Path) -
     with client(settings(tmp_path, assets={"url": str(tmp_path / "store")})) as jobs:
         with pytest.raises(StorageDown, match="is not a folder"):
             jobs.submit(ROCKET)
-        assert jobs.counts() == {}
+        assert jobs.statistics.counts() == {}
 
 
 def test_a_full_disk_is_no_fault_of_the_job_whose_files_met_it(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_single_orphan_is_quarantined_for_days_and_then_removed(jobs: Jobs) ->
     for day in range(1, 9):  # the service runs all the while: the clock does not jump
         orphans(jobs, lambda day=day: NOW + day * DAY).sweep()  # type: ignore[misc]
     assert orphans(jobs).quarantined() == []
-    assert {(each.what, each.count) for each in jobs.stats().tallies} == {("quarantine", 1)}
+    assert {(each.what, each.count) for each in jobs.statistics.stats().tallies} == {("quarantine", 1)}
 
 
 def test_a_folder_that_may_still_be_written_to_is_left_alone(jobs: Jobs) -> None:

@@ -14,7 +14,7 @@ DOCUMENTED = {"_exit", "_asdict", "_make", "_replace", "_mapping"}
 """Public in spite of the underscore: os._exit, the methods of named tuples, and the mapping of a SQLAlchemy row."""
 
 MOST_LINES_OF_A_MODULE, MOST_LINES_OF_A_CLASS = 400, 150
-TOO_LONG = {"jobs/client.py: Jobs", "jobs/workflow.py: Worker"}
+TOO_LONG = {"jobs/workflow.py: Worker"}
 """What is still to be split. Remove entries; never add one."""
 
 

@@ -58,4 +58,4 @@ def test_the_jobs_of_an_earlier_release_go_on_in_their_order(upgraded: Config) -
         assert (len(built), jobs.get(cut.id).attempt) == (1, 2)
         with jobs.store.reading() as connection:
             starts = connection.scalar(sa.select(tables.jobs.c.starts).where(tables.jobs.c.id == cut.id))
-        assert (starts, len(jobs.results(0))) == (2, 7)
+        assert (starts, len(jobs.statistics.results(0))) == (2, 7)

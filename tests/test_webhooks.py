@@ -118,7 +118,7 @@ def left(jobs: Jobs) -> list[tuple[str, int]]:
 
 
 def tallies(jobs: Jobs) -> dict[str, int]:
-    return {tally.label: tally.count for tally in jobs.stats().tallies if tally.what == "webhook"}
+    return {tally.label: tally.count for tally in jobs.statistics.stats().tallies if tally.what == "webhook"}
 
 
 def test_an_ended_job_is_posted_once_with_a_signature_that_verifies(tmp_path: Path) -> None:

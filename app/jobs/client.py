@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
 import sqlalchemy as sa
 
@@ -13,26 +11,19 @@ from app.config import Config
 from app.errors import Conflict, NotFound
 from app.jobs import queries, submission, tables
 from app.jobs.assets import Asset, Assets
-from app.jobs.clock import DatabaseClock
 from app.jobs.forecast import Forecast, forecasts
 from app.jobs.heartbeats import list_engines
+from app.jobs.lazy_store import LazyStore
 from app.jobs.listing import Listing
-from app.jobs.queue import JobQueue
-from app.jobs.records import SERVING, Engine, Job, JobRequest, Result, StageTime, Stats, Usage
+from app.jobs.records import SERVING, Engine, Job, JobRequest
 from app.jobs.reordering import ANY, Passing, move_to_front
 from app.jobs.retention import remove_jobs
+from app.jobs.statistics import Statistics
 from app.jobs.storage_check import check_storage
 from app.jobs.store import Store
 from app.jobs.watch import Following, Watch
 
 MAX_PAGE = 1_000
-
-
-@dataclass(frozen=True)
-class _Opened:
-    store: Store
-    queue: JobQueue
-    clock: Callable[[], float]
 
 
 class Jobs:
@@ -48,28 +39,22 @@ class Jobs:
     ) -> None:
         self.config = config
         self.assets = Assets(config)
-        self._opening = threading.Lock()
-        self._opened: _Opened | None = None
-        self._clock = clock
-        self._restarted = restarted
+        self._database = LazyStore(config, clock, restarted)
+        self.statistics = Statistics(self._database)
         self._watch = Watch(self._versions)
 
     @property
     def store(self) -> Store:
-        return self._open().store
+        return self._database.store
 
     def clock(self) -> float:
         """Seconds since 1970. Raises DatabaseDown."""
-        return self._open().clock()
+        return self._database.clock()
 
     def close(self) -> None:
         """Ends the waits and closes the database."""
         self._watch.close()
-        with self._opening:
-            if self._opened:
-                self._opened.queue.close()
-                self._opened.store.close()
-                self._opened = None
+        self._database.close()
 
     def check_storage(self) -> None:
         """Raises StorageDown if a disk is full or cannot be written."""
@@ -85,8 +70,8 @@ class Jobs:
         Raises QueueFull, StorageDown, KeyReused if the key was used for another request, NotFound or Conflict if the
         source of a turntable does not exist or has no splat, BadInput for what no engine here could do.
         """
-        opened = self._open()
-        taker = submission.Submission(self.config, opened.store, opened.queue, self.assets, self.clock)
+        database = self._database
+        taker = submission.Submission(self.config, database.store, database.queue, self.assets, database.clock)
         return self.get(taker.take(request, key, shared, owner))
 
     def cancel(self, id: str) -> Job:
@@ -100,10 +85,9 @@ class Jobs:
     def move_to_front(self, id: str, passing: Passing = ANY) -> Job:
         """Makes a waiting job the next to run. Raises NotFound; Conflict if it does not wait; Forbidden."""
         self.get(id)
-        opened = self._open()
-        with opened.store.writing(alone=True) as connection:
+        with self.store.writing(alone=True) as connection:
             rank = move_to_front(connection, id, passing)
-        opened.queue.move(id, *rank)
+        self._database.queue.move(id, *rank)
         return self.get(id)
 
     def remove(self, id: str) -> Job:
@@ -111,7 +95,7 @@ class Jobs:
         job = self.get(id)
         if not job.ended:
             raise Conflict(f"job {id} is {job.state}: cancel it first")
-        remove_jobs(self.store, self.assets, self._open().queue.forget, [id])
+        remove_jobs(self.store, self.assets, self._database.queue.forget, [id])
         return job
 
     def star(self, id: str, starred: bool) -> Job:
@@ -127,12 +111,6 @@ class Jobs:
             if not (job := queries.find(connection, id)):
                 raise NotFound(unknown_job(id))
             return job
-
-    def usage(self, owner: str, seconds: float) -> Usage:
-        """What a caller uses; recent are the jobs of the last `seconds`."""
-        since = self.clock() - seconds
-        with self.store.reading() as connection:
-            return queries.usage(connection, owner, since)
 
     def list_jobs(self, listing: Listing, limit: int) -> list[Job]:
         """A page of at most `limit` jobs."""
@@ -180,41 +158,9 @@ class Jobs:
             raise NotFound(f"job {id} ({job.state}) has no file {name[:64]!r}; it has: {there}")
         return Asset(name, self.assets.open(row["path"], row["size"]), row["size"], row["sha256"], row["modified"])
 
-    def counts(self) -> dict[str, int]:
-        """How many jobs are in each state at this moment."""
-        with self.store.reading() as connection:
-            return queries.counts(connection)
-
-    def stats(self) -> Stats:
-        """The statistics at this moment."""
-        now = self.clock()
-        with self.store.reading() as connection:
-            return queries.stats(connection, now)
-
-    def stage_times(self, after_row: int, limit: int = MAX_PAGE) -> list[StageTime]:
-        """The stages finished after row `after_row`, in order."""
-        return [StageTime(**row) for row in self._after(tables.stage_times, after_row, limit)]
-
-    def results(self, after_row: int, limit: int = MAX_PAGE) -> list[Result]:
-        """The jobs finished after row `after_row`, in order."""
-        return [Result(**row) for row in self._after(tables.results, after_row, limit)]
-
-    def _open(self) -> _Opened:
-        with self._opening:
-            if not self._opened:
-                store = Store(self.config)
-                store.count_ends("web", self._restarted)
-                self._restarted = ()
-                self._opened = _Opened(store, JobQueue(store), self._clock or DatabaseClock(store))
-            return self._opened
-
     def _versions(self, ids: Iterable[str]) -> dict[str, int]:
         with self.store.reading() as connection:
             return queries.versions(connection, ids)
-
-    def _after(self, table: sa.Table, row: int, limit: int) -> Sequence[sa.RowMapping]:
-        with self.store.reading() as connection:
-            return queries.rows_after(connection, table, row, limit)
 
 
 def unknown_job(id: str) -> str:

@@ -108,7 +108,7 @@ class CallerJobs:
 
     def stats(self) -> Stats:
         """Numbers about all jobs, without a word of any."""
-        return self._jobs.stats()
+        return self._jobs.statistics.stats()
 
     def _may_see(self, job: Job) -> bool:
         return self._caller.sees_all or job.owner in (None, self._caller.name)
@@ -122,7 +122,7 @@ class CallerJobs:
             raise Forbidden(f"job {id} belongs to another token; only one with scope=admin may change it")
 
     def _check_quota(self) -> None:
-        quota, used = self._caller.quota, self._jobs.usage(self._caller.name, HOUR)
+        quota, used = self._caller.quota, self._jobs.statistics.usage(self._caller.name, HOUR)
         if quota.max_waiting is not None and used.waiting >= quota.max_waiting:
             raise QueueFull(f"{used.waiting} of your jobs wait, this token may have {quota.max_waiting}", 30)
         if quota.max_per_hour is not None and used.recent >= quota.max_per_hour:

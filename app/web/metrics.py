@@ -97,7 +97,7 @@ class JobsCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("splatgate_database_up", "Whether the database can be used.")
         try:
-            stats, engines = self._jobs.stats(), self._jobs.engines()
+            stats, engines = self._jobs.statistics.stats(), self._jobs.engines()
             with self._lock:
                 self._read_on()
                 histograms = list(self._histograms())
@@ -110,10 +110,10 @@ class JobsCollector(Collector):
         yield from (*_counters(stats), *_gauges(stats), *histograms, *_engines(engines))
 
     def _read_on(self) -> None:
-        for stage in _all(self._jobs.stage_times, self._stage_row):
+        for stage in _all(self._jobs.statistics.stage_times, self._stage_row):
             self._stages.add(stage.stage, stage.seconds)
             self._stage_row = stage.row
-        for result in _all(self._jobs.results, self._result_row):
+        for result in _all(self._jobs.statistics.results, self._result_row):
             self._jobs_took.add(result.kind, result.seconds)
             if result.score is not None:
                 self._scores.add(result.kind, result.score)
