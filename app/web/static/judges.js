@@ -1,19 +1,14 @@
-// The report on the feedback of the judges, as a picture. Hidden while there is no feedback.
+// The report on the feedback of the judges, in words and plots. Hidden while there is no feedback.
 
 import { ask } from "./api.js";
 import { element } from "./dom.js";
-import { count } from "./words.js";
-
-const dark = matchMedia("(prefers-color-scheme: dark)");
+import { plots } from "./plot.js";
+import { count, percent } from "./words.js";
 
 export async function showJudges(section) {
   const report = await ask("/v1/feedback/report");
   if (!report.answers) return;
-  const picture = element("img", { alt: "", loading: "lazy" });
-  const draw = () => (picture.src = `/v1/feedback/report.png?theme=${dark.matches ? "dark" : "light"}`);
-  dark.addEventListener("change", draw);
-  draw();
-  section.append(element("p", {}, said(report)), ...advice(report), picture);
+  section.append(element("p", {}, said(report)), ...advice(report), element("div", { class: "plots" }, plots(report)));
   section.hidden = false;
 }
 
@@ -29,8 +24,4 @@ function said({ answers, acceptance: { share, total, low, high }, failed }) {
 
 function advice({ threshold, min_gaussians }) {
   return [threshold, min_gaussians].map((each) => element("p", { class: "quiet" }, `${each.setting}: ${each.reason}`));
-}
-
-function percent(share) {
-  return `${(100 * share).toFixed(0)} %`;
 }

@@ -42,6 +42,10 @@ export function count(value) {
   return value.toLocaleString("en");
 }
 
+export function percent(share) {
+  return `${(100 * share).toFixed(0)} %`;
+}
+
 export function duration(seconds) {
   if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
   return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
