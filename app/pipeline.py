@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from loguru import logger
 
 from app.attempts import best_attempt
 from app.config import Config
-from app.errors import NotFetched, NothingMade, StageFailed
+from app.errors import BadInput, NotFetched, NothingMade, StageFailed
 from app.gate import Outcome, Verdict
 from app.generators import check_takes_pictures, without_models
 from app.generators.generator import resolve
@@ -60,6 +60,13 @@ class SamplingGenerator(LoadedGenerator, Protocol):
     def sampling(self) -> Sampling: ...
 
     def with_samplers(self, settings: SamplerSettings, /) -> SamplingGenerator: ...
+
+
+@runtime_checkable
+class CutsOut(Protocol):
+    """A generator that separates the object in a picture from its background."""
+
+    def cut_out(self, picture: Picture, /) -> Picture: ...
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,14 @@ def load_stages(config: Config, on_load: OnLoad = no_progress) -> Stages:
     models = validator.models.values() if validator else ()
     generator.place_weights(next((each for each in models if isinstance(each, Scorer)), None), config)
     return Stages(generator, validator)
+
+
+def cut_out(picture: Picture, stages: Stages) -> Picture:
+    """The object in a caller's picture, transparent around it. Raises BadInput if the generator cuts nothing out, and
+    StageFailed if there is no object."""
+    if not isinstance(stages.generator, CutsOut):
+        raise BadInput("the generator of this profile does not cut objects out of pictures")
+    return stages.generator.cut_out(picture)
 
 
 def generate(

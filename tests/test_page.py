@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import _random_models as random_models
 import numpy as np
 import pytest
+import requests
 from _damage import DAMAGES
 from _serving import service
 from chromium_page import (
@@ -34,8 +36,10 @@ from chromium_page import (
 )
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
+from service import engine, wait_until, web
 
 from app.config import Config
+from app.generators.shapes import SHAPES_CLIP
 from app.jobs.client import Jobs
 from app.jobs.records import JobRequest
 from app.splat.ply import encode_ply
@@ -421,7 +425,9 @@ def test_what_the_judges_said_is_shown_once_they_have_said_something(waiting: st
     page.reload()
     expect(section).to_contain_text("1 answer, 100 % of 1 accepted")
     section.scroll_into_view_if_needed()
-    wait_for(lambda: section.locator("img").evaluate("image => image.naturalWidth") > 0)
+    expect(
+        section.get_by_role("img", name="Share accepted by each judge. Judge 7, 1 verdicts, 100 % of 1")
+    ).to_be_visible()
 
 
 def test_progress_comes_back_after_the_server_refused_it(waiting: str, visit: Callable[..., Page]) -> None:
@@ -452,6 +458,36 @@ def test_where_pictures_are_taken_one_can_be_given_instead_of_words(tmp_path: Pa
             "Next in the queue"
         )
         page.context.close()
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A web process and an engine of profile full, with tiny random models. The URL of the page."""
+    folder = tmp_path_factory.mktemp("full")
+    random_models.write_all(folder / "models", "tiny")
+    tiny = {
+        name.removeprefix("SPLATGATE__"): value for name, value in random_models.settings(folder / "models").items()
+    }
+    scorer = {"SCORE__MODEL": f"local-dir:{SHAPES_CLIP}", "SCORE__PRETRAINED": "", "RENDER__SIZE": 64}
+    settings = tiny | scorer | {"CUTOUT__MIN_SHARE": 0, "CUTOUT__MAX_SHARE": 1}
+    with web(folder, **settings) as running, engine(folder, **settings):
+        ready = f"{running.url}/readyz"
+        wait_until(lambda: requests.get(ready, timeout=5).ok, "an engine is ready", (folder / "engine.log").read_text)
+        yield f"{running.url}/"
+
+
+@pytest.mark.filterwarnings("ignore")  # of models being written
+def test_the_cutout_of_a_picture_is_shown_and_nothing_of_it_is_kept(
+    full: str, visit: Callable[..., Page], tmp_path: Path
+) -> None:
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "red.png")
+    page = visit(full)
+    page.get_by_label("Picture").set_input_files(tmp_path / "red.png")
+    cutout = page.get_by_alt_text("The object that was cut out")
+    expect(cutout).to_have_js_property("naturalWidth", 64)
+    wait_for(lambda: page.request.get(f"{full}v1/jobs").json()["jobs"] == [])
+    page.get_by_role("button", name="Remove").click()
+    expect(cutout).to_have_count(0)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

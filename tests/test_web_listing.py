@@ -156,3 +156,14 @@ def png(color: str = "red") -> str:
     picture = io.BytesIO()
     Image.new("RGB", (40, 40), color).save(picture, "PNG")
     return base64.b64encode(picture.getvalue()).decode()
+
+
+def test_a_cutout_needs_a_picture_and_takes_no_prompt(client: FlaskClient) -> None:
+    png = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(png, "PNG")
+    picture = base64.b64encode(png.getvalue()).decode()
+    assert client.post("/v1/jobs", json={"kind": "cutout", "picture": picture}).json["kind"] == "cutout"
+    for body in ({}, {"prompt": "a blue rocket"}, {"prompt": "a blue rocket", "picture": picture}):
+        refused = client.post("/v1/jobs", json={"kind": "cutout"} | body)
+        assert refused.status_code == 422
+        assert "cutout" in refused.json["detail"]

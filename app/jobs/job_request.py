@@ -7,7 +7,7 @@ import secrets
 from app.bounds import ATTEMPTS, DEADLINE, FILM_SIZE, PRIORITY, SEED
 from app.config import Config
 from app.errors import BadInput
-from app.jobs.records import JobRequest
+from app.jobs.records import JobRequest, Kind
 from app.picture_format import format_of
 from app.sampler_request import requested_samplers
 from app.samplers import SamplerSettings
@@ -24,6 +24,10 @@ BOUNDS = {
     "deadline_seconds": DEADLINE,
     "size": FILM_SIZE,
 }
+
+
+NEEDS: dict[Kind, str] = {"validate": "splat", "repair": "splat", "turntable": "source", "cutout": "picture"}
+"""The field without which a request of this kind makes no sense."""
 
 
 def new_id(now: float) -> str:
@@ -44,9 +48,8 @@ def check(request: JobRequest, key: str | None, config: Config) -> None:
         value = getattr(request, name)
         if value is not None and value not in bounds:
             raise BadInput(f"{name} = {value}: give {bounds}")
-    needs = {"validate": request.splat, "repair": request.splat, "turntable": request.source}
-    if request.kind in needs and not needs[request.kind]:
-        raise BadInput(f"a {request.kind} job needs a {'source' if request.kind == 'turntable' else 'splat'}")
+    if (need := NEEDS.get(request.kind)) and not getattr(request, need):
+        raise BadInput(f"a {request.kind} job needs a {need}")
     if request.trellis and request.kind != "generate":
         raise BadInput(f"a {request.kind} job samples nothing: omit trellis")
     requested_samplers(SamplerSettings.model_validate(request.trellis), config)

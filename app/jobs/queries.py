@@ -14,7 +14,7 @@ from app.jobs.tables import to_job
 MEDIAN_OF = 50
 """The expected time of a job is the median of this many finished jobs of its kind."""
 
-KINDS: tuple[Kind, ...] = ("generate", "validate", "repair", "turntable")
+KINDS: tuple[Kind, ...] = ("generate", "validate", "repair", "turntable", "cutout")
 
 
 def find(connection: sa.Connection, id: str) -> Job | None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from app.gate import MetricValue
 from app.stage import Stage
 
-Kind = Literal["generate", "validate", "repair", "turntable"]
+Kind = Literal["generate", "validate", "repair", "turntable", "cutout"]
 State = Literal["QUEUED", "RUNNING", "DONE", "FAILED", "CANCELLED", "EXPIRED", "QUARANTINED"]
 EngineState = Literal["STARTING", "WARMING", "READY", "BUSY", "DRAINING", "FAILED", "LOST"]
 JobOutcome = Literal["passed", "refused", "not validated"]

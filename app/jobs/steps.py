@@ -21,11 +21,13 @@ from app.reason import Reason
 from app.samplers import SamplerSettings
 from app.splat import formats
 from app.splat.model import Splat
+from app.stage import Stage
 from app.stages.picture import FORMATS, Picture, encode_png, read_picture
 from app.validation import per_view_scores
 from app.writing import replacing
 
 GIVEN = "given"
+CUTOUT = "cutout.png"
 GIVEN_PICTURES = ("picture.png", "picture.jpg")
 
 
@@ -64,12 +66,7 @@ class Steps:
             return DrawResult(failure=error.reason)
         if not picture:
             return DrawResult()
-        path = progress.claim.folder(attempt)
-        with self.assets.folder(path) as folder:
-            with replacing(folder / "picture.png") as stream:
-                stream.write(encode_png(picture))
-            (file,) = stored(folder, path, ("picture.png",))
-        return DrawResult(file, picture.model, picture.seed)
+        return DrawResult(self._store_picture(progress, attempt, "picture.png", picture), picture.model, picture.seed)
 
     def build(self, progress: Progress, attempt: int, drawn: DrawResult) -> JobResult:
         """Builds and validates the splat of an attempt. It counts as refused if a stage produced failed usable."""
@@ -101,6 +98,16 @@ class Steps:
             files=files,
         )
 
+    def cut_out(self, progress: Progress) -> JobResult:
+        """The object in a caller's picture, as the generator sees it: cutout.png. Raises StageFailed."""
+        progress.begin(1, Stage.PICTURE)
+        given = self.job_store.find_file(progress.claim.job.id, GIVEN_PICTURES)
+        if not given:
+            raise BadFile(f"job {progress.claim.job.id} came without a picture")
+        picture = self.decoder.picture(self.assets.read(given.path), FORMATS)
+        cut = pipeline.cut_out(picture, self.stages)
+        return JobResult("DONE", attempt=1, files=(self._store_picture(progress, 1, CUTOUT, cut),))
+
     def given_splat(self, job: Job) -> Splat:
         """The splat that the caller sent with the job."""
         file = self.job_store.find_file(job.id, formats.input_names())
@@ -114,6 +121,14 @@ class Steps:
         request = GenerationRequest(job.prompt, picture if drawn.model == GIVEN else None, samplers)
         seed, on_stage = job.seed + attempt - 1, progress.on_stage(attempt)
         return pipeline.build(request, picture, seed, attempt, self.stages, self.config, on_stage)
+
+    def _store_picture(self, progress: Progress, attempt: int, name: str, picture: Picture) -> Stored:
+        path = progress.claim.folder(attempt)
+        with self.assets.folder(path) as folder:
+            with replacing(folder / name) as stream:
+                stream.write(encode_png(picture))
+            (file,) = stored(folder, path, (name,))
+        return file
 
     def _picture(self, drawn: DrawResult) -> Picture | None:
         if not drawn.picture:

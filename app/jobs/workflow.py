@@ -32,11 +32,13 @@ from app.stage import Stage
 Values = dict[str, Any]
 """A step's result as JSON has it."""
 
-SPLAT_STEPS: dict[Kind, Callable[[Steps, Progress], JobResult]] = {
+SINGLE_STEPS: dict[Kind, Callable[[Steps, Progress], JobResult]] = {
     "validate": validate_splat,
     "repair": repair_splat,
     "turntable": make_turntable,
+    "cutout": Steps.cut_out,
 }
+"""The kinds of jobs that are one step."""
 
 STORAGE_SECONDS = 1.0
 """Between two looks whether files can be stored."""
@@ -164,7 +166,7 @@ class Worker:
         try:
             if job.kind == "generate":
                 return best_attempt(job.attempts, lambda number: self._attempt(progress, number))
-            step = SPLAT_STEPS[job.kind]
+            step = SINGLE_STEPS[job.kind]
             return _to_job_result(self._durable(job.kind, progress, lambda: asdict(step(self._steps, progress))))
         except Stopped as stopped:
             return JobResult(stopped.stop.state, stopped.stop.error)

@@ -63,7 +63,11 @@ class Full:
         if picture is None:
             raise BadInput("this profile needs a picture: draw one first, or give one")
         logger.info(f"TRELLIS: {self.sampling}")
-        return self.trellis.run(self.cutout.run(picture.image), seed, self.sampling)
+        return self.trellis.run(self.cut_out(picture).image, seed, self.sampling)
+
+    def cut_out(self, picture: Picture) -> Picture:
+        """The picture, transparent outside the object. Raises StageFailed if there is none."""
+        return replace(picture, image=self.cutout.run(picture.image))
 
     def place_weights(self, scorer: Scorer | None, config: Config) -> None:
         """Places the weights of the image model and the scorer as [gpu] says. TRELLIS stays on the GPU."""

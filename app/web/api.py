@@ -61,7 +61,7 @@ def json_only() -> None:
 
 @api.post("/jobs", responses={202: JobView})
 def submit(header: IdempotencyHeader, body: NewJob) -> Response:
-    """Submit a job: generate a splat, or film the splat of a job. Answers at once; the job runs later."""
+    """Submit a job: generate a splat, film the splat of a job, or cut the object out of a picture. Answers at once."""
     job = current_jobs().submit(_job_request(body), key=header.key)
     logger.bind(job=job.id).info(f"{job.kind} submitted: {job.prompt!r}")
     answer = _view(job, 202)
@@ -154,6 +154,9 @@ def _job_request(body: NewJob) -> JobRequest:
             raise BadInput("a turntable needs a source, and takes neither prompt nor picture")
     elif body.source is not None or body.size is not None:
         raise BadInput("source and size belong to kind 'turntable'")
+    elif body.kind == "cutout":
+        if body.prompt or not picture:
+            raise BadInput("a cutout needs a picture, and takes no prompt")
     elif body.prompt or not picture:
         validate_prompt(body.prompt, config)
     return JobRequest(picture=picture, trellis=body.trellis.given, **body.model_dump(exclude={"picture", "trellis"}))

@@ -27,6 +27,7 @@ ASSETS = {
     "certificate.json": "application/json",
     "picture.png": "image/png",
     "picture.jpg": "image/jpeg",
+    "cutout.png": "image/png",
     "turntable.mp4": "video/mp4",
     "verdict.json": "application/json",
     "report.json": "application/json",
@@ -65,7 +66,7 @@ class Query(BaseModel):
 class NewJob(Wire):
     """A job to submit. Fields that are left out take the configured value."""
 
-    kind: Literal["generate", "turntable"] = "generate"
+    kind: Literal["generate", "turntable", "cutout"] = "generate"
     prompt: Annotated[str, Field(description="What to generate; may be empty if there is a picture.")] = ""
     picture: Annotated[str | None, Field(description="PNG or JPEG in base64, to generate the splat from.")] = None
     source: Annotated[JobId | None, Field(description="kind turntable: the job whose splat is filmed.")] = None

@@ -1,6 +1,7 @@
 // The form: prompt, picture, seed, attempts, and how many variations.
 
-import { Problem, submit } from "./api.js";
+import { submit } from "./api.js";
+import { Cutout, encoded } from "./cutout.js";
 import { element, say } from "./dom.js";
 
 const NEARLY_FULL = 0.8; // of the longest prompt: from here on its length is shown
@@ -57,6 +58,7 @@ export class Make {
     URL.revokeObjectURL(this.preview.dataset.address ?? "");
     this.preview.replaceChildren();
     this.preview.hidden = !file;
+    this.cutout?.dispose();
     if (!file) this.fields.picture.value = "";
     else this.showPreview(file);
   }
@@ -65,7 +67,10 @@ export class Make {
     const address = URL.createObjectURL(file);
     this.preview.dataset.address = address;
     const remove = element("button", { type: "button", class: "plain", onclick: () => this.usePicture(null) }, "Remove");
-    this.preview.append(element("img", { src: address, alt: `The picture ${file.name}` }), file.name, remove);
+    const picture = element("img", { src: address, alt: `The picture ${file.name}` });
+    const cutout = element("div", { class: "cutout" });
+    this.preview.append(picture, cutout, element("div", {}, element("p", {}, file.name), remove));
+    this.cutout = new Cutout(file, cutout);
   }
 
   async submit() {
@@ -133,14 +138,4 @@ export class Make {
     say(this.counter, length > NEARLY_FULL * most ? `${length} of ${most} characters` : "");
     this.counter.classList.toggle("problem", length > most);
   }
-}
-
-async function encoded(file) {
-  const reader = new FileReader();
-  await new Promise((resolve) => {
-    reader.addEventListener("loadend", resolve);
-    reader.readAsDataURL(file);
-  });
-  if (reader.error) throw new Problem(0, `The picture cannot be read: ${reader.error.message}`);
-  return reader.result;
 }

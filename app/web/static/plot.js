@@ -36,7 +36,7 @@ function figure(words, draw, ...more) {
 
 function drawJudges(judges, width) {
   const height = judges.length * ROW + BOTTOM;
-  const x = scale(0, 1, 8, width - RIGHT - 8);
+  const x = scale(0, 1, 20, width - RIGHT - 16);
   const ticks = SHARES.map((share) => xTick(x(share), height - BOTTOM, percent(share)));
   const rows = judges.flatMap((judge, index) => {
     const y = index * ROW + 30;
@@ -61,13 +61,13 @@ function drawBuckets(buckets, width) {
 }
 
 function drawCurve({ curve, threshold }, width) {
-  const [low, high] = [curve[0].threshold, Math.max(curve.at(-1).threshold, curve[0].threshold + 0.001)];
+  const shown = [...curve.map((point) => point.threshold), ...settings(threshold).map(({ value }) => value)];
+  const [low, high] = [Math.min(...shown), Math.max(...shown, Math.min(...shown) + 0.001)];
   const x = scale(low, high, LEFT, width - RIGHT);
   const place = (value) => (point) => `${x(point.threshold).toFixed(1)},${yOf(value(point) ?? 0).toFixed(1)}`;
   const area = [...curve.map(place((point) => point.acceptance.low)), ...curve.toReversed().map(place((point) => point.acceptance.high ?? 0))];
   const lines = CURVES.map(({ key, kind }) => svg("polyline", { points: curve.map(place(key)).join(" "), class: kind }));
-  const marks = settings(threshold).filter(({ value }) => value >= low && value <= high);
-  const upright = marks.map(({ value, kind }) => svg("line", { x1: x(value), x2: x(value), y1: TOP, y2: HEIGHT - BOTTOM, class: kind }));
+  const upright = settings(threshold).map(({ value, kind }) => svg("line", { x1: x(value), x2: x(value), y1: TOP, y2: HEIGHT - BOTTOM, class: kind }));
   const ends = [curve[0], curve.at(-1)].map((point) => `at ${point.threshold.toFixed(3)} ${CURVES.map(({ key, words }) => `${percent(key(point) ?? 0)} ${words}`).join("; ")}`);
   return drawing(width, HEIGHT, `What a threshold would mean: ${ends.join(". ")}.`, axes(width, x, [low, high], "validate.threshold"), svg("polygon", { points: area.join(" "), class: "interval" }), upright, lines);
 }

@@ -17,6 +17,7 @@ const FILES = {
   "views.png": "Views",
   "picture.png": "Picture",
   "picture.jpg": "Picture",
+  "cutout.png": "Cutout",
   "turntable.mp4": "Turntable film",
   "report.json": "Repair report",
   "verdict.json": "Verdict",
@@ -70,7 +71,8 @@ export function describe(job) {
   if (job.state === "QUEUED") return `${position(job.position)}${expected(job)}`;
   if (job.state === "RUNNING") {
     const attempt = job.attempts > 1 && job.attempt ? `Attempt ${job.attempt} of ${job.attempts}: ` : "";
-    return `${attempt}${STAGES[job.stage]?.[0] ?? "Starting"}…${expected(job)}`;
+    const stage = job.kind === "cutout" ? "Cutting out the object" : STAGES[job.stage]?.[0] ?? "Starting";
+    return `${attempt}${stage}…${expected(job)}`;
   }
   const { word } = verdict(job);
   const details = [job.score !== null && `score ${score(job.score)}`, ...job.reasons].filter(Boolean);

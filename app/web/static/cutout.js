@@ -1,0 +1,61 @@
+// What the generator will see of a picture: the object alone. An engine cuts it out; nothing of it is kept.
+
+import * as api from "./api.js";
+import { element, say } from "./dom.js";
+import { ended } from "./words.js";
+
+export class Cutout {
+  // place: where the cutout is shown, and until then what is being done.
+  constructor(file, place) {
+    Object.assign(this, { place, address: "", disposed: false, stop: () => {} });
+    this.status = element("p", { class: "quiet", role: "status" });
+    place.replaceChildren(this.status);
+    this.order(file).catch((problem) => this.say(`No cutout: ${problem.message}`));
+  }
+
+  async order(file) {
+    this.say("Cutting out the object…");
+    this.job = await api.submit({ kind: "cutout", picture: await encoded(file) });
+    if (this.disposed) return this.forget();
+    this.stop = api.follow(this.job.id, (job) => ended(job) && this.show(job).catch((problem) => this.say(problem.message)));
+  }
+
+  async show(job) {
+    this.job = job;
+    if (!job.assets.includes("cutout.png")) return this.say(job.error || "There is no cutout.");
+    const bytes = await api.file(job, "cutout.png");
+    this.address = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
+    this.place.replaceChildren(element("img", { src: this.address, alt: "The object that was cut out" }));
+    await this.forget();
+  }
+
+  // Another picture was chosen, or none.
+  dispose() {
+    this.disposed = true;
+    this.stop();
+    URL.revokeObjectURL(this.address);
+    this.forget();
+  }
+
+  // Cancels the job if it has not ended; removes it, with the picture, if it has.
+  async forget() {
+    const { job } = this;
+    this.job = null;
+    if (job) await api.remove(job.id).catch(() => {}); // retention removes it later
+  }
+
+  say(words) {
+    if (!this.disposed) say(this.status, words);
+  }
+}
+
+// A picture as a data URL.
+export async function encoded(file) {
+  const reader = new FileReader();
+  await new Promise((resolve) => {
+    reader.addEventListener("loadend", resolve);
+    reader.readAsDataURL(file);
+  });
+  if (reader.error) throw new api.Problem(0, `The picture cannot be read: ${reader.error.message}`);
+  return reader.result;
+}
