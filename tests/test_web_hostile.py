@@ -6,13 +6,15 @@ import base64
 import io
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
-from http.client import HTTPResponse
+from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 from flask import g
 from flask.testing import FlaskClient
 from healthy import ball
@@ -185,3 +187,36 @@ def test_json_that_is_nested_too_deeply_is_the_callers_mistake(
 
 def test_large_forms_take_turns(crowded: FlaskClient) -> None:
     assert crowded.post("/generate/", data={"prompt": "x" * 100_000}).status_code == 503
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/jobs", 413), ("/no", 404), ("/livez", 405)])
+def test_a_large_body_that_nobody_wants_keeps_nobody_waiting(service: Service, path: str, status: int) -> None:
+    """Receiving 100 MB that is refused took half a minute, during which nothing else was answered."""
+    headers = {"Content-Type": "application/json"}
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(requests.post, service.url + path, data=b" " * 100_000_000, headers=headers, timeout=60)
+        waits = [requests.get(f"{service.url}/livez", timeout=60).elapsed.total_seconds() for _ in range(20)]
+    assert sent.result().status_code == status
+    assert max(waits) < 2
+
+
+def test_a_connection_is_used_again_after_a_body_that_nobody_wants(service: Service) -> None:
+    with closing(HTTPConnection("127.0.0.1", service.port, timeout=20)) as client:
+        for _ in range(2):
+            client.request("POST", "/no", b"x" * 3_000_000)
+            answer = client.getresponse()
+            assert (answer.status, answer.will_close) == (404, False)
+            answer.read()
+
+
+def test_a_connection_is_closed_after_a_chunk_that_is_none(service: Service) -> None:
+    with closing(socket.create_connection(("127.0.0.1", service.port), timeout=20)) as client:
+        head = "Host: localhost\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n"
+        client.sendall(f"POST /no HTTP/1.1\r\n{head}GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        received = b"".join(iter(lambda: client.recv(65_536), b""))
+    assert received.count(b"HTTP/1.1 ") == 1, received
+
+
+def test_the_body_of_a_request_that_takes_none_is_not_looked_at(service: Service) -> None:
+    headers = {"Content-Type": "application/json"}
+    assert requests.get(f"{service.url}/v1/stats", data=b"[" * 200_000, headers=headers, timeout=20).status_code == 200

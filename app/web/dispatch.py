@@ -7,24 +7,22 @@ object store and the processor without holding up the others.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO, Any
+from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import gevent
 from flask import Flask
 from gevent.lock import BoundedSemaphore
 from gevent.threadpool import ThreadPool
-from gunicorn.http.errors import ParseException
-from werkzeug.exceptions import BadRequest
 from werkzeug.wsgi import ClosingIterator
 
 from app.config import LimitsConfig
-from app.errors import DatabaseDown, SplatgateError, TooBusy, TooSlow
+from app.errors import DatabaseDown, TooBusy
+from app.web.bodies import BodyReceiver, discard, has_body
 from app.web.events import EventStream
-from app.web.limits import BEGAN, REFUSAL, check_size, wants_body
+from app.web.limits import BEGAN, REFUSAL, wants_body
 
 STALL_SECONDS = 60.0
 """A client that takes no byte of its answer for this long is dropped."""
@@ -42,9 +40,7 @@ POLL_SECONDS = 0.05
 """How often an event stream looks whether its job has changed; the look is in memory."""
 
 PIECE = 64 * 1024
-BODIES_AT_ONCE = 4
-"""Bodies being received take at most this many times limits.max_body_mb on the disk of the temporary folder."""
-
+"""Bytes; shorter answers are read whole in the thread of the view."""
 WSGI = Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]
 Answer = tuple[Iterable[bytes], str, list[tuple[str, str]]]
 
@@ -64,11 +60,17 @@ class Dispatcher:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         environ["gunicorn.socket"].settimeout(STALL_SECONDS)
         environ[BEGAN] = time.monotonic()
+        if not has_body(environ):
+            return self._answer(environ, start_response)
+        body = environ["wsgi.input"]
+        return ClosingIterator(self._answer(environ, start_response), [lambda: discard(body)])
+
+    def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/livez":
             return self.app(environ, start_response)  # here, so that it needs no thread; it uses no database
         if environ["PATH_INFO"] in HEALTH:
             return self._answer_health(environ, start_response)
-        if _has_body(environ) and wants_body(self.app, environ):
+        if has_body(environ) and wants_body(self.app, environ):
             self._bodies.receive(environ)
         if not self._places.acquire(blocking=False):
             most = self._config.max_requests
@@ -117,71 +119,6 @@ class Dispatcher:
             if event is None:
                 return
             yield event
-
-
-class BodyReceiver:
-    """Receives the bodies of requests into temporary files, under limits of size and time."""
-
-    def __init__(self, config: LimitsConfig) -> None:
-        self._config = config
-        self._free = BODIES_AT_ONCE * config.max_body_mb * 2**20
-
-    def receive(self, environ: WSGIEnvironment) -> None:
-        """Replaces wsgi.input by the whole body. What is wrong with it is left in the environment: the application
-        raises it once it knows who asks."""
-        announced = int(environ.get("CONTENT_LENGTH") or 0)  # gunicorn has refused what is no number
-        kind = environ.get("CONTENT_TYPE", "")
-        body = tempfile.SpooledTemporaryFile(max_size=4 * PIECE)  # noqa: SIM115  the request closes it
-        try:
-            self._check(announced, kind)
-            with gevent.Timeout(self._config.body_seconds, self._too_slow()):
-                length = self._copy(environ["wsgi.input"], body, kind)
-            _check_whole(length, announced)
-        except (SplatgateError, BadRequest, OSError) as error:
-            body.close()
-            environ[REFUSAL] = error
-            return
-        body.seek(0)
-        environ["wsgi.input"] = body
-        environ["CONTENT_LENGTH"] = str(length)
-        environ.pop("HTTP_TRANSFER_ENCODING", None)
-
-    def _copy(self, stream: Any, body: IO[bytes], kind: str) -> int:
-        length = 0
-        try:
-            while piece := _read(stream):
-                length += len(piece)
-                self._free -= len(piece)
-                self._check(length, kind)
-                body.write(piece)
-        finally:
-            self._free += length
-        return length
-
-    def _check(self, length: int, kind: str) -> None:
-        check_size(length, kind, self._config)
-        if self._free < 0:
-            raise TooBusy("too many large bodies are being received: try again soon")
-
-    def _too_slow(self) -> TooSlow:
-        return TooSlow(f"the body did not arrive within {self._config.body_seconds:g} s (limits.body_seconds)")
-
-
-def _check_whole(length: int, announced: int) -> None:
-    if length < announced:
-        raise BadRequest(f"the body ended after {length:,} of {announced:,} bytes")
-
-
-def _read(stream: Any) -> bytes:
-    try:
-        piece: bytes = stream.read(PIECE)
-    except ParseException as error:
-        raise BadRequest(f"the body is not what its headers announce: {error}") from None
-    return piece
-
-
-def _has_body(environ: WSGIEnvironment) -> bool:
-    return environ.get("CONTENT_LENGTH", "0") not in ("", "0") or "HTTP_TRANSFER_ENCODING" in environ
 
 
 def _call(app: WSGI, environ: WSGIEnvironment) -> Answer:

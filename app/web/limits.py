@@ -46,7 +46,7 @@ def limit(app: Flask, config: LimitsConfig) -> None:
 def wants_body(app: Flask, environ: WSGIEnvironment) -> bool:
     """Whether the route takes a body and the caller is authorized. No other body is received."""
     with app.request_context(environ):
-        if request.method not in ("POST", "PATCH") or request.routing_exception:
+        if not _takes_body():
             return False
         try:
             check()
@@ -67,8 +67,14 @@ def check_size(length: int, content_type: str, config: LimitsConfig) -> None:
         )
 
 
+def _takes_body() -> bool:
+    return request.method in ("POST", "PATCH") and not request.routing_exception
+
+
 def _check_body(config: LimitsConfig) -> None:
     """Raises TooLarge for a body that would take too much memory to parse."""
+    if not _takes_body():
+        return
     length, kind = request.content_length or 0, request.content_type or ""
     check_size(length, kind, config)
     if length <= SMALL_BODY:
