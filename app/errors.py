@@ -52,6 +52,10 @@ class DatabaseDown(Unavailable):
     retryable = True
 
 
+class DatabaseDamaged(DatabaseDown):
+    """The file of the database is damaged."""
+
+
 class StorageDown(Unavailable):
     """The asset store cannot be reached, read or written, or a disk is full. Jobs wait until it can be used again."""
 

@@ -39,7 +39,7 @@ from app.jobs.assets import Assets, Stored
 from app.jobs.client import Jobs
 from app.jobs.clock import DatabaseClock
 from app.jobs.clock_guard import DAY, ClockGuard
-from app.jobs.database import database_url
+from app.jobs.database import SERVER_TIMEOUTS, database_url
 from app.jobs.heartbeats import Heartbeat, Liveness, list_engines
 from app.jobs.job_request import new_id
 from app.jobs.job_store import Claim, ClaimLost, JobResult, JobStore, StageSeconds
@@ -478,6 +478,20 @@ def test_the_time_of_the_database_does_not_follow_the_host_s_clock(
         before = clock()
         monkeypatch.setattr(time, "time", lambda: 1.0)
         assert 0 <= clock() - before < 60
+
+
+@pytest.mark.e2e
+def test_a_host_that_stands_still_in_a_transaction_does_not_hold_up_the_others(
+    postgres_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SERVER_TIMEOUTS, "idle_in_transaction_session_timeout", 1)
+    config = settings(tmp_path, postgres_server.database())
+    with closing(Store(config)) as stopped, closing(Store(config)) as other:
+        with pytest.raises(DatabaseDown), stopped.writing(alone=True) as connection:  # noqa: PT012
+            with other.writing(alone=True) as others:
+                other.put(others, "who", "the other")
+            stopped.put(connection, "who", "the one that was stopped")
+        assert other.facts()["who"] == "the other"
 
 
 def test_a_dead_process_does_not_look_alive_because_its_successor_has_its_pid(jobs: Jobs) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import sqlalchemy as sa
 from flask.testing import FlaskClient
 
 from app.config import Config
+from app.jobs.backup import back_up
 from app.jobs.client import Jobs
 from app.jobs.heartbeats import Heartbeat
 from app.jobs.records import Engine
@@ -56,6 +59,55 @@ def test_it_recovers_when_the_database_does(tmp_path: Path) -> None:
         _unavailable(mended.post("/v1/jobs", json=ROCKET), "damaged")
         (tmp_path / "splatgate.db").unlink()
         assert mended.post("/v1/jobs", json=ROCKET).status_code == 202
+
+
+def test_a_database_with_a_damaged_page_is_not_ready_from_the_start(tmp_path: Path) -> None:
+    with client(tmp_path) as healthy:
+        for seed in range(40):
+            healthy.post("/v1/jobs", json=ROCKET | {"seed": seed})
+    _damage(tmp_path / "splatgate.db", _pages(tmp_path / "splatgate.db", "jobs"))
+    with client(tmp_path) as broken:
+        assert "damaged" in _unready(broken)
+        _unavailable(broken.post("/v1/jobs", json=ROCKET), "damaged")
+
+
+def test_damage_that_a_request_meets_is_said_by_readyz_until_the_file_is_replaced(tmp_path: Path) -> None:
+    database, backup = tmp_path / "splatgate.db", tmp_path / "backup.db"
+    with client(tmp_path) as broken:
+        jobs = [broken.post("/v1/jobs", json=ROCKET | {"seed": seed}).json["id"] for seed in range(40)]
+        back_up(Config.model_validate({"serve": {"data": str(tmp_path)}}), tmp_path / "backups", 1, datetime.now(UTC))
+        next((tmp_path / "backups").iterdir()).rename(backup)
+        _checkpoint(database)
+        _damage(database, _pages(database, "jobs")[:2])
+        answers = {job: broken.get(f"/v1/jobs/{job}") for job in jobs}
+        assert 503 in {answer.status_code for answer in answers.values()}
+        assert "damaged" in _unready(broken)
+        for file in tmp_path.glob("splatgate.db*"):
+            file.unlink()
+        backup.rename(database)
+        assert broken.get(f"/v1/jobs/{jobs[0]}").status_code == 200
+        assert "damaged" not in _unready(broken)
+
+
+@pytest.mark.parametrize("value", [b"\xff\xfe\xc3(", b"[1, 2", b"{"])
+def test_a_row_that_cannot_be_read_is_damage_and_no_internal_error(tmp_path: Path, value: bytes) -> None:
+    with client(tmp_path) as broken:
+        job = broken.post("/v1/jobs", json=ROCKET).json["id"]
+        with closing(sqlite3.connect(tmp_path / "splatgate.db")) as connection, connection:
+            connection.execute("UPDATE jobs SET reasons = CAST(? AS TEXT), prompt = CAST(? AS TEXT)", (value, value))
+        _unavailable(broken.get(f"/v1/jobs/{job}"), "damaged")
+
+
+def test_a_damaged_schema_is_named(tmp_path: Path) -> None:
+    """SQLite's own message then holds bytes that are no UTF-8; the service ended with a UnicodeDecodeError."""
+    with client(tmp_path) as healthy:
+        healthy.post("/v1/jobs", json=ROCKET)
+    with closing(sqlite3.connect(tmp_path / "splatgate.db")) as connection, connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        broken = (b"\xff\xfe\xc3(", b"CREATE TABLE \xff\xc3(")
+        connection.execute("UPDATE sqlite_master SET name = CAST(? AS TEXT), sql = CAST(? AS TEXT)", broken)
+    with client(tmp_path) as broken_client:
+        assert "damaged" in _unready(broken_client)
 
 
 @pytest.mark.parametrize("place", ["/proc/nowhere", "/dev/null/data"])
@@ -130,3 +182,35 @@ def _until_refused(client: FlaskClient) -> Any:
 def _unavailable(answer: Any, named: str) -> None:
     assert (answer.status_code, answer.content_type) == (503, "application/problem+json"), answer.text
     assert named in answer.json["detail"]
+
+
+def _unready(client: FlaskClient) -> str:
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    return str(answer.json["why"])
+
+
+def _checkpoint(database: Path) -> None:
+    """Moves everything from the write-ahead log into the file."""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _pages(database: Path, table: str) -> list[int]:
+    """The numbers of the leaf pages of a table, from 1. The file of the database is whole."""
+    with closing(sqlite3.connect(database)) as connection:
+        root = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()[0]
+    data = database.read_bytes()
+    size = int.from_bytes(data[16:18], "big")
+    page = data[(root - 1) * size : root * size]
+    assert page[0] == 5, "an inner page of a table"
+    cells = [int.from_bytes(page[at : at + 2], "big") for at in range(12, 12 + 2 * int.from_bytes(page[3:5], "big"), 2)]
+    return [int.from_bytes(page[at : at + 4], "big") for at in cells]
+
+
+def _damage(database: Path, pages: list[int]) -> None:
+    with database.open("r+b") as file:
+        size = int.from_bytes(file.read(18)[16:], "big")
+        for page in pages:
+            file.seek((page - 1) * size)
+            file.write(b"\x5a" * size)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from app.config import Config
-from app.errors import ConfigError, DatabaseDown
+from app.errors import ConfigError, DatabaseDamaged, DatabaseDown
 
 TIMEOUTS = {
     "connect_timeout": 5,
@@ -26,6 +27,9 @@ TIMEOUTS = {
 }
 """For PostgreSQL, in seconds, the last in milliseconds. A lost network is detected within a minute; with the
 defaults it would take a quarter of an hour, or hours on an idle connection."""
+
+SERVER_TIMEOUTS = {"statement_timeout": 60, "lock_timeout": 30, "idle_in_transaction_session_timeout": 20}
+"""For PostgreSQL, in seconds."""
 
 UTF8 = {"client_encoding": "utf8"}
 """For PostgreSQL: without it, a database with encoding SQL_ASCII would return text as bytes."""
@@ -56,10 +60,23 @@ def explained(url: sa.URL) -> Iterator[None]:
         yield
     except sa.exc.IntegrityError:
         raise  # for the caller to handle
-    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+    except (SQLAlchemyError, sqlite3.Error, OSError, UnicodeDecodeError, JSONDecodeError) as error:
         cause = getattr(error, "orig", None) or error
         reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
-        raise DatabaseDown(f"database {url.render_as_string()}: {reason}; {_remedy(reason)}") from error
+        message = f"database {url.render_as_string()}: {reason}; {_remedy(reason)}"
+        raise (DatabaseDamaged if _remedy(reason) == DAMAGED else DatabaseDown)(message) from error
+
+
+def check_file(url: sa.URL) -> None:
+    """Raises DatabaseDamaged if SQLite's quick check finds that the file is damaged. A missing file is not."""
+    path = Path(url.database or "")
+    if not path.is_file():
+        return
+    with explained(url), closing(sqlite3.connect(path, timeout=30)) as connection:
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        reason = " ".join(found.split())
+        raise DatabaseDamaged(f"database {url.render_as_string()}: {reason}; {DAMAGED}")
 
 
 DAMAGED = (
@@ -72,6 +89,8 @@ def _remedy(reason: str) -> str:
     remedies = {
         "not a database": DAMAGED,
         "malformed": DAMAGED,
+        "decode": DAMAGED,  # text that is no UTF-8
+        "char ": DAMAGED,  # or no JSON
         "full": "free space on the disk of the data folder",
         "readonly": "make the data folder writable",
         "unable to open": "make the data folder writable",
@@ -86,6 +105,13 @@ def engine_options(url: sa.URL) -> dict[str, Any]:
     if url.get_backend_name() == "sqlite":
         return {"pool_size": 16, "max_overflow": 64}
     return {"pool_size": 8, "max_overflow": 24, "pool_pre_ping": True, "connect_args": TIMEOUTS | UTF8}
+
+
+def prepare_postgresql(connection: Any, _record: Any) -> None:
+    """A process that stands still in a transaction must not hold its locks for ever."""
+    for name, seconds in SERVER_TIMEOUTS.items():
+        connection.execute(f"SET {name} = '{seconds}s'")
+    connection.commit()
 
 
 def prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -48,16 +48,21 @@ class LazyStore:
     def close(self) -> None:
         """Closes the database if it is open; the next use opens it again."""
         with self._lock:
-            if self._opened:
-                self._opened.queue.close()
-                self._opened.store.close()
-                self._opened = None
+            self._close()
 
     def _open(self) -> _Opened:
         with self._lock:
+            if self._opened and self._opened.store.damaged:
+                self._close()  # opening it again checks the whole file
             if not self._opened:
                 store = Store(self._config)
                 store.count_ends("web", self._restarted)
                 self._restarted = ()
                 self._opened = _Opened(store, JobQueue(store), self._clock or DatabaseClock(store))
             return self._opened
+
+    def _close(self) -> None:
+        if self._opened:
+            self._opened.queue.close()
+            self._opened.store.close()
+            self._opened = None

@@ -12,13 +12,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.config import Config
-from app.errors import DatabaseDown
+from app.errors import DatabaseDamaged, DatabaseDown
 from app.jobs.database import (
     UTF8,
+    check_file,
     database_url,
     engine_options,
     explained,
     prepare_nondurable_sqlite,
+    prepare_postgresql,
     prepare_sqlite,
 )
 from app.jobs.tables import info, metadata, tallies
@@ -43,17 +45,21 @@ class Store:
 
     prepare: whether to create missing tables; not needed for reading only.
     engine: its commits are durable. nondurable: with SQLite, a power failure may lose its last commits.
-    Raises ConfigError for an unsupported URL, DatabaseDown if it cannot be opened, read or written.
+    damaged: a statement found the file of SQLite damaged since it was opened.
+    Raises ConfigError for an unsupported URL, DatabaseDown if it cannot be opened, read or written, DatabaseDamaged.
     """
 
     def __init__(self, config: Config, *, prepare: bool = True) -> None:
         self.url = database_url(config)
         self.engine = sa.create_engine(self.url, **engine_options(self.url))
         self.nondurable = self.engine
+        self.damaged = False
         if self.sqlite:
             sa.event.listen(self.engine, "connect", prepare_sqlite)
             self.nondurable = sa.create_engine(self.url, **engine_options(self.url))
             sa.event.listen(self.nondurable, "connect", prepare_nondurable_sqlite)
+        else:
+            sa.event.listen(self.engine, "connect", prepare_postgresql)
         try:
             if prepare:
                 self._prepare()
@@ -71,7 +77,7 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        with explained(self.url), self.engine.connect() as connection:
+        with self._explained(), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
@@ -82,7 +88,7 @@ class Store:
         though not that of a process; this is for progress, heartbeats and the like.
         """
         engine = self.engine if durable else self.nondurable
-        with explained(self.url), engine.begin() as connection:
+        with self._explained(), engine.begin() as connection:
             if self.sqlite:
                 connection.exec_driver_sql(
                     "BEGIN IMMEDIATE"
@@ -94,6 +100,15 @@ class Store:
             if alone:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
             yield connection
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            with explained(self.url):
+                yield
+        except DatabaseDamaged:
+            self.damaged = True
+            raise
 
     def probe(self) -> None:
         """Writes a row and removes it. Raises DatabaseDown if the database cannot be written."""
@@ -142,6 +157,7 @@ class Store:
     def _prepare(self) -> None:
         if self.sqlite:
             _make_folder(self.url)
+            check_file(self.url)
         with self.migrating():
             with self.writing() as connection:
                 metadata.create_all(connection)
