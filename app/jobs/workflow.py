@@ -5,10 +5,9 @@ This file does not know processes, GPUs or heartbeats, nor what a step does.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
@@ -26,6 +25,7 @@ from app.jobs.queue import JobQueue
 from app.jobs.records import Kind
 from app.jobs.splat_steps import make_turntable, repair_splat, validate_splat
 from app.jobs.steps import DrawResult, Steps
+from app.jobs.turns import Turns
 from app.reason import Reason
 from app.stage import Stage
 
@@ -69,26 +69,18 @@ class Worker:
         self._queue = queue
         self._assets = assets
         self._hooks = hooks
-        self._changed = threading.Condition()
-        self._turns: dict[object, str] = {}  # the jobs that are here, by the order of their arrival
+        self._turns = Turns()
         self._claim: Claim | None = None
-        self._running = False  # from before a job is claimed until after it has ended
-        self._parked = self._draining = False
 
     @property
     def jobs(self) -> set[str]:
         """The ids of the jobs that are here, running or about to."""
-        with self._changed:
-            return set(self._turns.values())
+        return self._turns.jobs
 
     def drain(self, timeout: float) -> bool:
-        """Begins no further job, and waits for the running stage to end.
-
-        Returns whether it ended within `timeout` seconds. The process must end now: a thread of it waits for ever.
-        """
-        with self._changed:
-            self._draining = True
-            return self._changed.wait_for(lambda: self._parked or not self._running, timeout)
+        """Begins no further job, and waits up to `timeout` seconds for the running stage to end. Returns whether it
+        did. The process must end now."""
+        return self._turns.drain(timeout)
 
     def release(self) -> None:
         """The job that was drained waits again. Raises DatabaseDown."""
@@ -101,8 +93,8 @@ class Worker:
         Returns when the job has ended. Where the claim was lost, the job is put back before: DBOS then records nothing
         of what happens here, and so never takes a job for done whose row has not ended.
         """
-        with self._turn(id):
-            self._checkpoint()
+        with self._turns.take(id):
+            self._turns.checkpoint()
             self._wait_for_storage()
             try:
                 if claim := self._job_store.claim(id):
@@ -116,29 +108,14 @@ class Worker:
             finally:
                 self._hold(None)
 
-    @contextmanager
-    def _turn(self, id: str) -> Iterator[None]:
-        """The GPU, for one job at a time. DBOS counts a job as running when its thread begins, so that a busy machine
-        can get a second one before the first has begun."""
-        ticket = object()
-        with self._changed:
-            self._turns[ticket] = id
-            self._changed.wait_for(lambda: next(iter(self._turns)) is ticket)
-        try:
-            yield
-        finally:
-            with self._changed:
-                del self._turns[ticket]
-                self._changed.notify_all()
-
     def _wait_for_storage(self) -> None:
         """Until the files of a job can be put away. Until then it waits, and does not fail half-way."""
         while not self._hooks.can_store():
             time.sleep(STORAGE_SECONDS)
-            self._checkpoint()
+            self._turns.checkpoint()
 
     def _work(self, claim: Claim) -> None:
-        progress = Progress(self._job_store, claim, self._hooks.arm, self._checkpoint)
+        progress = Progress(self._job_store, claim, self._hooks.arm, self._turns.checkpoint)
         result = self._result(progress)
         self._job_store.end(claim, result, tuple(progress.times))
         self._tidy(claim, result)
@@ -229,22 +206,9 @@ class Worker:
         except Unavailable as error:
             logger.warning(f"{error}; it goes with the job, when that is forgotten")
 
-    def _checkpoint(self) -> None:
-        """Between two stages, and before the first: where the engine drains, this thread does not go on."""
-        with self._changed:
-            self._running = True
-            if not self._draining:
-                return
-            self._parked = True
-            self._changed.notify_all()
-        threading.Event().wait()
-
     def _hold(self, claim: Claim | None) -> None:
+        self._claim = claim
         self._hooks.busy(claim.job.id if claim else None)
-        with self._changed:
-            self._claim = claim
-            self._running = claim is not None
-            self._changed.notify_all()
 
 
 def _to_job_result(values: Values) -> JobResult:
