@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import datetime
 from importlib import metadata
@@ -50,10 +50,13 @@ def write_outputs(attempt: Attempt, folder: Path, config: Config, now: datetime)
         (folder / "certificate.json").unlink(missing_ok=True)
     except OSError as error:
         raise BadFile(f"{folder}: cannot hold the results: {error.strerror}; choose another folder with -o") from None
-    assets = [_write_asset(folder, format, attempt.splat) for format in certified()]
-    if attempt.picture:
-        assets.append(_write_source_picture(folder, attempt.picture))
-    write_picture(folder / "views.png", attempt.views)
+    with ThreadPoolExecutor() as pool:  # compressing, hashing and syncing all release the interpreter lock
+        views = pool.submit(write_picture, folder / "views.png", attempt.views)
+        writing = [pool.submit(_write_asset, folder, format, attempt.splat) for format in certified()]
+        if attempt.picture:
+            writing.append(pool.submit(_write_source_picture, folder, attempt.picture))
+        assets = [each.result() for each in writing]
+        views.result()
     logger.info(f"Final stats: {len(attempt.splat):,} gaussians, {assets[0].bytes / 2**20:.1f}MB")
     certificate = certify(attempt, tuple(assets), config, now)
     with replacing(folder / "certificate.json") as stream:
@@ -63,10 +66,8 @@ def write_outputs(attempt: Attempt, folder: Path, config: Config, now: datetime)
 
 def write_picture(path: Path, views: Views) -> None:
     """The views side by side as a PNG."""
-    png = io.BytesIO()
-    Image.fromarray(side_by_side(views)).save(png, "PNG")
     with replacing(path) as stream:
-        stream.write(png.getvalue())
+        stream.write(encode_png(Image.fromarray(side_by_side(views))))
 
 
 def certify(attempt: Attempt, assets: tuple[AssetRecord, ...], config: Config, now: datetime) -> Certificate:
@@ -155,7 +156,7 @@ def _write_asset(folder: Path, format: Format, splat: Splat) -> AssetRecord:
 def _write_source_picture(folder: Path, picture: Picture) -> AssetRecord:
     path = folder / "picture.png"
     with replacing(path) as stream:
-        stream.write(encode_png(picture))
+        stream.write(encode_png(picture.image))
     return _record("picture.png", path)
 
 

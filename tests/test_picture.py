@@ -43,7 +43,7 @@ def test_a_picture_that_says_it_lies_on_its_side_is_turned_upright():
 
 def test_a_png_of_a_picture_reads_back_the_same():
     picture = read_picture(encoded("PNG", "RGBA"), LIMITS)
-    assert np.array_equal(read_picture(encode_png(picture), LIMITS).image, PIXELS)
+    assert np.array_equal(read_picture(encode_png(picture.image), LIMITS).image, PIXELS)
 
 
 def test_another_format_is_refused():

@@ -69,7 +69,7 @@ class Steps:
         return DrawResult(self._store_picture(progress, attempt, "picture.png", picture), picture.model, picture.seed)
 
     def build(self, progress: Progress, attempt: int, drawn: DrawResult) -> JobResult:
-        """Builds and validates the splat of an attempt. It counts as refused if a stage produced failed usable."""
+        """Builds and validates the splat of an attempt. It counts as refused if a stage produced nothing usable."""
         seed = progress.claim.job.seed + attempt - 1
         failed = JobResult("DONE", attempt=attempt, seed=seed, outcome="refused")
         if drawn.failure:
@@ -126,7 +126,7 @@ class Steps:
         path = progress.claim.folder(attempt)
         with self.assets.folder(path) as folder:
             with replacing(folder / name) as stream:
-                stream.write(encode_png(picture))
+                stream.write(encode_png(picture.image))
             (file,) = stored(folder, path, (name,))
         return file
 
