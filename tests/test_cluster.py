@@ -335,7 +335,7 @@ def test_the_doctor_tries_what_hosts_share(bucket: str, tmp_path: Path, postgres
     url = postgres_server.database()
     facts = shared_facts(settings(tmp_path, url, assets={"url": bucket}))
     assert [fact.problem for fact in facts.values()] == ["", ""]
-    assert facts["assets"].found == f"{bucket} keeps what it is given"
+    assert facts["assets"].found == f"{bucket} can be written and read"
     alone = shared_facts(settings(tmp_path, url))["assets"]
     assert (alone.blocking, "no other host" in alone.problem) == (False, True)
 

@@ -13,7 +13,7 @@ import pytest
 
 from app.commands.fact import Fact
 from app.commands.facts import disk_facts, service_facts, version_facts
-from app.commands.gpu_facts import Card, _card_fact, _look_at_torch, _torch_facts, driver_problem, memory_facts
+from app.commands.gpu_facts import Card, _card_fact, _query_torch, _torch_facts, driver_problem, memory_facts
 from app.config import Config, load_config
 
 RESERVE = 3_000_000_000
@@ -89,7 +89,7 @@ def test_gpu_and_host_memory_are_compared_with_the_weights(
 
 
 def test_torch_is_asked_in_a_process_of_its_own() -> None:
-    found = _look_at_torch()
+    found = _query_torch()
     assert set(found) == {"cuda", "visible", "gsplat", "reserve"}, found
 
 

@@ -57,7 +57,7 @@ def test_every_metric_decides_and_the_first_is_the_score() -> None:
 
 
 def test_a_threshold_of_an_unknown_metric_is_an_error() -> None:
-    with pytest.raises(ValueError, match="'sharpness' is no metric with a threshold here"):
+    with pytest.raises(ValueError, match="'sharpness' is not a metric with a threshold here"):
         ValidateConfig(thresholds={"sharpness": 0.5})
     with pytest.raises(ValueError, match=r"its threshold is validate\.threshold"):
         ValidateConfig(thresholds={"clip": 0.5})

@@ -43,7 +43,7 @@ def test_the_documented_generator_makes_a_splat_that_passes(tmp_path: Path, monk
 def test_the_documented_generator_is_known_to_the_web_process(ball: Config) -> None:
     with pytest.raises(BadPrompt, match="it makes balls only"):
         validate_prompt("a red cube", ball)
-    with pytest.raises(BadInput, match=r"profile 'ball' generates from words only.* profile 'full'"):
+    with pytest.raises(BadInput, match=r"profile 'ball' generates from prompts only.* profile 'full'"):
         decode_picture("iVBORw0KGgo", ball)
     assert [child.name for child in plan(ball, {})] == ["web", "engine cpu"]
     assert needed(ball) == ()

@@ -56,7 +56,7 @@ def test_fetch_list_and_verify_tell_the_same(environment: dict[str, str]) -> Non
     assert "(100%)" in result.stderr
     assert states(environment)[TRELLIS.name] == "verified"
     again = run(environment, "models", "fetch", TRELLIS.name)
-    assert "was here already, verified" in again.stdout
+    assert "already present, verified" in again.stdout
     assert document(run(environment, "models", "verify", "--json")) == {"verified": [TRELLIS.name], "problems": {}}
     row = document(run(environment, "models", "list", "--json"))["models"][5]
     assert (row["name"], row["commit"], row["needed"]) == (TRELLIS.name, TRELLIS.revision, True)
@@ -73,7 +73,7 @@ def test_the_table_shows_licence_size_and_what_needs_an_account(environment: dic
 
 def test_verify_of_nothing_is_no_success(environment: dict[str, str]) -> None:
     result = run(environment, "models", "verify")
-    assert (result.exit_code, result.stdout) == (1, "nothing was fetched yet: splatgate models fetch\n")
+    assert (result.exit_code, result.stdout) == (1, "no models have been fetched: run splatgate models fetch\n")
 
 
 def test_verify_finds_what_was_changed_and_exits_with_1(environment: dict[str, str], tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""The appliance's command groups, a module each, registered in `app.__main__`; what they run is imported only then."""
+"""The commands, a module for each group; app.commands.main lists them. What a command runs is imported on demand."""

@@ -1,4 +1,4 @@
-"""`splatgate assets`: what lies in the asset store, and whether the database knows it."""
+"""`splatgate assets`: the folders in the asset store, and whether the database knows them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # SQLAlchemy and fsspec are imported when a command runs, not
 
 @click.group()
 def assets() -> None:
-    """Look after the files of jobs in the asset store.
+    """Manage the files of jobs in the asset store.
 
     The service never removes results that its database does not know. Use these commands after a database was lost,
     restored from an older backup, or moved.
@@ -59,16 +59,16 @@ def list_(config: Config, as_json: bool) -> None:
 
 @assets.command()
 @click.argument("jobs", nargs=-1)
-@click.option("--take-over", is_flag=True, help="Even if the store belongs to another database.")
+@click.option("--take-over", is_flag=True, help="Adopt even if the store belongs to another database.")
 @JSON
 @configured
 def adopt(config: Config, jobs: tuple[str, ...], take_over: bool, as_json: bool) -> None:
-    """Take unknown results into the database, from their certificates: all, or the JOBS named.
+    """Add unknown results to the database, from their certificates: all, or the named JOBS.
 
-    Results in quarantine are taken back first. Every file is checked against its certificate. The store then belongs
+    Results in quarantine are moved back first. Every file is checked against its certificate. The store then belongs
     to this database.
     """
-    from app.jobs.adoption import adopt as take_in
+    from app.jobs.adoption import adopt as add_result
     from app.jobs.adoption import find_result
 
     adopted: list[str] = []
@@ -86,7 +86,7 @@ def adopt(config: Config, jobs: tuple[str, ...], take_over: bool, as_json: bool)
             stage(f"{len(adopted):,} adopted: {id}")
             try:
                 if result := find_result(orphans.assets, id):
-                    take_in(ownership.store, result)
+                    add_result(ownership.store, result)
                     adopted.append(id)
                 else:
                     left[id] = "no certificate: the job did not finish"
@@ -103,17 +103,17 @@ def adopt(config: Config, jobs: tuple[str, ...], take_over: bool, as_json: bool)
 
 @assets.command()
 @click.option("--unknown", is_flag=True, help="Also the folders that the database does not know.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @JSON
 @configured
 def purge(config: Config, unknown: bool, yes: bool, as_json: bool) -> None:
-    """Remove for good what is in quarantine; with --unknown also what the database does not know."""
+    """Permanently remove what is in quarantine; with --unknown, also what the database does not know."""
     with _opened(config) as (ownership, orphans):
         if conflict := ownership.conflict():
             raise Conflict(conflict)
         paths = [each.path for each in orphans.quarantined()] + (orphans.unknown() if unknown else [])
         if paths and not yes:
-            click.confirm(f"Remove {len(paths):,} folders from {orphans.assets.url} for good?", abort=True)
+            click.confirm(f"Remove {len(paths):,} folders from {orphans.assets.url} permanently?", abort=True)
         for path in paths:
             orphans.assets.remove(path)
     if as_json:

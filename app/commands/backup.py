@@ -25,9 +25,9 @@ from app.config import Config
 def backup(config: Config, output: Path | None, keep: int, as_json: bool) -> None:
     """Copy the SQLite database (jobs, verdicts, feedback) while the service runs.
 
-    Splats and pictures are not in it. They are plain files in the data folder, or objects in the store of assets.url;
-    copy them by the means of either. To restore: stop the service, put the
-    copy in the place of splatgate.db, remove splatgate.db-wal and splatgate.db-shm, start.
+    Splats and pictures are not included. They are files in the data folder, or objects in the store at assets.url; copy
+    them with the usual tools. To restore: stop the service, replace splatgate.db by the copy, remove splatgate.db-wal
+    and splatgate.db-shm, and start the service.
     """
     from app.jobs.assets import shown
     from app.jobs.backup import back_up
@@ -40,5 +40,5 @@ def backup(config: Config, output: Path | None, keep: int, as_json: bool) -> Non
         print_json({"output": str(written), "bytes": size, "assets_not_included": elsewhere})
     else:
         click.echo(
-            f"wrote {written}: {size / 2**20:.1f} MB; splats and pictures are not in it: they lie in {elsewhere}"
+            f"wrote {written}: {size / 2**20:.1f} MB; splats and pictures are not included: they are in {elsewhere}"
         )

@@ -1,4 +1,4 @@
-"""`splatgate generate --prompts`: many prompts with one load of the models, resumed where it stopped."""
+"""`splatgate generate --prompts`: many prompts with the models loaded once; a rerun resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 16 << 20
 MAX_SHOWN = 10
-"""Wrong lines that the error message lists."""
+"""How many invalid lines the error message lists."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One prompt's result. seconds: None if it was done before."""
+    """The result of one prompt. seconds: None if an earlier run generated it."""
 
     prompt: str
     made: Made
@@ -64,25 +64,25 @@ def generate_all(config: Config, file: Path, seed: int, attempts: int, parent: P
 
 
 def _run(config: Config, prompts: list[str], seed: int, attempts: int, parent: Path, rows: list[Row]) -> None:
-    """Adds a row for each prompt as it is done, so that they are there after an interruption too."""
+    """Adds a row for each prompt once it is done, so that the rows survive an interruption."""
     from app.pipeline import GenerationRequest, load_stages
 
     with progress("Loading") as on_text:
         stages = load_stages(config)
         for number, prompt in enumerate(prompts, 1):
 
-            def told(text: str, place: str = f"[{number} of {len(prompts)}] {prompt[:40]}: ") -> None:
+            def on_stage(text: str, place: str = f"[{number} of {len(prompts)}] {prompt[:40]}: ") -> None:
                 on_text(place + text)
 
             began, folder = time.monotonic(), parent / folder_name(prompt, seed)
-            made = run_one(GenerationRequest(prompt), seed, attempts, stages, config, folder, told)
+            made = run_one(GenerationRequest(prompt), seed, attempts, stages, config, folder, on_stage)
             rows.append(Row(prompt, made, round(time.monotonic() - began, 2)))
 
 
 def _read(file: Path, config: Config) -> list[str]:
-    """The prompts, without repetitions (in another case either).
+    """The prompts without duplicates, ignoring case.
 
-    Raises BadFile, and BadPrompt with the numbers of the lines that cannot be generated.
+    Raises BadFile, and BadPrompt with the numbers of lines that cannot be generated.
     """
     from app.pipeline import GenerationRequest
 
@@ -95,20 +95,20 @@ def _read(file: Path, config: Config) -> list[str]:
     prompts = {number: text for number, text in numbered.items() if text and not text.startswith("#")}
     if not prompts:
         raise BadInput(f"{file}: has no prompts; write one per line")
-    wrong = []
+    invalid = []
     for number, prompt in prompts.items():
         try:
             GenerationRequest(prompt).check(config)
         except BadPrompt as error:
-            wrong.append(f"{file}, line {number}: {error}")
-    if wrong:
-        more = f"\nand {len(wrong) - MAX_SHOWN:,} more lines" if len(wrong) > MAX_SHOWN else ""
-        raise BadPrompt("\n".join(wrong[:MAX_SHOWN]) + more)
+            invalid.append(f"{file}, line {number}: {error}")
+    if invalid:
+        more = f"\nand {len(invalid) - MAX_SHOWN:,} more lines" if len(invalid) > MAX_SHOWN else ""
+        raise BadPrompt("\n".join(invalid[:MAX_SHOWN]) + more)
     return list({folder_name(prompt, 0): prompt for prompt in reversed(prompts.values())}.values())[::-1]
 
 
 def _done_before(parent: Path, prompt: str, seed: int, config: Config) -> Made | None:
-    """The result of an earlier run with the same prompt, seed and settings."""
+    """The result of an earlier run with the same prompt, seed and settings, or None."""
     folder = parent / folder_name(prompt, seed)
     path = folder / "certificate.json"
     if not path.is_file():
@@ -119,12 +119,12 @@ def _done_before(parent: Path, prompt: str, seed: int, config: Config) -> Made |
         issued = read_certificate(path)
     except BadFile:
         return None
-    if not _is_of(issued, prompt, seed, config) or not all((folder / each.name).is_file() for each in issued.assets):
+    if not _matches(issued, prompt, seed, config) or not all((folder / each.name).is_file() for each in issued.assets):
         return None
     return Made(issued.verdict.outcome, issued.verdict.reasons, issued.verdict.reason_codes, folder, issued)
 
 
-def _is_of(issued: Certificate, prompt: str, seed: int, config: Config) -> bool:
+def _matches(issued: Certificate, prompt: str, seed: int, config: Config) -> bool:
     first_seed = issued.seed - issued.attempt + 1
     return (issued.prompt, first_seed, issued.config_digest) == (prompt, seed, config.digest())
 

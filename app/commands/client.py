@@ -21,7 +21,7 @@ MAX_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Answer:
-    """body: parsed JSON, or the beginning of a text that is none."""
+    """An HTTP answer. body: parsed JSON, or the beginning of the text if it is not JSON."""
 
     status: int
     body: Any
@@ -55,7 +55,7 @@ class Client:
             raise Unavailable(f"{self.url}: no answer: {reason}; is splatgate serve running?") from None
 
     def json(self, path: str, query: dict[str, Any] | None = None, method: str = "GET") -> dict[str, Any]:
-        """The JSON document of the answer. Raises BadInput or SplatgateError with the service's own explanation."""
+        """The JSON document of the answer. Raises BadInput or SplatgateError with the service's error message."""
         answer = self.request(path, query, method)
         if answer.ok and isinstance(answer.body, dict):
             return answer.body
@@ -66,7 +66,7 @@ class Client:
         raise kind(f"{self.url}: {detail or f'unexpected answer {answer.status}; is it a Splatgate service?'}")
 
     def _opener(self) -> OpenerDirector:
-        """Without a proxy to this machine."""
+        """An opener that bypasses the proxy for this machine."""
         return build_opener(ProxyHandler({})) if is_loopback(urlsplit(self.url).hostname or "") else build_opener()
 
 

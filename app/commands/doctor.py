@@ -1,4 +1,4 @@
-"""`splatgate doctor`: what this host has, what the configured profile needs, and what to do about the difference."""
+"""`splatgate doctor`: what this host has, what the configured profile needs, and how to fix the differences."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def doctor(config: Config, as_json: bool) -> None:
 
 
 def examine(config: Config) -> Iterator[Fact]:
-    """Every fact, in the order in which a person wants to read them."""
+    """Every fact, in the order in which it is shown."""
     yield from settings_facts(config)
     yield from host_facts()
     yield from gpu_facts(config, memory("MemTotal"))

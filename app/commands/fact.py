@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fact:
-    """problem: what will not work, and the remedy; empty if all is well. blocking: the profile cannot run with it."""
+    """A fact. problem: what will not work, and the remedy; may be empty. blocking: the profile cannot run with it."""
 
     area: str
     what: str

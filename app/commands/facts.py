@@ -1,4 +1,4 @@
-"""What `splatgate doctor` finds out about the host, the installation, the folders and the service."""
+"""The checks of `splatgate doctor` for the host, the installation, the folders and the service."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def host_facts() -> Iterator[Fact]:
 
 
 def memory(key: str) -> int:
-    """Bytes, by a key of /proc/meminfo."""
+    """The bytes of an entry of /proc/meminfo."""
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024
 
@@ -61,12 +61,12 @@ def version_facts(config: Config) -> Iterator[Fact]:
 
 
 def _h264() -> tuple[str, str]:
-    """Whether turntables can be encoded, and what to do where not."""
+    """The H.264 encoder, and the problem if there is none."""
     import av
 
     try:
         return f"{av.Codec('libx264', 'w').long_name}", ""
-    except ValueError as error:  # av's way to say that it has no such codec
+    except ValueError as error:  # av raises it for a codec that it does not have
         return str(error), "turntables cannot be written: install av from its own wheels, which bring libx264"
 
 
@@ -141,24 +141,24 @@ def _tokens_fact(config: Config) -> Fact:
 
 
 def shared_facts(config: Config) -> Iterator[Fact]:
-    """What hosts have in common: whether it can be reached from here, and written."""
+    """What several hosts share: whether it can be reached and written from here."""
     if config.database.url:
-        yield _tried("database", _database_answers, config)
+        yield _check_access("database", _check_database, config)
     if config.assets.url:
-        yield _tried("assets", _assets_are_kept, config)
+        yield _check_access("assets", _check_assets, config)
     elif config.database.url.startswith("postgres"):
         alone = "no other host can read or write them: for several hosts set assets.url to an object store"
         yield Fact("shared", "assets", "in the data folder of this host", alone)
 
 
-def _tried(what: str, attempt: Callable[[Config], str], config: Config) -> Fact:
+def _check_access(what: str, attempt: Callable[[Config], str], config: Config) -> Fact:
     try:
         return Fact("shared", what, attempt(config))
     except SplatgateError as error:
         return Fact("shared", what, "cannot be used", str(error), blocking=True)
 
 
-def _database_answers(config: Config) -> str:
+def _check_database(config: Config) -> str:
     from app.jobs.database import database_url
     from app.jobs.store import Store
 
@@ -171,12 +171,12 @@ def _database_answers(config: Config) -> str:
     return f"{database_url(config).render_as_string()} answers"
 
 
-def _assets_are_kept(config: Config) -> str:
+def _check_assets(config: Config) -> str:
     from app.jobs.assets import Assets
 
     assets = Assets(config)
     assets.probe(f"probe-{secrets.token_hex(4)}")
-    return f"{assets.url} keeps what it is given"
+    return f"{assets.url} can be written and read"
 
 
 def model_facts(config: Config) -> Iterator[Fact]:
@@ -186,7 +186,7 @@ def model_facts(config: Config) -> Iterator[Fact]:
     gated = False
     for path in own_paths(config):
         there = Path(path).exists()
-        lost = "" if there else "there is nothing at this path: correct it in the configuration"
+        lost = "" if there else "nothing exists at this path: correct it in the configuration"
         yield Fact("models", path, "your own" if there else "missing", lost, not there)
     for model in needed(config):
         state = store.state_of(model, config)
@@ -201,7 +201,7 @@ def model_facts(config: Config) -> Iterator[Fact]:
 
 
 def _hub_token_fact() -> Fact:
-    """The token is never shown."""
+    """Whether there is a token for the hub; the token itself is never shown."""
     from huggingface_hub import get_token
 
     if get_token():

@@ -132,7 +132,7 @@ def _opened_store(config: Config) -> Iterator[FeedbackStore]:
 
 
 def _checked(option: str, parse: Callable[[str], T], text: str) -> T:
-    """Raises BadParameter (exit code 2) where `parse` raises BadInput."""
+    """Raises BadParameter (exit code 2) if `parse` raises BadInput."""
     try:
         return parse(text)
     except BadInput as error:
@@ -141,7 +141,7 @@ def _checked(option: str, parse: Callable[[str], T], text: str) -> T:
 
 @contextmanager
 def _opened(log: Path) -> Iterator[tuple[BinaryIO, datetime]]:
-    """The log, and the time of its last change. Raises BadFile where it cannot be read."""
+    """The log, and the time of its last change. Raises BadFile if it cannot be read."""
     if str(log) == "-":
         yield sys.stdin.buffer, datetime.now(UTC)
         return
@@ -154,7 +154,7 @@ def _opened(log: Path) -> Iterator[tuple[BinaryIO, datetime]]:
 
 
 def _name(log: Path) -> str:
-    """What tells a log from others: undated lines that are equal are counted by log."""
+    """Identifies a log: equal lines without a date are counted per log."""
     return "-" if str(log) == "-" else str(log.resolve())
 
 
@@ -167,7 +167,7 @@ def _write_plot(found: Report, path: Path, theme: str) -> None:
         stream.write(png)
 
 
-# ---- what a person sees ----------------------------------------------------------------------------------------------
+# ---- output for people ----------------------------------------------------------------------------------------------
 
 
 def _print_receipt(log: Path, receipt: Receipt) -> None:
@@ -267,7 +267,7 @@ def _share(share: Share) -> str:
 
 
 def _quartiles(found: Quartiles | None) -> str:
-    """<cut: a quartile among the rejected, below the judge's unknown cut-off."""
+    """The quartiles; "<cut" for one among the rejected results, below the judge's unknown cut-off."""
     if not found:
         return "-"
     return " / ".join("<cut" if value is None else f"{value:.2f}" for value in astuple(found))

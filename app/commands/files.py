@@ -1,4 +1,4 @@
-"""`splatgate inspect | repair | convert`: splat files, without a model."""
+"""`splatgate inspect | repair | convert`: commands on splat files that need no model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ UP = click.option(
     "--up",
     type=click.Choice(["y", "-y", "z", "-z", "x", "-x"]),
     default="y",
-    help="The axis that points up in IN: it is turned to +Y. Captures trained with COLMAP usually need -y.",
+    help="The axis that points up in IN: it is rotated to +Y. Captures trained with COLMAP usually need -y.",
 )
 
 
@@ -61,7 +61,7 @@ UP = click.option(
 @click.option(
     "--extent",
     type=click.FloatRange(0, 1e6, min_open=True),
-    help="Scale the splat so that its longest side measures so many units, and centre it. The judge's is 1.5.",
+    help="Scale the splat so that its longest side has this many units, and centre it. The judge uses 1.5.",
 )
 @JSON
 @configured
@@ -130,7 +130,7 @@ def _resized(splat: Splat, extent: float | None) -> Splat:
 def convert(config: Config, source: Path, target: Path, format_name: str | None, up: str, as_json: bool) -> None:
     """Convert a splat to another format.
 
-    The suffix of OUT chooses it: .ply or .spz. What the format cannot hold is said.
+    The suffix of OUT selects the format: .ply or .spz. Losses are reported.
 
     \b
     splatgate convert rocket.ply rocket.spz

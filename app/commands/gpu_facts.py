@@ -1,4 +1,4 @@
-"""What `splatgate doctor` finds out about GPUs: driver, cards, torch, gsplat, and whether the weights fit."""
+"""The checks of `splatgate doctor` for GPUs: driver, devices, torch, gsplat, and whether the weights fit."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from app.commands.fact import Fact
 from app.config import Config
 
 OLDEST_DRIVERS = {"12": 525, "13": 580}
-"""By the major version of CUDA that torch was built for."""
+"""The oldest driver for each major version of CUDA that torch may be built for."""
 
 OLDEST_FOR_TORCH, OLDEST_IN_IMAGE = (7, 5), (8, 0)
-"""Compute capabilities: of torch for CUDA 13, and of the kernels in the container image (Dockerfile)."""
+"""Oldest compute capabilities of torch for CUDA 13, and of the kernels in the container image (Dockerfile)."""
 
 WEIGHT_SHARE = {"none": 1.0, "fp8": 0.51, "nf4": 0.27}
-"""Weights of a text-to-image model in memory against those on the disk, as measured (docs/full-profile.md)."""
+"""Size of a text-to-image model in memory relative to its size on disk, as measured (docs/full-profile.md)."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """free, total: bytes of memory."""
+    """A GPU. free, total: bytes of memory."""
 
     name: str
     free: int
@@ -33,9 +33,9 @@ class Card:
 
 
 def gpu_facts(config: Config, host_memory: int) -> Iterator[Fact]:
-    """host_memory: bytes in all."""
-    torch = _look_at_torch()
-    driver, cards, why = _look_at_driver()
+    """host_memory: bytes installed."""
+    torch = _query_torch()
+    driver, cards, why = _query_driver()
     needed = config.profile.generator.needs_gpu or "cuda" in (config.render.device, config.score.device)
     if not cards:
         remedy = "install the NVIDIA driver; in a container, start it with --gpus all"
@@ -51,8 +51,8 @@ def gpu_facts(config: Config, host_memory: int) -> Iterator[Fact]:
         yield from memory_facts(config, max(card.free for card in cards), host_memory, torch["reserve"])
 
 
-def _look_at_driver() -> tuple[str, tuple[Card, ...], str]:
-    """By the driver's own library: its version, the cards, and why there are none."""
+def _query_driver() -> tuple[str, tuple[Card, ...], str]:
+    """The driver's version, the GPUs, and why there are none, from NVML."""
     import pynvml
 
     try:
@@ -77,7 +77,7 @@ def _card(handle: object) -> Card:
 
 
 def driver_problem(driver: str, cuda: str) -> str:
-    """driver, cuda: versions, such as "580.82.07" and "13.0"."""
+    """Why the driver is too old for CUDA, or empty. Both are versions, such as "580.82.07" and "13.0"."""
     oldest = OLDEST_DRIVERS.get(cuda.partition(".")[0], 0)
     major = driver.partition(".")[0]
     if major.isdecimal() and int(major) < oldest:
@@ -98,8 +98,8 @@ def _card_fact(index: int, card: Card, needed: bool) -> Fact:
     return Fact("gpu", f"device {index}", found, problem if card.capability < OLDEST_IN_IMAGE else "")
 
 
-def _look_at_torch() -> Mapping[str, Any]:
-    """See app.stages.cuda_report; only the key `error` if it fails."""
+def _query_torch() -> Mapping[str, Any]:
+    """The report of app.stages.cuda_report; only the key `error` if it fails."""
     command = [sys.executable, "-m", "app.stages.cuda_report"]
     try:
         ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
@@ -117,8 +117,8 @@ def _torch_facts(torch: Mapping[str, Any], config: Config) -> Iterator[Fact]:
         return
     needed = config.profile.generator.needs_gpu
     seen = f"CUDA {torch['cuda'] or 'none'}, {'a GPU is visible' if torch['visible'] else 'no GPU is visible'}"
-    blind = "torch sees no GPU: check the driver and CUDA_VISIBLE_DEVICES" if needed and not torch["visible"] else ""
-    yield Fact("cuda", "torch", seen, blind, bool(blind))
+    problem = "torch sees no GPU: check the driver and CUDA_VISIBLE_DEVICES" if needed and not torch["visible"] else ""
+    yield Fact("cuda", "torch", seen, problem, bool(problem))
     missing = torch["gsplat"] if config.render.device == "cuda" or (needed and config.render.device == "auto") else ""
     problem = f"views are rendered by the slower CPU rasteriser: {missing}" if missing else ""
     yield Fact("cuda", "gsplat", torch["gsplat"] or "ready", problem, bool(missing) and config.render.device == "cuda")
@@ -143,9 +143,9 @@ def memory_facts(config: Config, gpu_free: int, host_memory: int, reserve: int) 
     problem = "may not fit: set gpu.memory to auto, or gpu.quantize to fp8 or nf4"
     yield Fact("memory", "GPU", found, problem if mode == "resident" and not fits else "")
     if mode == "offload":
-        lacks = "too little host memory for the offloaded weights: set gpu.quantize to fp8 or nf4"
+        problem = "too little host memory for the offloaded weights: set gpu.quantize to fp8 or nf4"
         found = f"about {_gb(weights)} of weights are kept in host memory, {_gb(host_memory)} installed"
-        yield Fact("memory", "host", found, lacks if weights > host_memory else "", weights > host_memory)
+        yield Fact("memory", "host", found, problem if weights > host_memory else "", weights > host_memory)
 
 
 def _gb(count: float) -> str:

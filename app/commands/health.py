@@ -18,7 +18,7 @@ from app.errors import SplatgateError, Unavailable
 
 
 @click.command()
-@click.option("--live", is_flag=True, help="Ask only whether it runs, not whether an engine is ready.")
+@click.option("--live", is_flag=True, help="Check only that it runs, not whether an engine is ready.")
 @click.option("--port", type=Within(PORT), help="Port of the service. Default: config (10010).")
 @JSON
 @configured
@@ -32,7 +32,7 @@ def health(config: Config, live: bool, port: int | None, as_json: bool) -> None:
         host, path = f"http://{own_address(config, port)}", "/livez" if live else "/readyz"
         url, (ready, answer) = host + path, _ask(host, path)
     else:
-        url, ready, answer = _look_up(config, live)
+        url, ready, answer = _read_database(config, live)
     if as_json:
         print_json({"url": url, "ready": ready, "answer": answer})
     else:
@@ -48,11 +48,11 @@ def _ask(url: str, path: str) -> tuple[bool, object]:
     return answer.ok, answer.body
 
 
-def _look_up(config: Config, live: bool) -> tuple[str, bool, object]:
-    """The database without its password, whether an engine of this host is ready, and the state of each; with
-    restart_helps, as in the answer of /readyz.
+def _read_database(config: Config, live: bool) -> tuple[str, bool, object]:
+    """The URL of the database without its password, whether an engine of this host is ready, and the state of each
+    engine with restart_helps, as in /readyz.
 
-    live: any engine that reports is enough, whatever its state.
+    live: an engine that is not dead is enough, whatever its state.
     """
     from app.identity import known_node
     from app.jobs.clock import DatabaseClock

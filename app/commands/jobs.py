@@ -39,8 +39,8 @@ PATIENCE = 60.0
 def jobs() -> None:
     """List, show, cancel and wait for jobs of the service.
 
-    By default of the service on this machine, at the address in the configuration; SPLATGATE_URL or --url names another
-    one. If the service needs a token, set SPLATGATE_TOKEN.
+    The default is the service on this machine, at the configured address; --url or SPLATGATE_URL selects another one.
+    If the service needs a token, set SPLATGATE_TOKEN.
     """
 
 
@@ -110,9 +110,9 @@ def show(client: Client, as_json: bool, id: str) -> None:
 @IDS
 @connected
 def cancel(client: Client, as_json: bool, ids: tuple[str, ...]) -> None:
-    """Cancel jobs: waiting ones at once, running ones after their stage.
+    """Cancel jobs: queued ones at once, running ones after their current stage.
 
-    Jobs that have ended stay as they are.
+    Jobs that have ended do not change.
     """
     found = [client.json(f"/v1/jobs/{_checked(id)}/cancel", method="POST") for id in ids]
     if as_json:
@@ -131,7 +131,7 @@ def wait(client: Client, as_json: bool, ids: tuple[str, ...], timeout: float | N
     """Wait until jobs have ended.
 
     Exit code: 0 all are done and none was refused, 3 at least one was refused, 1 at least one failed, was cancelled or
-    has expired, or the time is over.
+    expired, or the timeout passed.
     """
     end = time.monotonic() + timeout if timeout else None
     with progress("Waiting") as on_text:
@@ -148,27 +148,27 @@ def wait(client: Client, as_json: bool, ids: tuple[str, ...], timeout: float | N
 
 
 def _ended(client: Client, id: str, end: float | None, on_text: Callable[[str], None]) -> dict[str, Any]:
-    """The job once it has ended. Raises Unavailable if the time is over, or the service stays away for PATIENCE."""
-    heard = time.monotonic()
+    """The job once it has ended. Raises Unavailable at the timeout, or if the service is unreachable for PATIENCE."""
+    last_answer = time.monotonic()
     while True:
         try:
             job = client.json(f"/v1/jobs/{id}")
-            heard = time.monotonic()
+            last_answer = time.monotonic()
             if job["state"] in ENDED:
                 return job
             place = f", number {job['position']} in the queue" if job["position"] else ""
             on_text(f"{_title(job)[:40]}: {job['stage'] or job['state']}{place}")
         except Unavailable:
-            if time.monotonic() - heard > PATIENCE:
+            if time.monotonic() - last_answer > PATIENCE:
                 raise
-            on_text("the service does not answer; trying again")
+            on_text("the service does not respond; trying again")
         if end and time.monotonic() > end:
             raise Unavailable(f"job {id} has not ended in time; it continues")
         time.sleep(POLL_SECONDS)
 
 
 def _checked(id: str) -> str:
-    """Raises BadInput for an id that would be another path."""
+    """Raises BadInput for an id that would change the path of the request."""
     if not id.isalnum():
         raise BadInput(f"{id!r} is not the id of a job: see splatgate jobs list")
     return id

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NAMES = click.argument("names", nargs=-1)
 STEP = 0.05
-"""Share of the whole after which a log line tells how far it is, where there is no terminal."""
+"""Without a terminal, progress is logged each time another fraction of this size is done."""
 
 COLOURS = {"verified": "green", "present": "green", "missing": "yellow", "broken": "red"}
 
@@ -37,10 +37,10 @@ def models() -> None:
 @JSON
 @configured
 def list_models(config: Config, as_json: bool) -> None:
-    """Show every known model: what for, licence, size, whether it is here, and at which commit.
+    """List every known model: role, licence, size, state and commit.
 
-    "verified": every file has the sha256 of the lock. "present": the sizes fit, the digests have yet to be looked at.
-    A star marks what profile full needs under this configuration.
+    "verified": every file has the sha256 in the lock. "present": the sizes match, the digests are not checked yet.
+    An asterisk marks what profile full needs in this configuration.
     """
     from app.weights import store
     from app.weights.manifest import MODELS
@@ -64,14 +64,14 @@ def list_models(config: Config, as_json: bool) -> None:
 
 @models.command()
 @NAMES
-@click.option("--all", "everything", is_flag=True, help="Every known model, the options too.")
+@click.option("--all", "everything", is_flag=True, help="Fetch every known model, including the optional ones.")
 @JSON
 @configured
 def fetch(config: Config, names: tuple[str, ...], everything: bool, as_json: bool) -> None:
-    """Fetch models by their NAMES; without names, what profile full needs under this configuration.
+    """Fetch models by NAMES; without names, what profile full needs in this configuration.
 
-    What is here and whole is not fetched again, and a download that was interrupted goes on where it stopped. Gated
-    models need an account: set HF_TOKEN, or run `hf auth login` once.
+    Complete models are not fetched again, and an interrupted download resumes where it stopped. Gated models need an
+    account: set HF_TOKEN, or run `hf auth login` once.
     """
     from app.weights import fetching
     from app.weights.manifest import gigabytes
@@ -93,7 +93,7 @@ def fetch(config: Config, names: tuple[str, ...], everything: bool, as_json: boo
         print_json({"folder": config.models.folder, "fetched": fetched, "models": [model.name for model in chosen]})
         return
     for model in chosen:
-        done = f"fetched {gigabytes(fetched[model.name])}" if model.name in fetched else "was here already, verified"
+        done = f"fetched {gigabytes(fetched[model.name])}" if model.name in fetched else "already present, verified"
         click.echo(f"{model.name}: {done}")
 
 
@@ -102,9 +102,9 @@ def fetch(config: Config, names: tuple[str, ...], everything: bool, as_json: boo
 @JSON
 @configured
 def verify(config: Config, names: tuple[str, ...], as_json: bool) -> None:
-    """Hash every file of the NAMES anew; without names, of all models that were fetched.
+    """Rehash every file of the models NAMES; without names, of all fetched models.
 
-    Exit 0: all are whole. Exit 1: one is not, or there is none.
+    Exit code: 0 all are intact, 1 one is not, or there is none.
     """
     from app.errors import BadWeights
     from app.weights import store
@@ -127,7 +127,7 @@ def verify(config: Config, names: tuple[str, ...], as_json: bool) -> None:
         for model in chosen:
             click.echo(problems.get(model.name) or f"{model.name}: verified, {len(locked[model.name].files)} files")
         if not chosen:
-            click.echo("nothing was fetched yet: splatgate models fetch")
+            click.echo("no models have been fetched: run splatgate models fetch")
     sys.exit(1 if problems or not chosen else 0)
 
 
@@ -140,7 +140,7 @@ def _chosen(config: Config, names: tuple[str, ...], everything: bool) -> list[Mo
 
 
 def _needed(config: Config) -> tuple[Model, ...]:
-    """The models of the configured profile; of the first profile that needs any, if this one needs none."""
+    """The models of the configured profile or, if it needs none, of the first profile that needs any."""
     from app.generators import GENERATORS
     from app.weights.manifest import needed
 
@@ -185,7 +185,7 @@ def _print_problems(states: list[State]) -> None:
 
 @contextmanager
 def _bar(title: str, total: int, done: int = 0) -> Iterator[OnBytes]:
-    """Bytes, rate and time left: as a bar on a terminal, as log lines elsewhere."""
+    """Shows bytes, rate and time left: a bar on a terminal, log lines elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _Lines(title, total, done)
@@ -201,16 +201,16 @@ def _bar(title: str, total: int, done: int = 0) -> Iterator[OnBytes]:
 
 
 class _Lines:
-    """A log line each time another twentieth has been done. Called by several threads."""
+    """Logs progress at each STEP. Called by several threads."""
 
     def __init__(self, title: str, total: int, done: int) -> None:
         self.title, self.total, self.done = title, total, done
-        self.before, self.began, self.told = done, time.monotonic(), self._share()
+        self.before, self.began, self.logged = done, time.monotonic(), self._share()
 
     def __call__(self, count: int) -> None:
         self.done += count
-        if self._share() >= self.told + STEP:
-            self.told = self._share()
+        if self._share() >= self.logged + STEP:
+            self.logged = self._share()
             logger.info(self._line(time.monotonic() - self.began))
 
     def _share(self) -> float:

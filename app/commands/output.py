@@ -1,4 +1,4 @@
-"""What several commands print: findings, repairs and verdicts; and the exit code of a refusal."""
+"""Output that several commands share: findings, repairs and verdicts; and the exit code of a refusal."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ REFUSED, FOUND = 3, 4
 """Exit codes: the gate refused or a certificate does not match; `inspect --strict` has findings."""
 
 COLOURS = {"passed": "green", "refused": "red"}
-"""Of outcomes; others are yellow."""
+"""Colours of outcomes; others are yellow."""
 
 
 def print_findings(diagnosis: dict[str, Any]) -> None:
-    """Findings and hints of a diagnosis, as Diagnosis.to_dict gives it."""
+    """Prints the findings and hints of a diagnosis, as returned by Diagnosis.to_dict."""
     if not diagnosis["findings"]:
         click.echo("findings: none")
     for finding in diagnosis["findings"]:
@@ -28,7 +28,7 @@ def print_findings(diagnosis: dict[str, Any]) -> None:
 
 
 def print_notes(notes: tuple[str, ...]) -> None:
-    """What the reader of a splat file dropped or changed."""
+    """Prints what the reader of a splat file dropped or changed."""
     for note in notes:
         click.echo(f"note: {note}")
 
@@ -45,7 +45,7 @@ def findings_not_logged() -> Iterator[None]:
 
 def print_repairs(repairs: list[dict[str, Any]]) -> None:
     for done in repairs:
-        click.echo(f"repaired: {done['field']}, {done['count']:,} gaussians, by {done['strategy']}")
+        click.echo(f"repaired: {done['field']}, {done['count']:,} gaussians: {done['strategy']}")
 
 
 def print_verdict(outcome: str, reasons: Sequence[str], value: float | None, views: dict[str, float]) -> None:

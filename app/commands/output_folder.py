@@ -1,4 +1,4 @@
-"""The folder that `splatgate generate` writes: its name, and how it appears only when it is complete."""
+"""The folder that `splatgate generate` writes: its name, and writing it so that it appears only when complete."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.cli import nearest
 from app.errors import BadInput
 
 LAST = "certificate.json"
-"""Removed first and moved last: where it is, the files that it describes are there too."""
+"""Removed first and moved last: if it exists, so do the files that it describes."""
 
 
 def check_output(folder: Path) -> None:
@@ -51,7 +51,7 @@ def _move(source: Path, folder: Path) -> None:
         source.rename(folder)
         return
     (folder / LAST).unlink(missing_ok=True)
-    (folder / "picture.png").unlink(missing_ok=True)  # of an earlier result, which had one
+    (folder / "picture.png").unlink(missing_ok=True)  # may be from an earlier result
     for path in sorted(source.iterdir(), key=lambda path: path.name == LAST):
         path.replace(folder / path.name)
 
@@ -74,7 +74,7 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def folder_name(prompt: str, seed: int) -> str:
-    """From the words of the prompt, and a digest if they lost more than case and spaces: no two prompts share one."""
+    """A name from the prompt, with a digest if it lost more than case and spaces, so that prompts do not collide."""
     slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60]
     if slug.replace("-", " ") != prompt.lower():
         slug = f"{slug or 'splat'}-{hashlib.sha256(prompt.encode()).hexdigest()[:6]}"

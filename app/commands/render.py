@@ -1,4 +1,4 @@
-"""`splatgate render`: a splat from several sides, as one PNG."""
+"""`splatgate render`: renders a splat from several sides as one PNG."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _with_render(config: Config, update: dict[str, Any]) -> Config:
 
 
 def _views(azimuth: tuple[float, ...], pitch: tuple[float, ...]) -> tuple[Any, ...]:
-    """One view per pair; a single angle is combined with all of the other list."""
+    """One view per pair of angles; a single angle is combined with every angle of the other list."""
     count = max(len(azimuth), len(pitch))
     if len(azimuth) not in (1, count) or len(pitch) not in (1, count):
         raise click.UsageError(

@@ -1,4 +1,4 @@
-"""One prompt generated and written: shared by the single prompt and the batch."""
+"""Generates and writes one splat, for a single prompt and for a batch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from app.pipeline import GenerationRequest, Stages
 
 OnText = Callable[[str], None]
-"""Called with what is being done, for a progress line."""
+"""Called with the current activity, for a progress line."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """What became of a prompt. folder, certificate: None if no attempt produced a splat."""
+    """The result of one prompt. folder, certificate: None if no attempt produced a splat."""
 
     outcome: str
     reasons: tuple[str, ...]

@@ -22,9 +22,9 @@ from app.config import Config, ServeConfig
 def serve(config: Config, host: str | None, port: int | None, data: Path | None) -> None:
     """Serve HTTP with a web process and an engine per GPU.
 
-    With serve.web = false only the engines run, for the jobs of another host on the same database (docs/cluster.md).
+    With serve.web = false only engines run, for the jobs of a host that shares the database (docs/cluster.md).
 
-    SIGTERM lets the running stage finish (serve.grace_seconds). Exit code: 0, or 1 if a process kept dying.
+    SIGTERM lets the running stage finish (serve.grace_seconds). Exit code: 0, or 1 if a process kept crashing.
     """
     from app.serve import environment, run
 

@@ -15,7 +15,7 @@ def token() -> None:
 @token.command()
 @JSON
 def new(as_json: bool) -> None:
-    """Make a token: keep it, and put its hash line into the file that auth.tokens_file names."""
+    """Create a token. Keep it, and add its hash line to the file that auth.tokens_file names."""
     from app.web.tokens import new_token, token_hash
 
     made = new_token()
@@ -24,4 +24,4 @@ def new(as_json: bool) -> None:
         return
     click.echo(f"token: {made}")
     click.echo(f"hash:  {token_hash(made)}")
-    click.echo("The token is shown this once. The hash goes on a line of its own in auth.tokens_file.", err=True)
+    click.echo("The token is shown only once. Add the hash as a line of its own to auth.tokens_file.", err=True)

@@ -1,4 +1,4 @@
-"""`splatgate turntable`: a film once around a splat."""
+"""`splatgate turntable`: a video of one turn around a splat."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def turntable(
     fps: int | None,
     as_json: bool,
 ) -> None:
-    """Film a splat once around as an MP4.
+    """Render one turn around a splat as an MP4.
 
     The splat is scaled and centred as the public judge does, on white. The codec is H.264.
     """
@@ -46,7 +46,7 @@ def turntable(
             size=size,
             seconds=seconds,
             fps=fps,
-            on_progress=lambda done: on_stage(f"Filming, {done:.0%}"),
+            on_progress=lambda done: on_stage(f"Rendering, {done:.0%}"),
         )
     written = output.stat().st_size
     if as_json:

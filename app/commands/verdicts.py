@@ -1,4 +1,4 @@
-"""`splatgate validate | check`: judge a splat file, and check a certificate against its file."""
+"""`splatgate validate | check`: scores a splat file; checks a certificate against its file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from app.prompt import check_prompt
 def validate(config: Config, file: Path, prompt: str, as_json: bool) -> None:
     """Score a splat against a prompt and pass or refuse it.
 
-    The file is judged as it is, without repairs. Exit code: 0 passed, 3 refused.
+    The file is scored as it is, without repairs. Exit code: 0 passed, 3 refused.
     """
     from app import pipeline
     from app.splat.diagnosis import diagnose

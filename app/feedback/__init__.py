@@ -1,1 +1,1 @@
-"""The judges' answers: read from logs, stored, joined to our jobs, and turned into advice on the gate."""
+"""The judges' answers: reads them from logs, stores them, joins them to jobs, and derives advice on the gate."""

@@ -1,4 +1,4 @@
-"""Dates as loggers, process managers and containers write them before a message; and times that a user types."""
+"""Parses dates as loggers, process managers and containers write them, and times that users type."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.errors import BadInput
 
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 LEAP_CYCLE = 8
-"""Years to look back for one that has a 29 February, across a century that has none."""
+"""Years to search for a 29 February; two leap years may be eight years apart."""
 
 _CLOCK = (
     r"(?P<hour>\d\d?):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:[.,](?P<fraction>\d{1,9}))?)?(?!:?\d)"
@@ -42,11 +42,11 @@ EPOCH = re.compile(r"(?<![\w.,:+-])[1-4]\d{9}(?:[.,]\d{1,9}|\d{3}|\d{6}|\d{9})?(
 
 
 def dates_in(text: str, until: datetime) -> list[datetime]:
-    """The dates in a text, in its order; with a zone where they name one.
+    """The dates in a text, in order; with a zone if they name one.
 
-    until: a date without a year is the last such day before this one. Seconds since 1970 count at the start of the
-    text; elsewhere only where there is no other date, for ten digits may mean something else. A date that could be
-    read in two ways (3/4/2026) is none.
+    until: a date without a year is taken as the last such day before this time. Seconds since 1970 count at the start
+    of the text; elsewhere only if there is no other date, because ten digits may mean something else. Ambiguous dates
+    (3/4/2026) are ignored.
     """
     found = [(match.start(), date) for form in FORMS for match in form.finditer(text) if (date := _date(match, until))]
     numbers = [(match.start(), date) for match in EPOCH.finditer(text) if (date := _seconds(match[0]))]
@@ -55,7 +55,7 @@ def dates_in(text: str, until: datetime) -> list[datetime]:
 
 
 def from_epoch(number: float) -> datetime | None:
-    """Of seconds, milliseconds, microseconds or nanoseconds since 1970: those of them that lie in 2001 to 2096."""
+    """The date for a number of seconds, ms, us or ns since 1970: the first unit that gives a year from 2001 to 2096."""
     for unit in (1.0, 1e3, 1e6, 1e9):
         if 1e9 <= number / unit < 4e9:
             return datetime.fromtimestamp(number / unit, UTC)
@@ -63,13 +63,13 @@ def from_epoch(number: float) -> datetime | None:
 
 
 def chosen(dates: Sequence[datetime], zone: tzinfo) -> float | None:
-    """Seconds since 1970 of the first date that names its zone, else of the last, which is the logger's own."""
+    """Seconds since 1970 of the first date with a zone, else of the last date, which is the logger's own."""
     if not dates:
         return None
     date = next((date for date in dates if date.tzinfo), dates[-1])
     try:
         return (date if date.tzinfo else date.replace(tzinfo=zone)).timestamp()
-    except (ValueError, OverflowError):  # the year 1, moved by its offset
+    except (ValueError, OverflowError):  # the year 1, shifted by its offset
         return None
 
 
@@ -77,12 +77,12 @@ def zone_of(name: str) -> tzinfo:
     """A time zone by its name in the IANA database. Raises BadInput."""
     try:
         return ZoneInfo(name)
-    except (KeyError, OSError, ValueError):  # unknown; a folder of the database; a path out of it
+    except (KeyError, OSError, ValueError):  # an unknown zone; a folder of the database; a path outside it
         raise BadInput(f"{name[:40]!r} is not a time zone known to this host: write UTC or Europe/Berlin") from None
 
 
 def moment(text: str) -> float:
-    """Seconds since 1970 of an ISO date or date and time; UTC where it names no zone. Raises BadInput."""
+    """Seconds since 1970 of an ISO date, with or without time; UTC if it names no zone. Raises BadInput."""
     try:
         stamp = datetime.fromisoformat(text)
         return (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp()
@@ -108,7 +108,7 @@ def _date(match: re.Match[str], until: datetime) -> datetime | None:
 
 
 def _month_and_day(parts: dict[str, str | None]) -> tuple[int, int] | None:
-    """None where either number could be the month: between slashes, without AM or PM."""
+    """Month and day; None if either number could be the month: with slashes, without AM or PM."""
     if name := parts.get("name"):
         return MONTHS.index(name[:3].lower()) + 1, int(parts["day"] or 0)
     if "first" not in parts:
@@ -132,7 +132,7 @@ def _clock(parts: dict[str, str | None]) -> tuple[int, int, int, int]:
 
 
 def _latest(month_and_day: tuple[int, int], clock: tuple[int, int, int, int], until: datetime) -> datetime | None:
-    """The last such day before `until`, with a day's grace for another zone."""
+    """The last such day before `until`, plus a day to allow for time zones."""
     for year in range(until.year + 1, until.year - LEAP_CYCLE - 1, -1):
         try:
             date = datetime(year, *month_and_day, *clock)

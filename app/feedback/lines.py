@@ -1,4 +1,4 @@
-"""A judge's answers as a caller's log holds them: a line of text to the `Line`s in it, a log of any size to a stream.
+"""Parses judges' answers from the lines of a caller's log, which is read as a stream.
 
 This file knows no database and no jobs.
 """
@@ -21,9 +21,9 @@ from app.feedback.logs import MAX_LINE, Message, messages, text_lines
 class Line:
     """One answer of one judge.
 
-    score: None where the judge failed (no verdict); 0.0 where the result lay under its cut (rejected, value unknown).
-    time: seconds since 1970, None without a date. prompt: None in the form that does not carry it.
-    average, elo, reward, observations: what the judge says of the caller; None where it says nothing.
+    score: None if the judge failed (no verdict); 0.0 if the result was below its cut-off (rejected, value unknown).
+    time: seconds since 1970, None without a date. prompt: None if the line does not contain it.
+    average, elo, reward, observations: what the judge reports about the caller, or None.
     """
 
     uid: str
@@ -38,19 +38,19 @@ class Line:
 
 @dataclass(frozen=True)
 class Broken:
-    """Text that begins like an answer and is none. number: of its line."""
+    """Text that starts like an answer but cannot be parsed. number: of its line."""
 
     number: int
     reason: str
 
 
 Found = tuple[Line | Broken, ...]
-"""What one line of a log holds."""
+"""The answers in one line of a log."""
 
 UID = r"\[(?P<uid>[\w.:@-]{1,64})\]"
 TOKEN = r"(?:[\w.]{1,20}\([\w.+-]{1,40}\)|[^\s,()\"'\]}|;]{1,40})"
 MARK = re.compile(r"Feedback (?:received )?from \[|Feedback received\. (?:Prompt|Score): ")
-TODAY = re.compile(
+CURRENT = re.compile(
     rf"Feedback from {UID}: Score=(?P<score>{TOKEN}), AvgScore=(?P<average>{TOKEN}), ELO=(?P<elo>{TOKEN}), "
     rf"Reward=(?P<reward>{TOKEN}), Observations=(?P<observations>\d{{1,18}})(?!\d|\.\d)",
     re.ASCII,
@@ -60,20 +60,20 @@ PROMPT_FIRST = re.compile(
     rf"Feedback received from {UID}\. Prompt: (?P<prompt>.*)\. Score: (?P<score>{TOKEN})(?![^\s\"',;\]}}|)])",
     re.ASCII | re.DOTALL,
 )
-"""Today's form, and the two older ones, which name the prompt."""
+"""The current form, and the two older ones, which contain the prompt."""
 
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 TYPED = re.compile(r"[A-Za-z_][\w.]*\((.*)\)", re.ASCII)
 """A number as repr() of another type writes it: np.float64(0.71)."""
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # PostgreSQL's text cannot hold a zero byte
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # PostgreSQL's text cannot contain a null character
 
 
 def read_lines(stream: BinaryIO, zone: tzinfo = UTC, until: datetime | None = None) -> Iterator[Found]:
-    """What each line of a log holds, read as it comes.
+    """The answers in each line of a log, read as a stream.
 
-    zone: of dates that do not name theirs. until: the end of the log, for dates without a year; None: now.
-    Never raises over what the log holds.
+    zone: of dates without a zone. until: the end of the log, for dates without a year; None: now.
+    Never raises because of the content.
     """
     until = until or datetime.now(UTC)
     for number, (text, whole) in enumerate(text_lines(stream), 1):
@@ -107,8 +107,8 @@ def _answers(message: Message, zone: tzinfo, until: datetime, number: int) -> It
 
 
 def _fields(text: str, start: int, until: datetime) -> tuple[dict[str, str], int]:
-    """What an answer says, and where it ends. Raises BadInput where it only begins like one."""
-    if found := TODAY.match(text, start):
+    """The fields of an answer, and where it ends. Raises BadInput if the text only starts like an answer."""
+    if found := CURRENT.match(text, start):
         return found.groupdict(), found.end()
     end = _end(text, start, until)
     if found := SCORE_FIRST.match(text, start):
@@ -122,7 +122,7 @@ def _fields(text: str, start: int, until: datetime) -> tuple[dict[str, str], int
 
 
 def _end(text: str, start: int, until: datetime) -> int:
-    """Where the next answer begins. One inside a prompt is none: a date or a new line stands before another answer."""
+    """Where the next answer starts. A date or a new line must precede it; otherwise it is part of the prompt."""
     for mark in MARK.finditer(text, start + 1):
         between = text[start : mark.start()]
         if "\n" in between or dates_in(between, until):
@@ -131,8 +131,8 @@ def _end(text: str, start: int, until: datetime) -> int:
 
 
 def _closing(text: str) -> int | None:
-    """Where the prompt ends that began with a parenthesis: at the last one of the text, or, where more text follows,
-    at the one that closes it."""
+    """Where a prompt in parentheses ends: at the last closing parenthesis or, if more text follows, at the matching
+    one; None without one."""
     last = text.rstrip().rstrip("\"'").rfind(")")
     if last >= 0 and last < len(text.rstrip().rstrip("\"'")) - 1:
         depth = 1
@@ -167,12 +167,12 @@ def score_of(token: str) -> float | None:
 
 
 def without_controls(text: str) -> str:
-    """The text with a replacement character for each control character but the tab and the line feed."""
+    """The text with control characters, except tab and line feed, replaced by the replacement character."""
     return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _number(token: str | None) -> float | None:
-    """The finite number that the whole token is, else None."""
+    """The token as a finite number, or None."""
     if token and (typed := TYPED.fullmatch(token)):
         token = typed[1]
     if token is None or not NUMBER.fullmatch(token):

@@ -1,6 +1,6 @@
-"""A log file as lines of text, and the messages in a line: compression, encodings, JSON wrappers, terminal colours.
+"""Reads log files as lines and messages: handles compression, encodings, JSON wrappers and terminal colours.
 
-This file does not know what a judge says.
+This file does not know what the messages mean.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from app.errors import BadFile
 from app.feedback.dates import dates_in, from_epoch
 
 MAX_LINE = 1 << 16
-"""Characters; a longer line is cut here. In an image task the prompt of the older forms is a whole base64 picture."""
+"""Characters at which a line is cut: in an image task the prompt in the older forms is a whole picture in base64."""
 
 MAX_DEPTH = 4
-"""JSON in JSON: a container's log of a process that logs JSON."""
+"""Nesting of JSON in JSON, as in a container's log of a process that logs JSON."""
 
 MAX_BRACES = 8
-"""Places in a line where a JSON document may begin."""
+"""How many braces in a line are tried as the start of a JSON document."""
 
 MAGIC = {
     b"\x1f\x8b": "gzip",
@@ -46,29 +46,29 @@ TIME_KEYS = frozenset(
         *("eventtime", "timemillis", "__realtime_timestamp", "_source_realtime_timestamp"),
     )
 )
-"""Of JSON documents, in lower case: pm2, docker, loguru, journald, pino, zap, structlog, logstash."""
+"""Keys for times in JSON logs, in lower case: pm2, docker, loguru, journald, pino, zap, structlog, logstash."""
 
 ESCAPE = re.compile(r"(?:\x1b|\\x1b|\\033|#033|\^\[)(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
-"""A terminal's control sequence, as itself or as rsyslog, cat -v and repr() spell it."""
+"""A terminal's control sequence, raw or as rsyslog, cat -v and repr() escape it."""
 
 _DECODER = json.JSONDecoder()
 
 
 class Message(NamedTuple):
-    """A message, and the dates that its JSON wrappers give it, the outermost first."""
+    """A message, and the dates from its JSON wrappers, outermost first."""
 
     text: str
     dates: tuple[datetime, ...] = ()
 
 
 def compression(head: bytes) -> str:
-    """The name of the compression that a file with these first bytes has; empty for none that is known."""
+    """The compression of a file with these first bytes; empty if none is recognised."""
     return next((name for magic, name in MAGIC.items() if head.startswith(magic)), "")
 
 
 @contextmanager
 def decompressed(stream: BinaryIO, name: str) -> Iterator[BinaryIO]:
-    """The content of a log file, which may be compressed. Raises BadFile where that is cut short or damaged."""
+    """The content of a log file, which may be compressed. Raises BadFile if the compressed data are damaged."""
     buffered = _peekable(stream)
     kind = compression(buffered.peek(8)[:8])
     try:
@@ -93,7 +93,7 @@ def _opened(stream: Any, kind: str, name: str) -> BinaryIO:
 
 
 class _Zstd(io.RawIOBase):
-    """Frames of zstd; zstandard's own stream reader takes a frame that is cut short for a whole one."""
+    """A reader of zstd frames that detects truncation, which zstandard's own stream reader does not."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream = stream
@@ -109,17 +109,17 @@ class _Zstd(io.RawIOBase):
             self.content = frame.decompress(chunk)
             self.frame, self.packed = (None, frame.unused_data) if frame.eof else (frame, b"")
         if not self.content and self.frame:
-            raise EOFError("the last frame is cut short")
+            raise EOFError("the last frame is truncated")
         count = min(len(buffer), len(self.content))
         buffer[:count], self.content = self.content[:count], self.content[count:]
         return count
 
 
 def text_lines(stream: BinaryIO) -> Iterator[tuple[str, bool]]:
-    """Each line, without its end, cut where it is too long; and whether it is whole.
+    """Each line without its end, cut if it is too long; and whether it is complete.
 
-    A line ends with LF, CR or both. UTF-8, or UTF-16 by its byte order mark or its zero bytes; a line that is not
-    UTF-8 is read as Latin-1.
+    A line ends with LF, CR or both. The encoding is UTF-8, or UTF-16 if a byte order mark or zero bytes show it; lines
+    that are not UTF-8 are read as Latin-1.
     """
     buffered = _peekable(stream)
     text = io.TextIOWrapper(buffered, encoding=_encoding(buffered.peek(512)), errors="surrogateescape", newline=None)
@@ -130,7 +130,7 @@ def text_lines(stream: BinaryIO) -> Iterator[tuple[str, bool]]:
                 rest = text.readline(MAX_LINE)
             yield _readable(line.removesuffix("\n")), rest is line
     finally:
-        text.detach()  # whoever opened the stream closes it
+        text.detach()  # the caller closes the stream
 
 
 def _encoding(head: bytes) -> str:
@@ -154,9 +154,9 @@ def _readable(line: str) -> str:
 def messages(
     line: str, word: str, until: datetime, outer: Sequence[datetime] = (), depth: int = 0
 ) -> Iterator[Message]:
-    """The messages in a line that hold `word`: those of the JSON documents in it, or else the line itself.
+    """The messages in a line that contain `word`: those of the JSON documents in it, or else the line itself.
 
-    until: of dates without a year, see `dates_in`. A document's dates are those of its keys for times.
+    until: for dates without a year, see `dates_in`. The dates of a document are those of its TIME_KEYS.
     """
     line = ESCAPE.sub("", line)
     for start in [found.start() for found in re.finditer("{", line)][:MAX_BRACES] if depth < MAX_DEPTH else ():
@@ -191,7 +191,7 @@ def _leaves(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, An
 
 
 def _holder(document: Any, word: str) -> str | None:
-    """The string that holds the word most often: loguru writes the message bare, too."""
+    """The string that contains the word most often, because loguru repeats the bare message."""
     found = [text for _, text in _leaves(document) if isinstance(text, str) and word in text]
     return max(found, key=lambda text: text.count(word), default=None)
 

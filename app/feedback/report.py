@@ -18,7 +18,7 @@ BUCKET = 0.02
 """Width of a bucket of scores, in cosines."""
 
 SILENT_AFTER = 5
-"""Answers, all with Observations=0, after which a judge is said to process nothing."""
+"""A judge is reported as idle after this many answers that all have Observations=0."""
 
 MOST_JUDGES = 256
 MOST_POINTS = 120
@@ -237,7 +237,7 @@ def _points(
 
 
 def _thresholds(verdicts: Sequence[Answer]) -> list[float]:
-    """Round numbers over the range of the judged scores; outside it nothing is known."""
+    """Round numbers over the range of the judged scores, outside of which nothing is known."""
     scores = [answer.job_score or 0.0 for answer in verdicts]
     if not scores:
         return []

@@ -1,4 +1,4 @@
-"""Reports of the web process, computed once for all who ask within a minute."""
+"""A cache of the web process's reports, each computed at most once a minute."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 SECONDS = 60.0
-"""How long a report is used; our own jobs, which it counts too, change all the time."""
+"""How long a report is used: it also counts jobs, which change all the time."""
 
 MOST = 16
 
@@ -24,7 +24,7 @@ class _Entry(Generic[T]):
 
 
 class ReportCache(Generic[T]):
-    """Values by key. Thread-safe: who asks while a value is computed waits for it. clock: seconds that only rise."""
+    """Values by key. Thread-safe: callers wait while a value is computed. clock: monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -32,12 +32,12 @@ class ReportCache(Generic[T]):
         self._entries: dict[object, _Entry[T]] = {}
 
     def get(self, key: object, version: tuple[int, int], compute: Callable[[], T]) -> T:
-        """The value of the key if it is of this version and not too old, else a new one."""
+        """The cached value if it has this version and is not too old, else a new one."""
         with self._lock:
             now, entry = self._clock(), self._entries.pop(key, None)
             if entry is None or entry.version != version or entry.until <= now:
                 entry = _Entry(compute(), version, self._clock() + SECONDS)
-            self._entries[key] = entry  # the latest last
+            self._entries[key] = entry  # most recently used last
             while len(self._entries) > MOST:
                 del self._entries[next(iter(self._entries))]
             return entry.value

@@ -36,7 +36,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Quartiles:
-    """Of judges' scores. None: the quartile lies among the rejected, whose scores are unknown."""
+    """Quartiles of judges' scores. None: the quartile is among the rejected results, whose scores are unknown."""
 
     low: float | None
     median: float | None
@@ -44,7 +44,7 @@ class Quartiles:
 
 
 def share(count: int, total: int) -> Share:
-    """With the Wilson interval, or the exact one below EXACT_BELOW trials."""
+    """The share with its Wilson interval, or the exact interval below EXACT_BELOW trials."""
     if not total:
         return Share(0, 0, None, None, None)
     method = "exact" if total < EXACT_BELOW else "wilson"
@@ -55,7 +55,7 @@ def share(count: int, total: int) -> Share:
 
 
 def difference(before: Share, after: Share) -> Difference:
-    """With Newcombe's interval, the root of the squares of the two shares' intervals."""
+    """The difference with Newcombe's interval, which combines the intervals of the two shares."""
     if before.share is None or after.share is None:
         return Difference(before, after, None, None, None)
     assert before.low is not None
@@ -69,7 +69,7 @@ def difference(before: Share, after: Share) -> Difference:
 
 
 def quartiles(scores: NDArray[np.float64]) -> Quartiles | None:
-    """Quartiles of verdicts where 0.0 means "below the cut-off": for those it is enough to know that they are low."""
+    """Quartiles of scores in which 0.0 means "below the cut-off"; None without scores."""
     if not len(scores):
         return None
     found = np.quantile(scores, (0.25, 0.5, 0.75), method="inverted_cdf")

@@ -1,6 +1,6 @@
-"""The judges' answers in the database: added once each, joined to the jobs they refer to, and read for the report.
+"""The judges' answers in the database: each is added once, joined to its job, and read for the report.
 
-What the report needs of a job is stored with its answer, because jobs are deleted after assets.keep_days.
+What the report needs from a job is stored with the answer, because jobs are deleted after assets.keep_days.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from app.jobs.tables import ROW, jobs, metadata
 T = TypeVar("T")
 
 BATCH = 500
-"""Answers per transaction, so that others can write in between."""
+"""Answers per transaction, so that other writers get a turn."""
 
 MOST_ANSWERS = 200_000
-"""A report reads the newest ones, and says if there are more."""
+"""A report reads this many answers, the newest, and says if there are more."""
 
 MOST_EXAMPLES = 10
 FORGET_AT_ONCE = 1_000
@@ -111,7 +111,7 @@ class FeedbackStore:
         if not ready:
             with store.writing(alone=True) as connection:
                 answers.create(connection, checkfirst=True)
-                if not _is_current(connection):  # of an earlier release
+                if not _is_current(connection):  # created by an older release
                     connection.exec_driver_sql(f"ALTER TABLE {answers.name} ADD COLUMN added FLOAT")
 
     def add(
@@ -119,8 +119,8 @@ class FeedbackStore:
     ) -> Receipt:
         """Adds the answers of a log as it is read. An answer that is already stored is counted, not added.
 
-        Two answers are the same if they say the same at the same time; without a time, if each is the n-th that says
-        so in the log of this name. on_lines: called after each batch with the number of lines read so far.
+        Two answers are equal if all their fields and times are equal; without a time, if each is the n-th with these
+        fields in the log of this name. on_lines: called after each batch with the number of lines read so far.
         """
         receipt, undated, oldest = Receipt(0, 0, 0, 0, 0, ()), Counter[str](), self._oldest()
         for batch in _batches(log, 16 * BATCH):
@@ -181,7 +181,7 @@ class FeedbackStore:
         if rows or unknown is not None:
             with self.store.writing() as connection:
                 connection.execute(sa.delete(answers).where(answers.c.row.in_(rows)))
-                # undated answers of an earlier release count from now on
+                # the age of undated answers from older releases counts from now
                 connection.execute(sa.update(answers).where(age.is_(None)).values(added=self._clock()))
         return len(rows)
 
@@ -196,7 +196,7 @@ class FeedbackStore:
         return self._clock() - self.config.feedback.keep_days * DAY_SECONDS
 
     def _add(self, lines: dict[str, Line]) -> int:
-        """Those of the lines, by digest, that are new; returns how many."""
+        """Adds the lines, by digest, that are new. Returns how many."""
         with self.store.writing(alone=True) as connection:
             known = set(connection.scalars(sa.select(answers.c.digest).where(answers.c.digest.in_(list(lines)))))
             new = {digest: line for digest, line in lines.items() if digest not in known}
@@ -239,12 +239,12 @@ def _delivered(lines: Sequence[Line], seconds: float) -> tuple[sa.Select[Any], s
 
 
 def _candidate(row: sa.RowMapping) -> Candidate:
-    """Without a prompt the score compares pictures, on another scale and with its own threshold."""
+    """A candidate; its score is dropped without a prompt, as it then compares pictures, on another scale."""
     return Candidate(**{**row, "score": row["score"] if row["prompt"] else None})
 
 
 def _digest(line: Line, name: str, undated: Counter[str]) -> str:
-    """sha256 (hex) of what the line says. name: of its log; undated: how often each has been seen in it."""
+    """SHA-256 (hex) of the line's fields. name: of its log; undated: how often each undated line was seen in it."""
     digest = hashlib.sha256(json.dumps(list(vars(line).values())).encode()).hexdigest()
     if line.time is None:
         undated[digest] += 1

@@ -29,19 +29,19 @@ ProfileName = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"e
 
 
 def check_takes_pictures(generator: Generator) -> None:
-    """Raises BadInput for a generator that makes nothing of a picture."""
+    """Raises BadInput if the generator takes no pictures."""
     if not generator.takes_pictures:
         others = " or ".join(repr(each.name) for each in GENERATORS.values() if each.takes_pictures)
         raise BadInput(
-            f"profile {generator.name!r} generates from words only: leave the picture out, or use profile {others}"
+            f"profile {generator.name!r} generates from prompts only: omit the picture, or use profile {others}"
         )
 
 
 def without_models() -> str:
-    """For error messages: the profiles that need no models."""
+    """The profiles that need no models, for error messages."""
     return " or ".join(repr(each.name) for each in GENERATORS.values() if not each.models)
 
 
 def without_gpu() -> str:
-    """For error messages: the profiles that run without a GPU."""
+    """The profiles that need no GPU, for error messages."""
     return " or ".join(repr(each.name) for each in GENERATORS.values() if not each.needs_gpu)

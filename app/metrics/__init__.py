@@ -14,11 +14,11 @@ METRICS: dict[str, Metric] = {
     "clip": clip.METRIC,
     "likeness": likeness.METRIC,
 }
-"""By name. The first one that was measured gives a job its score."""
+"""By name. The score of a job is the value of the first metric that was measured."""
 
 
 def score_of(values: Mapping[str, float]) -> float | None:
-    """The score of a splat, of the values of its metrics: that of the first metric; None without any."""
+    """The score of a splat: the value of its first metric in the order of METRICS; None without any."""
     return next((values[name] for name in METRICS if name in values), None)
 
 
@@ -28,9 +28,9 @@ def _known(thresholds: dict[str, float]) -> dict[str, float]:
         if metric is None or metric.setting:
             others = ", ".join(each.name for each in METRICS.values() if not each.setting) or "none"
             own = f"; its threshold is validate.{metric.setting}" if metric else ""
-            raise ValueError(f"{name!r} is no metric with a threshold here{own}; there are: {others}")
+            raise ValueError(f"{name!r} is not a metric with a threshold here{own}; known are: {others}")
         if not metric.low <= value <= metric.high:
-            raise ValueError(f"{name} is from {metric.low:g} to {metric.high:g}")
+            raise ValueError(f"{name} ranges from {metric.low:g} to {metric.high:g}")
     return thresholds
 
 

@@ -1,4 +1,4 @@
-"""How well the views show what the prompt says."""
+"""How well the views match the prompt."""
 
 from app.metrics.metric import Metric
 

@@ -1,4 +1,4 @@
-"""What is known of a metric before it is loaded. This file imports no torch, nor does any file of this package."""
+"""What is known about a metric before it is loaded. Nothing in this package imports torch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ Need = Literal["views", "prompt", "picture", "splat"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A number by which the gate judges a splat. Code is named as "module:function", and imported when it is called.
+    """A number that the gate compares with a threshold. Code is given as "module:function", and imported when called.
 
-    label: what the log and the reasons call it. title: the same in more words.
+    label: its name in the log and in reasons. title: a longer name.
     compute: function (loaded, app.stages.measurement.Subject, config) -> app.stages.measurement.Measurement.
     load: function (config, on_load) -> what `compute` needs; empty if it needs nothing. Metrics that name the same
     function share what it returns.
-    needs: what it is computed from. unless: it is left out if one of these is there.
-    low, high: its range. higher_is_better: whether a value under the threshold is refused, or one over it.
-    setting: the key of [validate] that holds its threshold; empty: validate.thresholds holds it, under its name.
+    needs: what it is computed from. unless: it is skipped if one of these is present.
+    low, high: its range. higher_is_better: whether values below the threshold are refused, or values above it.
+    setting: the key of [validate] with its threshold; if empty, the threshold is in validate.thresholds, by name.
     """
 
     name: str
@@ -35,13 +35,13 @@ class Metric:
     setting: str = ""
 
     def applies(self, there: Set[Need]) -> bool:
-        """Whether it is measured on a subject that has these parts."""
+        """Whether it can be measured on a subject with these parts."""
         return self.needs <= there and not self.unless & there
 
     def passes(self, value: float, threshold: float) -> bool:
-        """At the threshold it passes; NaN never does."""
+        """Whether the value passes; a value equal to the threshold does, NaN does not."""
         return value >= threshold if self.higher_is_better else value <= threshold
 
     def is_as_strict(self, threshold: float, other: float) -> bool:
-        """Whether whatever passes `threshold` passes `other` too."""
+        """Whether every value that passes `threshold` also passes `other`."""
         return threshold >= other if self.higher_is_better else threshold <= other

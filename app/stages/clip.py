@@ -11,7 +11,7 @@ from app.weights.store import OnLoad, locate_file, no_progress
 
 
 def load(config: Config, on_load: OnLoad = no_progress) -> Scorer:
-    """The scorer of [score]. Raises NotFetched, BadWeights, or Unavailable for a device that is not there."""
+    """Loads the scorer of [score]. Raises NotFetched, BadWeights, or Unavailable if the device is missing."""
     weights = config.score.weights
     if scorer_is_ours(config):
         file = locate_file(SCORER, config, on_load)

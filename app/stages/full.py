@@ -1,4 +1,4 @@
-"""The generator of profile `full`: draws a picture from the prompt, cuts out the object, makes a splat of it.
+"""The generator of profile `full`: draws a picture from the prompt, cuts out the object, and turns it into a splat.
 
 Files of models in the manifest are checked against the lock. Models given by path are not.
 """
@@ -33,7 +33,7 @@ from app.weights.manifest import find
 from app.weights.store import OnLoad, files_in, locate, locate_file, lock_of, no_progress
 
 DENOISERS = {"transformer", "unet"}
-"""The name in a pipeline of the network that runs once a step. The others run once a picture."""
+"""Names in a pipeline of the network that runs once per step. The others run once per picture."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a metric measures, and what it finds."""
+"""The input and the result of a metric."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Subject:
 
     @property
     def parts(self) -> frozenset[Need]:
-        """What a metric may need of it."""
+        """The parts that it has, of those that a metric may need."""
         return parts(prompt=bool(self.prompt), picture=self.picture is not None)
 
 
 def parts(*, prompt: bool, picture: bool) -> frozenset[Need]:
-    """The parts of a subject that has a prompt and a picture, or lacks them."""
+    """The parts of a subject with or without a prompt and a picture."""
     there: dict[Need, bool] = {"views": True, "splat": True, "prompt": prompt, "picture": picture}
     return frozenset(part for part, is_there in there.items() if is_there)
 
@@ -36,7 +36,7 @@ def parts(*, prompt: bool, picture: bool) -> frozenset[Need]:
 class Measurement:
     """The value of a metric. per_view: of each view by itself; empty if the metric has none.
 
-    model: what computed it; None without a model. details: what else the certificate should say, in JSON's types.
+    model: what computed it; None without a model. details: JSON values that are added to the certificate.
     """
 
     value: float

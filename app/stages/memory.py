@@ -66,9 +66,9 @@ def place_weights(parts: Sequence[Part], config: GpuConfig, device: torch.device
 
 
 def offload_blocks(parts: Sequence[Part], room: int, device: torch.device) -> None:
-    """Keeps small parts, and as many blocks as fit of parts that run more than once a job; offloads the others.
+    """Keeps small parts, and as many blocks as fit of parts that run more than once per job; offloads the others.
 
-    A part that runs once is offloaded entirely: copying it takes a tenth of a second and frees memory for computing.
+    A part that runs once per job is offloaded entirely: copying it takes 0.1 s and frees memory for computing.
     """
     fixed = sum(_fixed_bytes(part) for part in parts)
     left = room - RESERVE_BYTES - fixed

@@ -1,7 +1,7 @@
-"""Judges pictures against words, or against a picture: open_clip image and text towers, one cosine a view.
+"""Scores views against a prompt or a picture: the cosine of open_clip embeddings, one for each view.
 
-Which model is a parameter: a name with a pretrained tag, a name with a local file, or a folder of our own with its
-open_clip_config.json. Weights are safetensors only. This file does not know splats, cameras or thresholds.
+The model is a name with a pretrained tag, a name with a local file, or a folder with its own open_clip_config.json.
+Weights are safetensors only. This file does not know splats, cameras or thresholds.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from app.trellis.graphs import GraphCache
 TEXT_CACHE_SIZE = 256
 
 LARGEST_SIDE = 1024
-"""Pixels; no model sees as many, and a picture of 16 million pixels would take 0.4 GB on the way to it."""
+"""Pixels; more than any model uses. A picture of 16 million pixels would take 0.4 GB of memory."""
 
 
 @dataclass(frozen=True)
 class ScorerParams:
     """model: an open_clip name ("ViT-L-14") or "local-dir:FOLDER". pretrained: a tag or a .safetensors file.
 
-    weights: the tag's weights as a local .safetensors file; empty takes them from the Hugging Face cache.
+    weights: the tag's weights as a local .safetensors file; if empty, they are in the Hugging Face cache.
     """
 
     model: str = "ViT-L-14"
@@ -52,8 +52,8 @@ class ScorerParams:
 class Scorer:
     """A loaded scorer, in half precision on a GPU. Not thread-safe: one engine process owns it.
 
-    graphs: replays the towers as CUDA graphs, for whoever knows that their weights stay on the GPU; eager, they wait
-    for the host most of their time.
+    graphs: replays the towers as CUDA graphs; set it only if their weights stay on the GPU. Without graphs the towers
+    wait for the host most of the time.
     """
 
     def __init__(self, params: ScorerParams, model: Any, tokenizer: Any, weights_sha256: str) -> None:
@@ -70,7 +70,7 @@ class Scorer:
     def run(self, images: Float32, prompt: str) -> Measurement:
         """Scores images (V, H, W, 3), float32 RGB in [0, 1], against the prompt.
 
-        Raises StageFailed where the model answers with a non-finite number.
+        Raises StageFailed if the model returns a number that is not finite.
         """
         text, truncated = self._text(prompt)
         return self._compare(images, text, truncated=truncated)
@@ -79,7 +79,7 @@ class Scorer:
     def run_against(self, images: Float32, picture: Image.Image, background: tuple[float, float, float]) -> Measurement:
         """Scores images (V, H, W, 3), float32 RGB in [0, 1], against a picture on that background.
 
-        Raises StageFailed where the model answers with a non-finite number.
+        Raises StageFailed if the model returns a number that is not finite.
         """
         return self._compare(images, self._features(on_square(picture, background))[0], truncated=False)
 
@@ -112,13 +112,13 @@ class Scorer:
         return f"{self.params.model}/{Path(self.params.pretrained).name}"
 
     def _text(self, prompt: str) -> tuple[torch.Tensor, bool]:
-        """Unit embedding (D,) of the prompt, and whether it was cut to the model's context."""
+        """Unit embedding (D,) of the prompt, and whether it was truncated to the model's context length."""
         if prompt not in self._texts:
             length = self._tokenizer.context_length
             wanted = len(self._tokenizer.encode(prompt)) + 2  # start and end of text
             if wanted > length:
                 logger.warning(
-                    f"prompt has {wanted} tokens, {self.model_id} reads {length}: the score ignores the rest"
+                    f"the prompt has {wanted} tokens, {self.model_id} reads {length}: the score ignores the rest"
                 )
             tokens = self._tokenizer([prompt]).to(self.device)
             self._texts[prompt] = self._embedded(self.model.encode_text, tokens)[0], wanted > length
@@ -129,10 +129,10 @@ class Scorer:
 
 
 def load(params: ScorerParams) -> Scorer:
-    """Builds the model and fills it from safetensors.
+    """Builds the model and loads its weights from safetensors.
 
-    Raises BadWeights where the file is missing, not safetensors, or does not fit the model; Unavailable where the
-    device is not there.
+    Raises BadWeights if the file is missing, not safetensors, or does not fit the model; Unavailable if the device is
+    missing.
     """
     weights = _weights(params)
     try:
@@ -148,7 +148,7 @@ def load(params: ScorerParams) -> Scorer:
 
 
 def to_pixels(images: torch.Tensor, model: Any) -> torch.Tensor:
-    """(V, H, W, 3) in [0, 1] → (V, 3, S, S) as the image tower wants it: shrunk with antialiasing, then normalised."""
+    """(V, H, W, 3) in [0, 1] → (V, 3, S, S), for the image tower: resized with antialiasing, then normalised."""
     wanted = model.visual.preprocess_cfg
     size = wanted["size"] if isinstance(wanted["size"], tuple) else (wanted["size"],) * 2
     pictures = images.permute(0, 3, 1, 2)
@@ -160,7 +160,7 @@ def to_pixels(images: torch.Tensor, model: Any) -> torch.Tensor:
 
 
 def on_square(picture: Image.Image, background: tuple[float, float, float]) -> Float32:
-    """(1, S, S, 3) in [0, 1]: the picture in the middle of a square of that colour, which also shows through it.
+    """(1, S, S, 3) in [0, 1]: the picture, composited over the background colour, in the middle of a square.
 
     S: its longer side, at most LARGEST_SIDE.
     """
@@ -173,9 +173,9 @@ def on_square(picture: Image.Image, background: tuple[float, float, float]) -> F
 
 
 def overrides(model: str, tag: str) -> dict[str, Any]:
-    """What a pretrained tag means beyond its weights: activation and normalisation.
+    """What a pretrained tag implies beyond its weights: activation and normalisation.
 
-    open_clip only warns where the activation differs, and takes neither from a tag once a file stands in its place.
+    open_clip only warns if the activation differs, and uses neither if the weights come from a file.
     """
     facts = open_clip.get_pretrained_cfg(model, tag)
     return {
@@ -213,7 +213,7 @@ def _weights(params: ScorerParams) -> Path:
 
 
 def _cached(params: ScorerParams, tag: dict[str, Any]) -> Path:
-    """Where the hub's cache keeps the tag's weights; nothing is downloaded behind the user's back."""
+    """The path of the tag's weights in the hub's cache; nothing is downloaded."""
     from huggingface_hub import try_to_load_from_cache
 
     repository = str(tag.get("hf_hub", "")).rstrip("/")
@@ -227,7 +227,7 @@ def _cached(params: ScorerParams, tag: dict[str, Any]) -> Path:
 
 
 def _vocabulary(params: ScorerParams) -> dict[str, str]:
-    """A folder of ours brings its own merges; without them it would be read with another model's vocabulary."""
+    """A local folder has its own BPE merges; without them another model's vocabulary would be used."""
     if not params.model.startswith("local-dir:"):
         return {}
     merges = Path(params.model.removeprefix("local-dir:")) / "merges.txt.gz"
@@ -237,9 +237,9 @@ def _vocabulary(params: ScorerParams) -> dict[str, str]:
 
 
 def _check_vocabulary(params: ScorerParams, model: Any, tokenizer: Any) -> None:
-    """Merges that are cut short or empty are read without complaint, and every word would be another one."""
+    """Raises ValueError if the merges are truncated or empty, which open_clip would not notice."""
     if _vocabulary(params) and tokenizer.vocab_size != model.vocab_size:
-        raise ValueError(f"merges.txt.gz makes {tokenizer.vocab_size:,} words, the model has {model.vocab_size:,}")
+        raise ValueError(f"merges.txt.gz gives {tokenizer.vocab_size:,} tokens, the model has {model.vocab_size:,}")
 
 
 def _device(wanted: str) -> torch.device:

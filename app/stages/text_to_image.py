@@ -23,7 +23,7 @@ from app.reason import Reason
 from app.stages.picture import OnStep, Picture
 
 NEEDED = ("prompt", "num_inference_steps", "generator", "output_type")
-"""Arguments without which a pipeline is none that turns words into pictures step by step."""
+"""Arguments that a text-to-image diffusion pipeline must take."""
 
 
 @dataclass(frozen=True)
@@ -64,20 +64,19 @@ class TextToImage:
             on_step(step + 1, params.steps)
             return tensors
 
-        ours = {
+        generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device gets the same noise
+        arguments = {
             "prompt": params.template.replace("{prompt}", prompt),
             "height": params.size,
             "width": params.size,
             "num_inference_steps": params.steps,
             "guidance_scale": params.guidance,
             "max_sequence_length": params.max_tokens,
-            "generator": torch.Generator().manual_seed(
-                seed
-            ),  # on the CPU, so that a seed gives the same noise on every device
+            "generator": generator,
             "output_type": "pt",
             "callback_on_step_end": after_step,
         }
-        return {name: value for name, value in ours.items() if name in _known(self.pipeline)}
+        return {name: value for name, value in arguments.items() if name in _known(self.pipeline)}
 
     @property
     def models(self) -> dict[str, nn.Module]:

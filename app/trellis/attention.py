@@ -66,7 +66,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention to the tokens of a context, whose keys and values are computed once a run."""
+    """Attention to the tokens of a context, whose keys and values are computed once per run."""
 
     def __init__(self, channels: int, context_channels: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()

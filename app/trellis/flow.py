@@ -2,7 +2,7 @@
 
 A run calls a flow's `bind` once. It computes what does not depend on the state: keys and values of the conditions, the
 modulation of every step, and the constant output of cross-attention for an all-zero condition. It returns `velocity`, a
-function of (state, step, conditions), which the sampler calls once a step. On a GPU, `velocity` goes through a
+function of (state, step, conditions), which the sampler calls once per step. On a GPU, `velocity` goes through a
 `GraphCache`, which replays the flow's method of that name; that method embeds the state, calls `Transformer.transform`,
 and projects the result.
 """

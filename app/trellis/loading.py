@@ -1,4 +1,4 @@
-"""Loading of weights. Models are built on the meta device and filled tensor by tensor; keys must match exactly."""
+"""Loads weights. Models are built on the meta device and filled tensor by tensor; keys must match exactly."""
 
 from __future__ import annotations
 

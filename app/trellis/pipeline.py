@@ -43,7 +43,7 @@ class Trellis:
         """A splat of the object in a cut-out (RGBA) picture, sampled as published unless `sampling` says otherwise.
 
         The same picture, seed, settings and device give the same bits.
-        Raises BadInput for a picture that cannot be used; StageFailed, naming the stage, where the result is unusable.
+        Raises BadInput for a picture that cannot be used; StageFailed, naming the stage, if the result is unusable.
         """
         tokens = require_finite("image encoder", self.encoder.encode(prepare(picture)))
         return self.splats(tokens, seed, sampling=sampling)[0]

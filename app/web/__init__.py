@@ -1,6 +1,6 @@
-"""The HTTP interface: it answers in every state of the engines and never loads a model.
+"""The HTTP interface: it answers whatever the state of the engines, and never loads a model.
 
-This package does not know how a splat is generated or judged; it knows `app.jobs.client` only.
+This package does not know how a splat is generated or judged; it only knows `app.jobs.client`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ SECURITY: dict[str, SecurityScheme | dict[str, Any]] = {"token": {"type": "http"
 
 
 class FileName(BaseConverter):
-    """The name of a file in a URL. It has a dot, so that actions such as /v1/jobs/ID/cancel are no files."""
+    """The name of a file in a URL. It must have a dot, which tells files from actions such as /v1/jobs/ID/cancel."""
 
     regex = r"[^/]+\.[^/]+"
 
 
 def create_app(config: Config, jobs: Jobs) -> OpenAPI:
-    """The WSGI application. Raises ConfigError where the tokens cannot be read."""
+    """The WSGI application. Raises ConfigError if the tokens cannot be read."""
     app = OpenAPI(
         "app.web",
         info=Info(title="Splatgate", version=__version__, description="Text to judged 3D Gaussian splats."),
@@ -42,7 +42,7 @@ def create_app(config: Config, jobs: Jobs) -> OpenAPI:
         doc_ui=False,
         validation_error_model=problems.Problem,
         validation_error_callback=problems.wrong_fields,
-        static_folder=None,  # the page brings its own
+        static_folder=None,  # the page has its own
     )
     app.url_map.converters["file"] = FileName
     context.attach(app, config, jobs)

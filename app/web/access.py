@@ -11,7 +11,7 @@ from app.web.auth import describe_caller
 from app.web.limits import BEGAN
 
 QUIET = ("/livez", "/readyz", "/metrics")
-"""Polled every few seconds by machines: logged at DEBUG."""
+"""Polled by machines every few seconds, so logged at DEBUG."""
 
 
 def log_requests(app: Flask) -> None:

@@ -40,7 +40,6 @@ FILE: dict[str, Any] = {
     "description": "The file.",
     "content": {media: OBJECT if media == "application/json" else BINARY for media in sorted(set(ASSETS.values()))},
 }
-UNCHANGED: dict[str, Any] = {"description": "The caller has this version."}
 NO_CONTENT: dict[str, Any] = {"description": "The job has ended and the caller has seen its last version."}
 TEXT = {"type": "string"}
 MAX_VERSION_DIGITS = 18
@@ -61,7 +60,8 @@ def json_only() -> None:
 
 @api.post("/jobs", responses={202: JobView})
 def submit(header: IdempotencyHeader, body: NewJob) -> Response:
-    """Submit a job: generate a splat, film the splat of a job, or cut the object out of a picture. Answers at once."""
+    """Submit a job: a splat, a turntable video of the splat of a job, or a cutout of a picture. Answers at once; the
+    job runs later."""
     job = current_jobs().submit(_job_request(body), key=header.key)
     logger.bind(job=job.id).info(f"{job.kind} submitted: {job.prompt!r}")
     answer = _view(job, 202)
@@ -88,7 +88,7 @@ def show(path: JobPath) -> Response:
 
 @api.post("/jobs/<id>/cancel", responses={200: JobView})
 def cancel(path: JobPath) -> Response:
-    """Cancel a job: a waiting one at once, a running one after its stage. A job that has ended stays as it is."""
+    """Cancel a job: a queued one at once, a running one after its stage. A job that has ended does not change."""
     job = current_jobs().cancel(path.id)
     logger.bind(job=job.id).info(f"cancellation requested: {job.state}")
     return _view(job)
@@ -104,7 +104,7 @@ def move_to_front(path: JobPath) -> Response:
 
 @api.delete("/jobs/<id>", responses={200: JobView})
 def remove(path: JobPath) -> Response:
-    """Cancel a job that waits or runs. Remove a job that has ended, with all its files."""
+    """Cancel a queued or running job. Remove a job that has ended, with all its files."""
     jobs = current_jobs()
     if not jobs.get(path.id).ended:
         return cancel(path)
@@ -115,7 +115,7 @@ def remove(path: JobPath) -> Response:
 
 @api.patch("/jobs/<id>", responses={200: JobView})
 def change(path: JobPath, body: JobChange) -> Response:
-    """Star a job, or take its star away."""
+    """Star or unstar a job."""
     return _view(current_jobs().star(path.id, body.starred))
 
 
@@ -146,7 +146,7 @@ def stats() -> Response:
 
 
 def _job_request(body: NewJob) -> JobRequest:
-    """Raises BadInput for a combination of fields that no job can have."""
+    """The request of a body. Raises BadInput for an invalid combination of fields."""
     config = current_config()
     picture = decode_picture(body.picture, config) if body.picture is not None else None
     if body.kind == "turntable":

@@ -25,7 +25,7 @@ ZIP = {"description": "The ZIP.", "content": {"application/zip": {"schema": {"ty
 
 @archive.get("/archive", responses={200: ZIP})
 def download(query: ArchiveQuery) -> Response:
-    """Download a file of each of several jobs as one ZIP. Jobs without such a file are left out."""
+    """Download a file of each of several jobs as one ZIP. Jobs without such a file are omitted."""
     jobs = current_jobs()
     members = _members([jobs.get(id) for id in dict.fromkeys(query.id)], query.name)
     if not members:
@@ -36,7 +36,7 @@ def download(query: ArchiveQuery) -> Response:
 
 
 def _members(found: list[Job], name: str) -> dict[str, Job]:
-    """The jobs that have this file, by the name of their member, which no two share."""
+    """The jobs that have this file, by the unique name of their member."""
     members: dict[str, Job] = {}
     for job in found:
         if name in job.assets:
@@ -60,7 +60,7 @@ def _stream(jobs: CallerJobs, members: dict[str, Job], name: str) -> Iterator[by
 
 
 class _Sink(io.RawIOBase):
-    """Takes what zipfile writes. Not seekable, so zipfile puts sizes after the data."""
+    """Collects what zipfile writes. It is not seekable, so zipfile writes sizes after the data."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []

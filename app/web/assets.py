@@ -1,4 +1,4 @@
-"""A stored file as an answer: ranges, ETag (its sha256), If-None-Match, and a file name that says what it is."""
+"""A stored file as a response: ranges, ETag (its SHA-256), If-None-Match, and a descriptive file name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SLUG_LENGTH = 60
 
 
 def file_answer(asset: Asset, job: Job) -> Response:
-    """The file, the ranges asked for, or 304 if the caller has it. Raises 416 for a range outside the file."""
+    """The file, the requested ranges, or 304 if the caller has it. Raises 416 for a range outside the file."""
     response = Response(FileWrapper(asset.stream, CHUNK), mimetype=ASSETS[asset.name], direct_passthrough=True)
     response.content_length = asset.size
     response.last_modified = datetime.fromtimestamp(asset.modified, UTC)
@@ -42,7 +42,7 @@ def file_answer(asset: Asset, job: Job) -> Response:
 def download_name(job: Job, name: str) -> str:
     """The name to save a file under: a-blue-rocket-seed1.ply for asset.ply, a-blue-rocket-seed1-views.png for the rest.
 
-    The id of the job stands in for a prompt that leaves no ASCII letters or digits.
+    The id of the job replaces a prompt without ASCII letters or digits.
     """
     ascii_prompt = unicodedata.normalize("NFKD", job.prompt).encode("ascii", "ignore").decode().lower()
     slug = re.sub(r"[^a-z0-9]+", "-", ascii_prompt)[:SLUG_LENGTH].strip("-") or f"splat-{job.id[:12]}"

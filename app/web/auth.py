@@ -42,8 +42,8 @@ def guard(app: Flask, config: Config) -> None:
 
 
 def check() -> None:
-    """Raises Forbidden or Unauthorized if the current request must not be answered. Who was denied once in a request
-    stays denied."""
+    """Raises Forbidden or Unauthorized if the current request must not be answered. A denial holds for the whole
+    request."""
     if denied := request.environ.get(DENIED):
         raise denied
     _check_site()
@@ -51,7 +51,7 @@ def check() -> None:
 
 
 def current_caller() -> Caller:
-    """Who sends the current request, once it has been checked."""
+    """The caller of the current request, once it has been checked."""
     caller: Caller = request.environ[CALLER]
     return caller
 
@@ -79,7 +79,7 @@ def _check_site() -> None:
 
 
 def _host_in(origin: str) -> str:
-    """Empty if it is not a URL, such as `null`."""
+    """The host of an origin; empty if it is not a URL, such as `null`."""
     try:
         return urlsplit(origin).netloc
     except ValueError:
@@ -119,9 +119,9 @@ def _token() -> str:
 
 
 def _local_checker(config: Config, client: ClientAddress) -> Callable[[], Caller]:
-    """Refuses other machines, proxies, and host names that another site's DNS may point here (DNS rebinding).
+    """Rejects other machines, proxies, and host names that another site's DNS may point here (DNS rebinding).
 
-    In a container whose port is published on the loopback of the host, callers come from the bridge network: the
+    In a container whose port is published on the loopback of the host, callers come from the bridge network, and the
     publishing keeps other machines out. Other containers on that bridge may use any host name for /metrics only.
     """
     published_locally = is_loopback(config.serve.published_on)
@@ -131,7 +131,7 @@ def _local_checker(config: Config, client: ClientAddress) -> Callable[[], Caller
             return STRANGER
         if proxy := client.untrusted_proxy():
             raise Forbidden(
-                f"this request came through a proxy ({proxy}), which would let everybody in: create a token with "
+                f"this request came through a proxy ({proxy}), which would give everybody access: create a token with "
                 "`splatgate token new` and set auth.tokens_file, or name the proxy in serve.trusted_proxies"
             )
         address = client.of_request()

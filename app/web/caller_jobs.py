@@ -18,14 +18,14 @@ from app.jobs.watch import Following
 from app.web.tokens import Caller
 
 HOUR = 3_600.0
-_submitting = threading.Lock()  # between looking at a quota and using it up
+_submitting = threading.Lock()  # a quota must not change between check and submission
 
 
 class CallerJobs:
     """`app.jobs.client.Jobs` for one caller.
 
-    A job that the caller may not see is NotFound, exactly like one that does not exist; one that it may see but not
-    change is Forbidden. Jobs of a release that kept no owner belong to everybody.
+    A job that the caller may not see raises NotFound, like one that does not exist; one that it may see but not change
+    raises Forbidden. Jobs without an owner, from older releases, belong to everybody.
     """
 
     def __init__(self, jobs: Jobs, caller: Caller) -> None:
@@ -33,7 +33,7 @@ class CallerJobs:
         self._caller = caller
 
     def submit(self, request: JobRequest, *, key: str | None = None, shared: bool = False) -> Job:
-        """As Jobs.submit, within the quota of the caller. Raises Forbidden and QueueFull."""
+        """Like Jobs.submit, within the quota of the caller. Raises Forbidden and QueueFull."""
         caller = self._caller
         if request.source:
             self.get(request.source)
@@ -56,38 +56,38 @@ class CallerJobs:
         return job
 
     def list_jobs(self, listing: Listing, limit: int) -> list[Job]:
-        """As Jobs.list_jobs, of the jobs that the caller may see."""
+        """Like Jobs.list_jobs, of the jobs that the caller may see."""
         owner = None if self._caller.sees_all else self._caller.name
         return self._jobs.list_jobs(replace(listing, owner=owner), limit)
 
     def cancel(self, id: str) -> Job:
-        """As Jobs.cancel. Raises Forbidden."""
+        """Like Jobs.cancel. Raises Forbidden."""
         self._check_change(id)
         return self._jobs.cancel(id)
 
     def move_to_front(self, id: str) -> Job:
-        """As Jobs.move_to_front. Raises Forbidden, also for a job that the token may not pass."""
+        """Like Jobs.move_to_front. Raises Forbidden, also for a job that the token may not pass."""
         self._check_change(id)
         owner = None if self._caller.scope == "admin" else self._caller.name
         return self._jobs.move_to_front(id, Passing(self._caller.quota.best_priority, owner))
 
     def remove(self, id: str) -> Job:
-        """As Jobs.remove. Raises Forbidden."""
+        """Like Jobs.remove. Raises Forbidden."""
         self._check_change(id)
         return self._jobs.remove(id)
 
     def star(self, id: str, starred: bool) -> Job:
-        """As Jobs.star. Raises Forbidden."""
+        """Like Jobs.star. Raises Forbidden."""
         self._check_change(id)
         return self._jobs.star(id, starred)
 
     def wait(self, id: str, timeout: float) -> Job:
-        """As Jobs.wait."""
+        """Like Jobs.wait."""
         self._check_sight(id)
         return self._jobs.wait(id, timeout)
 
     def follow(self, id: str) -> Following:
-        """As Jobs.follow."""
+        """Like Jobs.follow."""
         self._check_sight(id)
         return self._jobs.follow(id)
 
@@ -98,16 +98,16 @@ class CallerJobs:
         return {id: known[id] for id in open_ if id in known}
 
     def open_asset(self, id: str, name: str) -> Asset:
-        """As Jobs.open_asset."""
+        """Like Jobs.open_asset."""
         self._check_sight(id)
         return self._jobs.open_asset(id, name)
 
     def engines(self) -> list[Engine]:
-        """Every engine; they are no secret."""
+        """All engines, which every caller may see."""
         return self._jobs.engines()
 
     def stats(self) -> Stats:
-        """Numbers about all jobs, without a word of any."""
+        """Statistics of all jobs, which reveal nothing about a single one."""
         return self._jobs.statistics.stats()
 
     def _may_see(self, job: Job) -> bool:
@@ -134,5 +134,5 @@ class CallerJobs:
 
 
 def _key(owner: str, key: str | None) -> str | None:
-    """Idempotency keys of different callers do not meet. The column holds 255 characters, as long as a key may be."""
+    """The stored key, hashed with the owner so that callers cannot collide; it must fit the column."""
     return hashlib.sha256(f"{owner}\0{key}".encode()).hexdigest() if key and owner else key

@@ -25,16 +25,16 @@ PROXY_PREFIX = "x-forwarded"
 
 
 class ClientAddress:
-    """trusted: the networks of the proxies whose X-Forwarded-For is believed."""
+    """Finds client addresses. trusted: the networks of the proxies whose X-Forwarded-For is trusted."""
 
     def __init__(self, trusted: Sequence[Network]) -> None:
         self._trusted = tuple(trusted)
 
     def of_request(self) -> str:
-        """The address of the client of the current request; empty where it cannot be known.
+        """The address of the client of the current request; empty if it is unknown.
 
-        From the right of X-Forwarded-For, the first address that is no trusted proxy: what stands left of it was
-        written by the client.
+        It is the rightmost address in X-Forwarded-For that is not a trusted proxy: the client may have written what is
+        to the left of it.
         """
         hops = [request.remote_addr or ""]
         if self._is_trusted(hops[0]):
@@ -44,11 +44,11 @@ class ClientAddress:
         return address if _parsed(address) else ""
 
     def untrusted_proxy(self) -> str:
-        """What shows that the current request came through a proxy that is not trusted; empty where nothing does."""
+        """What shows that the current request came through an untrusted proxy; empty if nothing does."""
         if self._is_trusted(request.remote_addr or ""):
             return ""
         if request.environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
-            return "HTTP/1.0"  # nginx's proxy_pass sends no header of its own, but speaks 1.0 unless told otherwise
+            return "HTTP/1.0"  # nginx's proxy_pass adds no header, but uses 1.0 by default
         if request.script_root:
             return "SCRIPT_NAME"
         names = {name.lower(): name for name, _ in request.headers}

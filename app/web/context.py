@@ -19,8 +19,8 @@ POLL_SECONDS = 1.0
 
 
 class Drain:
-    """Whether the process was asked to stop. Event streams end at once; waits end shortly before the grace period is
-    over, or as soon as no engine is left to run their job."""
+    """Whether the process was asked to stop. Event streams then end at once; waits end shortly before the grace period
+    does, or once no engine is left to run their job."""
 
     def __init__(self, grace_seconds: float) -> None:
         self._wait_seconds = max(0.0, grace_seconds - 2 * POLL_SECONDS)
@@ -28,8 +28,7 @@ class Drain:
         self._begun: float | None = None
 
     def begin_when(self, stopping: Callable[[], bool]) -> None:
-        """stopping: whether the server was asked to end; looked at by whoever waits, so that no signal handler has
-        anything to do."""
+        """stopping: returns whether the server was asked to stop. It is polled, so that no signal handler is needed."""
         self._stopping = stopping
 
     @property
@@ -51,13 +50,13 @@ def attach(app: Flask, config: Config, jobs: Jobs) -> Drain:
 
 
 def current_config() -> Config:
-    """The configuration of the application that handles the current request."""
+    """The configuration of the current application."""
     config: Config = current_app.extensions[KEY][0]
     return config
 
 
 def all_jobs() -> Jobs:
-    """The jobs of every caller. For views that show no job: health, metrics, feedback."""
+    """The jobs of all callers, for views that show no job: health, metrics, feedback."""
     jobs: Jobs = current_app.extensions[KEY][1]
     return jobs
 
@@ -68,13 +67,13 @@ def current_jobs() -> CallerJobs:
 
 
 def current_decoder() -> Decoder:
-    """The decoder of the application that handles the current request."""
+    """The decoder of the current application."""
     decoder: Decoder = current_app.extensions[KEY][3]
     return decoder
 
 
 def current_drain() -> Drain:
-    """The drain of the application that handles the current request."""
+    """The drain of the current application."""
     return drain_of(current_app)
 
 

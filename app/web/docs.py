@@ -1,4 +1,4 @@
-"""/openapi.json, made from the code, and /docs, the same for people: no script, nothing from other hosts."""
+"""/openapi.json, generated from the code, and /docs, its HTML version without scripts or other hosts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXAMPLES: dict[str, Any] = {
     "JobChange": {"starred": True},
     "": [{"text": "a line of the log"}],
 }
-"""Bodies of requests, by model; "" for a list."""
+"""Example bodies of requests, by model; "" for a list."""
 
 docs = APIBlueprint("docs", __name__, doc_ui=False)
 
@@ -56,7 +56,7 @@ def _operations() -> Iterator[dict[str, Any]]:
 
 
 def _curl(method: str, path: str, operation: dict[str, Any]) -> str:
-    """A curl command for the operation, with an example for each value that has to be sent."""
+    """A curl command for the operation, with an example for each required value."""
     words = ["curl"]
     if operation.get("security"):
         words.append("-H 'Authorization: Bearer TOKEN'")

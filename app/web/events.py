@@ -19,16 +19,16 @@ HEARTBEAT_SECONDS = 10.0
 
 
 def event_stream(jobs: CallerJobs, drain: Drain, job: Job, seen: int) -> Response:
-    """seen: the version the caller has. After the last version: 204, which stops a browser from reconnecting."""
+    """The stream of a job. seen: the caller's version; if it is the last, 204, which stops browsers reconnecting."""
     if job.ended and job.version <= seen:
         return Response(status=204)
     stream = Response(EventStream(jobs, drain, job, seen), mimetype="text/event-stream", direct_passthrough=True)
-    stream.headers["X-Accel-Buffering"] = "no"  # a proxy would buffer the events
+    stream.headers["X-Accel-Buffering"] = "no"  # keeps proxies from buffering the events
     return stream
 
 
 class EventStream:
-    """Iterates over the events of one job. Ends with the job, or when the process stops; a browser then reconnects."""
+    """Iterates over the events of a job. Ends with the job, or when the process stops; browsers then reconnect."""
 
     def __init__(self, jobs: CallerJobs, drain: Drain, job: Job, seen: int) -> None:
         self._jobs = jobs
@@ -42,7 +42,7 @@ class EventStream:
         return self
 
     def __next__(self) -> bytes:
-        """The next event; waits for it, in a thread. Do not call it in a greenlet while the stream is idle."""
+        """Waits for the next event, in a thread. Do not call this in a greenlet while the stream is idle."""
         while self.idle:
             self._following.wait(self._job.version, POLL_SECONDS)
         if self._drain.begun or (self._job.ended and self._job.version <= self._seen):
@@ -55,7 +55,7 @@ class EventStream:
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to send yet. Known without asking the database."""
+        """Whether there is nothing to send yet. Does not query the database."""
         changed = self._job.version > self._seen or self._following.version > self._seen
         return not (changed or self._job.ended or self._drain.begun or self._heartbeat_due())
 

@@ -1,4 +1,4 @@
-"""Failed log-ins, by the address that they come from: who fails often waits."""
+"""Counts failed log-ins by address, and makes addresses that fail often wait."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Failures:
         self._times: OrderedDict[str, deque[float]] = OrderedDict()
 
     def count(self, address: str) -> None:
-        """Notes a failure. Raises TooManyFailures where the address has failed ALLOWED times within WITHIN_SECONDS.
+        """Counts a failure. Raises TooManyFailures after ALLOWED failures of the address within WITHIN_SECONDS.
 
-        A right token is never held back: other clients may share the address.
+        Valid tokens are never delayed, because other clients may share the address.
         """
         now = self._monotonic()
         with self._lock:

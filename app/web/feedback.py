@@ -36,10 +36,10 @@ CACHE = "splatgate-feedback-reports"
 
 
 @feedback.before_request
-def only_with_sight_of_all_jobs() -> None:
-    """Raises Forbidden for a token that may see only its own jobs: the answers are about those of all callers."""
+def require_sight_of_all_jobs() -> None:
+    """Raises Forbidden for a token that may see only its own jobs, because answers concern the jobs of all callers."""
     if not current_caller().sees_all:
-        raise Forbidden("judges' answers are about the jobs of all callers: use a token with scope=all or scope=admin")
+        raise Forbidden("judges' answers concern the jobs of all callers: use a token with scope=all or scope=admin")
 
 
 PICTURE: dict[str, Any] = {
@@ -51,7 +51,7 @@ _drawing = threading.Lock()  # matplotlib's font cache is shared by all figures 
 
 
 def _whole(value: Any) -> Any:
-    """458.0 is an integer in JSON."""
+    """Converts 458.0, which is an integer in JSON."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -75,7 +75,7 @@ class AnswerEntry(Wire):
 
 
 def _dated(text: str) -> str:
-    """Raises ValueError for a bare number, which pydantic would read as seconds."""
+    """Rejects bare numbers, which pydantic would read as seconds."""
     if not re.match(r"\d{4}-\d\d-\d\d", text):
         raise ValueError("write it as 2026-01-31 or 2026-01-31T18:00:00+01:00")
     return text

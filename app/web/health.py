@@ -23,18 +23,18 @@ class Life(BaseModel):
 
 @health.get("/livez", responses={200: Life})
 def livez() -> Response:
-    """200 while this process answers and the supervisor, where there is one, lives."""
+    """200 while this process responds and the supervisor, if there is one, is alive."""
     if not supervisor_alive():
-        raise Unavailable("the supervisor has gone: nothing restarts the engines any more; restart the service")
+        raise Unavailable("the supervisor is gone: nothing restarts the engines; restart the service")
     return json_answer(Life(alive=True))
 
 
 @health.get("/readyz", responses={200: Readiness, 503: Readiness})
 def readyz() -> Response:
-    """200 when an engine is loaded and self-tested, and its files can be stored; else 503, and why.
+    """200 if an engine has passed its self-test and files can be stored; else 503 with the reason.
 
-    The reason is given for each engine, unless it is the same for all. A restart does not help engines that load or
-    wait for models, nor against a full disk or a database that is down.
+    The reason is given for each engine, unless it is the same for all. A restart does not help while engines load or
+    wait for models, while a disk is full, or while the database is down.
     """
     engines: list[Engine] = []
     warnings: tuple[str, ...] = ()

@@ -26,7 +26,7 @@ Row = TypeVar("Row", StageTime, Result)
 PAGE = 1_000
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 SCORES = tuple(round(step / 100, 2) for step in (*range(0, 40, 2), *range(40, 101, 5)))
-"""Fine where words are scored, coarser where pictures are: a picture is compared with pictures."""
+"""Buckets of scores: fine for comparisons with prompts, coarser for comparisons with pictures, which score higher."""
 GAUSSIANS = (1e3, 7e3, 2e4, 5e4, 1e5, 1.5e5, 2e5, 3e5, 5e5, 1e6, 2e6, 4e6)
 
 TALLIES = {
@@ -39,7 +39,7 @@ TALLIES = {
     "quarantine": ("splatgate_quarantined", "Asset folders moved to the quarantine.", "reason"),
     "death": (
         "splatgate_engine_restarts",
-        "Processes that died and were started again: engines, web; by reason.",
+        "Processes that died and were restarted: engines, web; by reason.",
         "reason",
     ),
 }
@@ -73,16 +73,16 @@ class Histogram:
     def metric(self, name: str, what: str, label: str) -> HistogramMetricFamily:
         family = HistogramMetricFamily(name, what, labels=[label])
         for key, counts in sorted(self._counts.items()):
-            family.add_metric([key], self._cumulated(counts), self._sums[key])
+            family.add_metric([key], self._cumulative(counts), self._sums[key])
         return family
 
-    def _cumulated(self, counts: list[int]) -> list[tuple[str, float]]:
+    def _cumulative(self, counts: list[int]) -> list[tuple[str, float]]:
         names = [*map(str, self._bounds), "+Inf"]
         return [(name, sum(counts[: i + 1])) for i, name in enumerate(names)]
 
 
 class JobsCollector(Collector):
-    """Asks the jobs at each scrape. Where the database cannot be used, splatgate_database_up alone says so."""
+    """Collects the metrics at each scrape. If the database cannot be used, there is only splatgate_database_up = 0."""
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
@@ -99,7 +99,7 @@ class JobsCollector(Collector):
         try:
             stats, engines = self._jobs.statistics.stats(), self._jobs.engines()
             with self._lock:
-                self._read_on()
+                self._read_new_rows()
                 histograms = list(self._histograms())
         except SplatgateError:
             up.add_metric([], 0)
@@ -109,7 +109,7 @@ class JobsCollector(Collector):
         yield up
         yield from (*_counters(stats), *_gauges(stats), *histograms, *_engines(engines))
 
-    def _read_on(self) -> None:
+    def _read_new_rows(self) -> None:
         for stage in _all(self._jobs.statistics.stage_times, self._stage_row):
             self._stages.add(stage.stage, stage.seconds)
             self._stage_row = stage.row
@@ -144,23 +144,25 @@ def _counters(stats: Stats) -> Iterator[Metric]:
 
 
 def _gauges(stats: Stats) -> Iterator[Metric]:
-    yield GaugeMetricFamily("splatgate_queue_depth", "Jobs that wait.", stats.queued)
-    waited = "Seconds that the first of the waiting jobs has waited."
+    yield GaugeMetricFamily("splatgate_queue_depth", "Queued jobs.", stats.queued)
+    waited = "Seconds that the oldest queued job has waited."
     yield GaugeMetricFamily("splatgate_queue_oldest_seconds", waited, stats.oldest_queued)
-    yield GaugeMetricFamily("splatgate_running_jobs", "Jobs that engines work on.", stats.running)
+    yield GaugeMetricFamily("splatgate_running_jobs", "Running jobs.", stats.running)
     yield GaugeMetricFamily("splatgate_asset_bytes", "Bytes of stored files.", stats.asset_bytes)
     outcomes = {tally.label: tally.count for tally in stats.tallies if tally.what == "outcome"}
     judged = outcomes.get("passed", 0) + outcomes.get("refused", 0)
-    if judged:  # a rate of nothing is no number
+    if judged:  # avoid division by zero
         rate = outcomes.get("passed", 0) / judged
-        yield GaugeMetricFamily("splatgate_gate_pass_ratio", "Passed of all judged, since the beginning.", rate)
+        yield GaugeMetricFamily(
+            "splatgate_gate_pass_ratio", "Fraction of judged splats that passed, over all time.", rate
+        )
 
 
 def _engines(engines: list[Engine]) -> Iterator[Metric]:
     states = GaugeMetricFamily("splatgate_engine_state", "1 for the state an engine is in.", labels=["engine", "state"])
     used = GaugeMetricFamily("splatgate_gpu_memory_used_bytes", "GPU memory in use.", labels=["engine", "device"])
     total = GaugeMetricFamily("splatgate_gpu_memory_total_bytes", "GPU memory.", labels=["engine", "device"])
-    what = "Share of what a starting engine verifies or waits for that is done, 0 to 1."
+    what = "Progress of a starting engine, which verifies or waits for models, 0 to 1."
     started = GaugeMetricFamily("splatgate_engine_start_progress", what, labels=["engine"])
     for engine in engines:
         states.add_metric([engine.name, engine.state], 1)

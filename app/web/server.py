@@ -33,18 +33,18 @@ from app.web.webhook_delivery import WebhookDelivery
 from app.webhooks import read_key
 
 HEADER_SECONDS = 5
-"""A client has this long to send the headers of a request, and may be silent for this long between two. The worker has
-one setting for both, and waits for idle connections when it stops."""
+"""Time for a client to send the headers of a request, and to be idle between two requests. The worker has one setting
+for both, and waits for idle connections when it stops."""
 
 MAX_CONNECTIONS, SPARE_FILES = 4_000, 400
 STUCK_SECONDS = 60
-"""A worker whose event loop stands still for this long is replaced."""
+"""A worker whose event loop is blocked for this long is replaced."""
 
 MEMORY_FOLDER = Path("/dev/shm")  # the worker's heartbeat file must not wait for a disk
 
 
 def main() -> None:
-    """Serves until SIGTERM. Exits with 1 and one line where the configuration cannot be used."""
+    """Serves until SIGTERM. Exits with code 1 and one line if the configuration cannot be used."""
     try:
         config = load_config()
         start_logging(config.log.level, validation=config.validation.enabled, as_json=config.log.as_json)
@@ -57,19 +57,19 @@ def main() -> None:
 
 
 def listen_address(config: Config) -> str:
-    """Host and port to bind to; says in the log where no tokens are asked for, and whom that keeps out."""
+    """Host and port to bind to. Logs a warning if no tokens are required, and who can then connect."""
     host = listening_host(config)
     if not config.auth.tokens_file and not is_loopback(config.serve.published_on):
         unused = "" if host == config.serve.host else f" (serve.host = {config.serve.host!r} is not used)"
         logger.warning(f"no tokens (auth.tokens_file is empty): only this machine is served, at {host}{unused}")
     elif not config.auth.tokens_file:
         where = config.serve.published_on or host
-        logger.warning(f"no tokens (auth.tokens_file is empty): whoever reaches the port at {where} is served")
+        logger.warning(f"no tokens (auth.tokens_file is empty): everyone who can reach the port at {where} is served")
     return host_and_port(host, config.serve.port)
 
 
 class Log(Logger):
-    """gunicorn's own lines, in our log. Requests are logged by app.web.access."""
+    """Forwards gunicorn's log to ours. app.web.access logs requests."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
@@ -78,14 +78,14 @@ class Log(Logger):
 
     def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
         if isinstance(sys.exception(), TimeoutError):  # of the socket
-            self.error_log.info("a client took nothing of its answer for %g s and was dropped", STALL_SECONDS)
+            self.error_log.info("a client read nothing of its response for %g s and was dropped", STALL_SECONDS)
         else:
             super().exception(msg, *args, **kwargs)
 
 
 class Worker(GeventWorker):
     """gunicorn's gevent worker without monkey patching: greenlets hold the connections, threads run the views
-    (app.web.dispatch). With it, s3fs finds no event loop of its own, and a locked SQLite file stops everything."""
+    (app.web.dispatch). With monkey patching, s3fs finds no event loop, and a locked SQLite file blocks everything."""
 
     sockets: list[Any]
 
@@ -96,7 +96,7 @@ class Worker(GeventWorker):
 
 
 class Server(BaseApplication):
-    """gunicorn, told everything here: it reads no file and no command line."""
+    """gunicorn, configured here only: it reads no file and no command line."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -107,7 +107,7 @@ class Server(BaseApplication):
             self.cfg.set(name, value)
 
     def load(self) -> Any:
-        """In the worker: neither a database connection nor a thread outlives the fork."""
+        """Runs in the worker, so that no database connection or thread exists before the fork."""
         jobs = Jobs(self.config, restarted=earlier_ends())
         WebhookDelivery(jobs).start()
         return Dispatcher(create_app(self.config, jobs), self.config.limits)
@@ -124,9 +124,9 @@ def _settings(config: Config) -> dict[str, Any]:
         "graceful_timeout": round(config.serve.grace_seconds),
         "worker_tmp_dir": str(MEMORY_FOLDER) if os.access(MEMORY_FOLDER, os.W_OK) else None,
         "control_socket_disable": True,
-        "when_ready": lambda _server: start_heartbeats(config.jobs.heartbeat_seconds),  # of the master
-        "post_fork": lambda _server, _worker: die_with_parent(),  # it would keep the port from the next one
-        "post_worker_init": _serving,
+        "when_ready": lambda _server: start_heartbeats(config.jobs.heartbeat_seconds),  # from the master
+        "post_fork": lambda _server, _worker: die_with_parent(),  # otherwise it would keep the port
+        "post_worker_init": _on_ready,
         "worker_exit": _exit_worker,
         "logger_class": Log,
         "proc_name": "splatgate-web",
@@ -134,25 +134,25 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _bind(config: Config) -> list[str]:
-    """What gunicorn listens at: the sockets of the supervisor if there is one, else the configured address."""
+    """What gunicorn listens on: the supervisor's sockets if there are any, else the configured address."""
     address = listen_address(config)
     inherited = os.environ.get(SOCKETS_VARIABLE, "")
     return [f"fd://{number}" for number in inherited.split(",")] if inherited else [address]
 
 
-def _serving(worker: Worker) -> None:
+def _on_ready(worker: Worker) -> None:
     drain_of(worker.wsgi.app).begin_when(lambda: not worker.alive)
     report_ready()
 
 
 def _exit_worker(_server: object, worker: Worker) -> None:
-    """Ends a worker that has served at once: threads that still wait for the database would delay it."""
+    """Ends a worker at once: threads that still wait for the database would delay it."""
     if worker.booted:
         os._exit(0)
 
 
 def _max_connections() -> int:
-    """MAX_CONNECTIONS, or what the limit of open files allows, which is raised as far as it may be."""
+    """MAX_CONNECTIONS, or what the limit of open files allows, after raising it to its maximum."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     return max(100, min(MAX_CONNECTIONS, most - SPARE_FILES))

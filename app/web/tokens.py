@@ -31,10 +31,10 @@ Scope = Literal["own", "all", "admin"]
 
 
 class Quota(BaseModel):
-    """What a caller may use. None: no limit of its own.
+    """What a caller may use. None: no limit.
 
-    max_waiting: jobs that wait at the same time; max_per_hour: jobs submitted within an hour; max_gb: 10^9 bytes of
-    files; best_priority: the lowest number, which comes first, that it may ask for; max_attempts: of one job.
+    max_waiting: queued jobs at a time; max_per_hour: jobs submitted within an hour; max_gb: 10^9 bytes of
+    files; best_priority: the lowest priority number (1 is first) that it may request; max_attempts: per job.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,10 +57,10 @@ class _Settings(Quota):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sends a request. name: of its tokens; empty without one.
+    """The sender of a request. name: of its tokens; empty without a token.
 
-    scope: own, it sees and changes its own jobs; all, it sees every job and changes its own; admin, it sees and changes
-    every job.
+    scope: "own" sees and changes its own jobs; "all" sees every job and changes its own; "admin" sees and changes every
+    job.
     """
 
     name: str
@@ -69,15 +69,15 @@ class Caller:
 
     @property
     def sees_all(self) -> bool:
-        """Whether it may see the jobs of every caller."""
+        """Whether it may see the jobs of all callers."""
         return self.scope in ("all", "admin")
 
 
 LOCAL = Caller("", "admin")
-"""Everybody, on a service without tokens."""
+"""Every caller of a service without tokens."""
 
 STRANGER = Caller("", "own")
-"""A caller without a token, on a path that is open to all."""
+"""A caller without a token on a path that needs none."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def read_tokens(config: AuthConfig) -> tuple[Token, ...]:
     entries = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and line.strip()[0] != "#"]
     if not entries:
         raise ConfigError(f"auth.tokens_file {config.tokens_file}: no token in it: `splatgate token new` creates one")
-    # a single token has nobody to be separated from
+    # with a single token there is no other caller to separate
     default: Scope = "admin" if len(entries) == 1 else "own"
     return tuple(
         _token(line, f"auth.tokens_file {config.tokens_file}: line {number}", default) for number, line in entries
@@ -144,7 +144,7 @@ def _token(line: str, place: str, default: Scope) -> Token:
 class TokenFile:
     """The tokens, read again when the file changes. Thread-safe.
 
-    A changed file that cannot be read or understood leaves the tokens of before in force, with an error in the log.
+    If a changed file is invalid, the previous tokens stay in force and an error is logged.
     """
 
     def __init__(self, config: AuthConfig) -> None:
@@ -154,7 +154,7 @@ class TokenFile:
         self._tokens = read_tokens(config)
 
     def find(self, token: str, now: datetime) -> Caller | None:
-        """The caller of a token that is known and has not expired. Takes as long whichever token it is."""
+        """The caller of a known, unexpired token, or None. Takes the same time for every token."""
         given = token_hash(token)
         known = [each for each in self._current() if hmac.compare_digest(given, each.hash)]
         return next((each.caller for each in known if not each.expired(now)), None)
@@ -166,9 +166,9 @@ class TokenFile:
                 self._stamp = stamp
                 try:
                     self._tokens = read_tokens(self._config)
-                    logger.info(f"auth.tokens_file: {len(self._tokens)} tokens read again")
+                    logger.info(f"auth.tokens_file: {len(self._tokens)} tokens reloaded")
                 except ConfigError as error:
-                    logger.error(f"{error}; the tokens read before stay in force")
+                    logger.error(f"{error}; the previous tokens stay in force")
             return self._tokens
 
     def _now(self) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""Waiting for a job inside a request: until it ends, the time is over, the process stops, or the caller disconnects."""
+"""Waits for a job within a request: until it ends, a timeout, the process stops, or the caller disconnects."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def wait_for_job(id: str) -> Job:
 
 
 def raise_unless_done(job: Job) -> Job:
-    """The job itself if it is DONE; otherwise raises the error that fits its state."""
+    """Returns the job if it is DONE; otherwise raises the error for its state."""
     if job.state == "DONE":
         return job
     kinds: dict[str, type[SplatgateError]] = {"CANCELLED": Conflict, "EXPIRED": NotYet}
@@ -39,8 +39,8 @@ def raise_unless_done(job: Job) -> Job:
 
 
 def _abandoned(job: Job) -> bool:
-    """Whether this process is stopping and no engine, on any host, will run the job. A draining engine finishes the
-    job that it has, but takes no other."""
+    """Whether this process is stopping and no engine on any host will run the job. A draining engine finishes its
+    running job, but takes no other."""
     if not current_drain().begun:
         return False
     working = SERVING if job.state == "QUEUED" else (*SERVING, "DRAINING")
@@ -48,7 +48,7 @@ def _abandoned(job: Job) -> bool:
 
 
 def _caller_disconnected() -> bool:
-    """Whether the other end closed the connection."""
+    """Whether the client closed the connection."""
     connection = request.environ.get("gunicorn.socket")
     if connection is None:
         return False

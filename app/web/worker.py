@@ -1,4 +1,4 @@
-"""The worker protocol: a form with a prompt is answered with a PLY or an MP4 while the caller waits.
+"""The worker protocol: the caller sends a form with a prompt, and waits for a PLY or an MP4.
 
 Its callers use no tokens, keys or ids. A caller that sends an Idempotency-Key can fetch the same result again.
 A refusal is 422 with the reasons as JSON, or 200 with an empty body for callers that expect that (worker.refusal).
@@ -27,7 +27,7 @@ from app.web.waiting import raise_unless_done, wait_for_job
 worker = APIBlueprint("worker", __name__, abp_tags=[Tag(name="worker")], abp_responses=described())
 
 FIELDS = {
-    "prompt": {"type": "string", "minLength": 1, "description": "Words, or a PNG or JPEG in base64."},
+    "prompt": {"type": "string", "minLength": 1, "description": "A prompt, or a PNG or JPEG in base64."},
     "seed": SEED.schema(),
 }
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
@@ -86,7 +86,7 @@ def generate() -> Response:
     openapi_extensions=_form(video_res=FILM_SIZE.schema()),
 )
 def generate_video() -> Response:
-    """Generate a splat and film it. Answers with the turntable as MP4, or a refusal."""
+    """Generate a splat and a turntable of it. Answers with an MP4, or a refusal."""
     size = _number("video_res", FILM_SIZE)
     job = _generated()
     if job.outcome == "refused":
@@ -101,8 +101,8 @@ def _generated() -> Job:
 
 def _run(job_request: JobRequest) -> Job:
     """The ended job. Without an Idempotency-Key the job expires once its caller has stopped waiting, and callers with
-    the same prompt and seed share the job in progress. With a key it does not expire: a later call with the key
-    finds it."""
+    the same prompt and seed share the job in progress. With a key it does not expire: a later call with the same
+    key finds it."""
     key = request.headers.get("Idempotency-Key")
     if key:
         key = f"{key} {job_request.kind}" if job_request.kind == "turntable" else key
@@ -170,5 +170,5 @@ def _with_headers(answer: Response, job: Job) -> Response:
 
 
 def _one_line(text: str) -> str:
-    """ASCII on one line, as a header needs."""
+    """The text as ASCII on one line, as headers require."""
     return " ".join(text.encode("ascii", "replace").decode().split())
