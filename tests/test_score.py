@@ -97,7 +97,7 @@ def test_bad_weight_file_is_named(tmp_path: Path, damage, reason: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("merges.txt.gz", b"", "merges.txt.gz makes 514 words, the model has 1,538"),
+        ("merges.txt.gz", b"", "merges.txt.gz gives 514 tokens, the model has 1,538"),
         ("merges.txt.gz", (SHAPES_CLIP / "merges.txt.gz").read_bytes()[:500], "does not fit"),
         ("merges.txt.gz", b"no gzip", "does not fit"),
         ("open_clip_config.json", b"", "does not fit"),
