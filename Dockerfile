@@ -2,7 +2,7 @@
 # time), and a final stage without CUDA's compiler, build tools or caches.
 #
 #   docker compose build
-#   docker build --build-arg CUDA_ARCHITECTURES="8.9" .    # for your card only: minutes instead of an hour
+#   docker build --build-arg CUDA_ARCHITECTURES="8.9" .    # for your GPU only: minutes instead of an hour
 #   docker build --build-arg CUDA_ARCHITECTURES="" .       # no CUDA rasteriser: profile shapes, CPU only
 
 # 13.0 because torch 2.11.0 from PyPI is built against it; the base needs a host driver of 580 or newer.
@@ -10,7 +10,7 @@ ARG BUILD_BASE=nvidia/cuda:13.0.1-devel-ubuntu24.04
 ARG RUN_BASE=nvidia/cuda:13.0.1-base-ubuntu24.04
 
 FROM ${BUILD_BASE} AS page
-# Versions of Debian and Ubuntu packages come from the pinned base: a pin here would only break with each security fix.
+# The pinned base determines the versions of distribution packages: a pin here would break with every security fix.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates nodejs npm \
@@ -44,7 +44,7 @@ RUN if [ -n "$CUDA_ARCHITECTURES" ]; then \
         && test -n "$(find /opt/splatgate -name 'csrc*.so')"; \
     fi
 
-# Our own files: readable whatever the umask of the checkout was, and compiled, since nothing can be written later.
+# Our own files: readable whatever the umask of the checkout, and compiled, because nothing can be written later.
 FROM python AS app
 WORKDIR /srv/splatgate
 COPY config.toml LICENSE ./
@@ -65,7 +65,7 @@ LABEL org.opencontainers.image.title="Splatgate" \
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3 ca-certificates \
-        # Triton has no other way than a C compiler of the host to build the small launcher of each of its kernels, once
+        # Triton needs a C compiler to build the launcher of each of its kernels
         gcc libc6-dev python3-dev \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 splatgate \
@@ -76,7 +76,7 @@ RUN apt-get update \
 COPY --from=python /opt/splatgate /opt/splatgate
 WORKDIR /srv/splatgate
 COPY --from=app /srv/splatgate .
-# Everything that is written lies on the data volume or in /tmp (a tmpfs under compose); the rest may be read-only.
+# Everything that is written is on the data volume or in /tmp (a tmpfs under compose); the rest may be read-only.
 ENV PATH=/opt/splatgate/bin:$PATH \
     PYTHONPATH=/srv/splatgate \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -97,7 +97,7 @@ VOLUME ["/data", "/models"]
 EXPOSE 10010
 STOPSIGNAL SIGTERM
 # Ready means: an engine has loaded its models and its scorer has passed the self-test. Loading 30 GB from a slow disk
-# takes minutes, in which the state is "starting"; afterwards three misses in a row, 45 seconds, mean "unhealthy".
+# takes minutes, during which the state is "starting"; afterwards three failures in a row (45 s) mean "unhealthy".
 HEALTHCHECK --start-period=600s --interval=15s --timeout=10s --retries=3 CMD ["splatgate", "health"]
 ENTRYPOINT ["splatgate"]
 CMD ["serve"]

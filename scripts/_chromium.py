@@ -1,4 +1,4 @@
-"""Debian's Chromium, as scripts and tests start it through playwright."""
+"""The path and flags with which scripts and tests start Debian's Chromium through playwright."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """Faults reported in the field, reproduced for tests and benchmarks.
 
-Every damage is deterministic for a generator of a given seed. This file does not know how faults are found or repaired.
+Every damage is deterministic for a given seed. This file does not know how faults are found or repaired.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from app.splat.model import SH_C0, Float32, Splat, sigmoid
 Damage = Callable[[Splat, np.random.Generator], Splat]
 
 FLOOR = -9.2103
-"""As operators recorded it; logit(1e-4), where a clamping loader puts every logit below zero, is -9.2102."""
+"""The value that operators recorded; logit(1e-4), to which a clamping loader maps negative logits, is -9.2102."""
 
 
 def _chosen(splat: Splat, share: float, rng: np.random.Generator) -> NDArray[np.intp]:
@@ -26,7 +26,7 @@ def _chosen(splat: Splat, share: float, rng: np.random.Generator) -> NDArray[np.
 
 
 def _some(splat: Splat, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Indices of so many Gaussians, at most a fiftieth."""
+    """Indices of `count` Gaussians, at most a fiftieth of all."""
     return rng.choice(len(splat), size=min(count, -(-len(splat) // 50)), replace=False)
 
 
@@ -55,12 +55,12 @@ def double_logit(splat: Splat, rng: np.random.Generator, *, clamp: float = 1e-4,
 
 
 def linear_opacity(splat: Splat, rng: np.random.Generator) -> Splat:  # noqa: ARG001
-    """Probabilities where logits belong."""
+    """Probabilities in place of logits."""
     return replace(splat, opacity_logits=sigmoid(splat.opacity_logits))
 
 
 def uniform_scale(splat: Splat, rng: np.random.Generator, *, log_scale: float = -5.5) -> Splat:  # noqa: ARG001
-    """Every Gaussian a ball of one size; the default, in log world units, fits neither of the assets we measure on."""
+    """Every Gaussian a ball of the same size; the default, in log world units, suits neither of the measured assets."""
     return replace(splat, log_scales=np.full_like(splat.log_scales, log_scale))
 
 
@@ -70,7 +70,7 @@ def mean_scale(splat: Splat, rng: np.random.Generator) -> Splat:
 
 
 def linear_scale(splat: Splat, rng: np.random.Generator) -> Splat:  # noqa: ARG001
-    """Plain sizes where logarithms belong."""
+    """Plain sizes in place of logarithms."""
     return replace(splat, log_scales=np.exp(splat.log_scales))
 
 
@@ -81,12 +81,12 @@ def lost(splat: Splat, rng: np.random.Generator, *, field: str, value: float = n
 
 
 def flung(splat: Splat, rng: np.random.Generator, *, share: float = 0.01, distance: float = 1e6) -> Splat:
-    """A share of the Gaussians lies far outside any scene."""
+    """Moves a share of the Gaussians far outside any scene."""
     return lost(splat, rng, field="means", value=distance, share=share)
 
 
 def strays(splat: Splat, rng: np.random.Generator, *, count: int = 1, distance: float = 5.0) -> Splat:
-    """Some Gaussians lie up to so many object sizes away, each somewhere else."""
+    """Moves `count` Gaussians up to `distance` object sizes away, in different directions."""
     index = _some(splat, count, rng)
     means = splat.means.copy()
     away = rng.normal(size=(len(index), 3))
@@ -96,7 +96,7 @@ def strays(splat: Splat, rng: np.random.Generator, *, count: int = 1, distance: 
 
 
 def giants(splat: Splat, rng: np.random.Generator, *, count: int = 1, size: float = 50.0, logit: float = 5.0) -> Splat:
-    """Some Gaussians become opaque balls of so many object sizes."""
+    """Turns `count` Gaussians into opaque balls of `size` object sizes."""
     index = _some(splat, count, rng)
     log_size = float(np.log(size * _extent(splat)))
     logits = _with(splat.opacity_logits, index, logit)
@@ -104,14 +104,14 @@ def giants(splat: Splat, rng: np.random.Generator, *, count: int = 1, size: floa
 
 
 def rgb(splat: Splat, rng: np.random.Generator, *, full: float = 255.0, digits: int = 0) -> Splat:  # noqa: ARG001
-    """Colours of 0 to `full` where coefficients belong."""
+    """Colours of 0 to `full` in place of coefficients."""
     sh = splat.sh.copy()
     sh[:, 0] = np.round(full * (0.5 + SH_C0 * sh[:, 0]).clip(0, 1), digits)
     return replace(splat, sh=sh)
 
 
 def opacity_of(splat: Splat, rng: np.random.Generator, *, full: float = 255.0) -> Splat:  # noqa: ARG001
-    """Opacities of 0 to `full`, rounded, where logits belong."""
+    """Opacities of 0 to `full`, rounded, in place of logits."""
     return replace(splat, opacity_logits=np.round(full * sigmoid(splat.opacity_logits)))
 
 

@@ -1,4 +1,4 @@
-"""Synthetic judges with a known cut, for the tests and for the picture of the feedback report: jobs in a job store, and
+"""Synthetic judges with a known cut-off, for tests and for the plot of the feedback report: jobs in a job store, and
 the log that their caller would have written. No number here was measured on a real judge."""
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class World:
         return 0.26 + self.slope * (self.quality - 0.62) + (self.cut - self.quality) / per_score
 
 
-def inhabit(store: Store, world: World, rng: np.random.Generator) -> str:
-    """Writes finished jobs to the store. Returns the log of four judges: two as today, an older one, one that fails."""
+def populate(store: Store, world: World, rng: np.random.Generator) -> str:
+    """Writes finished jobs to the store. Returns the log of four judges: two current, one old, one failing."""
     quality = rng.normal(world.quality, world.spread, world.count)
     scores = 0.26 + world.slope * (quality - 0.62) + rng.normal(0, world.noise, world.count)
     seen = quality + rng.normal(0, 0.02, world.count)

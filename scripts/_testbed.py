@@ -18,7 +18,7 @@ from pathlib import Path
 
 PACKAGES = ("docker.io", "debootstrap", "iptables", "systemd-container", "chromium", "fonts-liberation", "prometheus")
 NEWER = ("docker-compose", "docker-buildx", "docker.io", "docker-cli", "containerd")
-"""From the next suite: compose v2 and an engine that knows health start intervals."""
+"""From the next suite: compose v2, and an engine that supports health start intervals."""
 BASES = ("nvidia/cuda:13.0.1-devel-ubuntu24.04", "nvidia/cuda:13.0.1-base-ubuntu24.04")
 CA = Path("/etc/ssl/certs/ca-certificates.crt")
 Say = Callable[[str], None]
@@ -33,7 +33,7 @@ def install(say: Say, packages: tuple[str, ...] = PACKAGES) -> None:
     if wanted := [name for name in packages if name not in there]:
         say(f"installing {', '.join(wanted)}")
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        # docker.io would start another engine
+        # keep docker.io from starting another engine
         blocked = Path("/usr/sbin/policy-rc.d")
         ours = not blocked.exists()
         if ours:
@@ -114,7 +114,7 @@ class Engine:
         return self._daemon is not None and self._daemon.poll() is None
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL. Containers end with it."""
+        """Sends SIGTERM, then SIGKILL. Containers end with the engine."""
         if self._daemon and self.running:
             self._daemon.send_signal(signal.SIGTERM)
             try:
@@ -147,7 +147,7 @@ def debootstrap(root: Path, packages: str) -> None:
 
 
 def small_disk(image: Path, folder: Path) -> None:
-    """Mounts a file system of one gigabyte, kept in a file, at `folder`, to be filled instead of the machine's disk."""
+    """Mounts a file system of 1 GiB, stored in a file, at `folder`, to be filled instead of the machine's disk."""
     folder.mkdir()
     with image.open("wb") as file:
         file.truncate(1 << 30)

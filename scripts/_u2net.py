@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Height = int | None
-"""Of a U: how many levels it goes down; None is the flat form, four levels by dilation instead of pooling."""
+"""Levels of a U; None is the flat form, with four levels of dilation instead of pooling."""
 WIDTHS: tuple[tuple[Height, int, int], ...] = ((7, 32, 64), (6, 32, 128), (5, 64, 256), (4, 128, 512), (None, 256, 512))
 UPWARDS: tuple[tuple[Height, int, int], ...] = ((None, 256, 512), (4, 128, 256), (5, 64, 128), (6, 32, 64), (7, 16, 64))
 

@@ -30,12 +30,12 @@ from app.config import Config
         ({"host": "127.0.0.2"}, "", "127.0.0.2:10010"),
     ],
 )
-def test_the_service_is_asked_where_it_listens(serve: dict[str, Any], tokens: str, asked: str) -> None:
+def test_requests_go_to_where_the_service_listens(serve: dict[str, Any], tokens: str, asked: str) -> None:
     assert own_address(Config.model_validate({"serve": serve, "auth": {"tokens_file": tokens}})) == asked
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "localhost", "127.0.0.1"])
-def test_what_is_asked_reaches_a_socket_that_listens_there(host: str) -> None:
+def test_a_request_reaches_a_socket_that_listens_there(host: str) -> None:
     config = Config.model_validate({"serve": {"host": host}, "auth": {"tokens_file": "tokens"}})
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -49,7 +49,7 @@ def test_what_is_asked_reaches_a_socket_that_listens_there(host: str) -> None:
 
 
 @pytest.mark.e2e
-def test_health_finds_a_service_that_was_told_another_address_than_it_may_listen_at(tmp_path: Path) -> None:
+def test_health_finds_a_service_whose_host_setting_is_not_where_it_listens(tmp_path: Path) -> None:
     """Without tokens it listens on loopback, and serve.host is what a proxy in front is called, perhaps."""
     with web(tmp_path, SERVE__HOST="gpu7.example") as service:
         environ = clean_environ()

@@ -33,7 +33,7 @@ def test_field_and_option_agree_with_the_bounds(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-def test_orders_are_held_to_the_same_bounds(name: str) -> None:
+def test_jobs_have_the_same_bounds(name: str) -> None:
     line = BOUNDS[name]
     for value in (*EDGES, line.low, line.high):
         order = replace(JobRequest(prompt="a blue rocket"), **{name: value})

@@ -48,7 +48,7 @@ def test_a_certificate_of_format_1_still_checks(name: str, settings: dict[str, A
         (lambda tree: tree["verdict"].update(outcome="refused"), "verdict"),
     ],
 )
-def test_a_forged_certificate_of_format_1_is_found_out(
+def test_a_forged_certificate_of_format_1_is_detected(
     tmp_path: Path, change: Callable[[dict[str, Any]], None], claim: str
 ) -> None:
     folder = shutil.copytree(OLD / "prompt", tmp_path / "forged")

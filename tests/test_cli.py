@@ -246,16 +246,16 @@ def test_inspect_shows_statistics_and_findings(small: Path, tmp_path: Path) -> N
 
 
 def test_repair_makes_it_visible_again(small: Path, tmp_path: Path) -> None:
-    broken, mended = tmp_path / "broken.ply", tmp_path / "mended.spz"
+    broken, repaired = tmp_path / "broken.ply", tmp_path / "repaired.spz"
     splat = read_splat(small, 10_000)
     splat.opacity_logits[:] = -9.2103
     write_splat(broken, splat)
-    result = run("repair", broken, "-o", mended, "--json")
+    result = run("repair", broken, "-o", repaired, "--json")
     assert result.exit_code == 0
     assert document(result)["repairs"]["repairs"]
     seen = [
         document(run("render", path, "-o", tmp_path / "views.png", "--size", "64", "--json"))["coverage"]
-        for path in (small, broken, mended)
+        for path in (small, broken, repaired)
     ]
     assert seen[1] == 0
     assert seen[2] == pytest.approx(seen[0], rel=0.1)

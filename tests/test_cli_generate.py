@@ -126,7 +126,7 @@ def test_other_settings_are_another_result(tmp_path: Path, monkeypatch: pytest.M
     assert "a red ball: " in result.stdout
 
 
-def test_an_interrupted_batch_shows_what_is_done_and_goes_on_there(
+def test_an_interrupted_batch_shows_what_is_done_and_continues_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts, loads, generate, load = (

@@ -51,7 +51,7 @@ def test_a_host_for_engines_only_starts_no_web_process() -> None:
 
 
 @pytest.mark.parametrize("missing", ["database", "assets"])
-def test_engines_alone_that_share_nothing_with_anybody_are_a_mistake(missing: str) -> None:
+def test_engines_without_a_web_process_need_shared_storage(missing: str) -> None:
     config = Config.model_validate(SHARED | {"serve": {"web": False}, missing: {"url": ""}})
     with pytest.raises(ConfigError, match=rf"serve\.web = false, and {missing}\.url not set"):
         plan(config, {})
@@ -97,7 +97,7 @@ def engine_host(folder: Path, port: int, given: dict[str, object]) -> Iterator[E
 
 
 @pytest.mark.e2e
-def test_a_job_of_the_head_is_made_elsewhere_and_goes_on_when_that_host_dies(
+def test_a_job_of_the_head_runs_elsewhere_and_continues_when_that_host_dies(
     postgres_server: Server, bucket: str, tmp_path: Path
 ) -> None:
     """One cluster through its life: starting it takes longer than all that is asked of it."""
@@ -148,7 +148,7 @@ def test_a_job_of_the_head_is_made_elsewhere_and_goes_on_when_that_host_dies(
 
 
 @pytest.mark.e2e
-def test_an_engine_waits_for_a_store_that_is_away_and_its_job_goes_on_afterwards(
+def test_an_engine_waits_for_an_unavailable_store_and_its_job_continues_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
@@ -265,7 +265,7 @@ def test_an_object_store_is_probed_and_left_as_it_was(bucket: str, tmp_path: Pat
 
 
 @pytest.mark.e2e
-def test_ended_jobs_are_forgotten_with_their_objects(bucket: str, tmp_path: Path) -> None:
+def test_ended_jobs_are_deleted_with_their_objects(bucket: str, tmp_path: Path) -> None:
     config = settings(tmp_path, assets={"url": bucket, "keep_days": 1})
     with client(config) as jobs:
         job_store = JobStore(jobs.store, "one", "one-1", 3, time.time)
@@ -342,7 +342,7 @@ def test_the_doctor_tries_what_hosts_share(bucket: str, tmp_path: Path, postgres
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("bucket")
-def test_the_doctor_says_what_of_it_cannot_be_used(tmp_path: Path) -> None:
+def test_the_doctor_reports_a_database_and_a_store_that_cannot_be_used(tmp_path: Path) -> None:
     nowhere = settings(tmp_path, f"postgresql://me:{PASSWORD}@127.0.0.1:1/none", assets={"url": "s3://no-such-bucket"})
     facts = shared_facts(nowhere)
     assert [fact.blocking for fact in facts.values()] == [True, True]

@@ -46,7 +46,7 @@ def disc(size: tuple[int, int] = (200, 160), radius: int = 40) -> Image.Image:
     return image
 
 
-def test_loading_it_compiles_nothing(tmp_path):
+def test_loading_compiles_nothing(tmp_path):
     """In a process that has not imported rembg: numba would leave there what it compiled."""
     lines = (
         "import sys, numba",
@@ -164,7 +164,7 @@ def test_everything_taken_for_the_object_ends_it_too(dark):
         dark.run(image)
 
 
-def test_nothing_is_downloaded_and_home_is_not_looked_at(tmp_path, monkeypatch):
+def test_nothing_is_downloaded_and_home_is_not_searched(tmp_path, monkeypatch):
     monkeypatch.setenv("U2NET_HOME", str(tmp_path / "home"))
     loaded = cutout.load(CutoutParams(), model(tmp_path / "m.onnx", 320, -1.0))
     loaded.run(disc())
@@ -172,7 +172,7 @@ def test_nothing_is_downloaded_and_home_is_not_looked_at(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no onnx at all"])
-def test_weights_that_are_none_say_so(tmp_path, content):
+def test_invalid_weights_are_reported(tmp_path, content):
     path = tmp_path / "m.onnx"
     if content is not None:
         path.write_bytes(content)

@@ -96,7 +96,7 @@ def test_compose_files_are_what_the_specification_allows(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("role", [("cluster",), ("cluster", "cpu"), ("head",), ("head", "cpu"), ("head", "postgres")])
-def test_a_host_of_a_cluster_is_what_its_files_say(role: tuple[str, ...]) -> None:
+def test_a_cluster_host_is_configured_by_its_compose_files(role: tuple[str, ...]) -> None:
     merged = json.loads(compose(*role, settings=CLUSTER, options=("--format", "json")).stdout)["services"]
     app, environ = merged["app"], merged["app"]["environment"]
     assert environ["SPLATGATE__DATABASE__URL"] == CLUSTER["SPLATGATE_DATABASE_URL"]
@@ -121,13 +121,13 @@ def test_a_host_of_a_cluster_is_what_its_files_say(role: tuple[str, ...]) -> Non
         (("head", "postgres"), "SPLATGATE_DATABASE_ADDRESS"),
     ],
 )
-def test_what_a_host_of_a_cluster_has_to_be_told_is_asked_for(role: tuple[str, ...], missing: str) -> None:
+def test_a_missing_setting_of_a_cluster_host_is_named(role: tuple[str, ...], missing: str) -> None:
     asked = compose(*role, settings={name: value for name, value in CLUSTER.items() if name != missing})
     assert asked.returncode != 0
     assert f"{missing} is missing a value: set it in .env to the" in asked.stderr
 
 
-def test_every_host_of_a_cluster_is_given_the_same_settings() -> None:
+def test_every_cluster_host_gets_the_same_settings() -> None:
     head, engines = (
         set(re.findall(r"^ {6}([A-Z_]+):", (ROOT / f"compose/{name}.yaml").read_text(), re.MULTILINE))
         for name in ("head", "cluster")
@@ -181,7 +181,7 @@ def test_the_first_try_installs_the_tested_versions_without_test_tools() -> None
 
 
 @pytest.mark.parametrize("unit", [name for name in UNITS if name.endswith(".service")])
-def test_units_are_what_systemd_understands_and_confined(unit: str, tmp_path: Path) -> None:
+def test_units_are_valid_and_sandboxed(unit: str, tmp_path: Path) -> None:
     analyze = tool("systemd-analyze")
     for name in UNITS:
         text = (ROOT / "systemd" / name).read_text().replace("@FOLDER@", str(ROOT)).replace("@FILES@", "compose.yaml")
@@ -225,7 +225,7 @@ def test_the_health_watcher_leaves_alone_what_a_restart_would_not_help(tmp_path:
     )
     done = watch_health(tmp_path, docker, SPLATGATE_HEALTH_LIMIT="1", SPLATGATE_HEALTH_SECONDS="1")
     assert done.returncode == 1
-    assert done.stdout.count(f"left alone, since a restart would not help: {answer}") == 1
+    assert done.stdout.count(f"left alone, because a restart would not help: {answer}") == 1
     assert "restart 1 of 1 within an hour). It says: hangs" in done.stdout
     assert (tmp_path / "log").read_text().count("restart --time 60 c0ffee") == 1
 

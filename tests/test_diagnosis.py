@@ -344,7 +344,7 @@ def test_the_deviation_is_numpys_whatever_the_size_and_the_level(count: int, lev
     smallest=st.sampled_from([0, 1e-6, 1.5e-6, 1]),
 )
 @settings(max_examples=100)
-def test_a_rotation_is_zero_by_its_norm_wherever_the_components_stand(quats: Float32, smallest: float) -> None:
+def test_a_rotation_is_zero_by_its_norm_whichever_component_is_large(quats: Float32, smallest: float) -> None:
     splat = replace(ball(9), quats=quats)
     norms = np.linalg.norm(quats.astype(np.float64), axis=1)
     np.testing.assert_array_equal(zero_quaternion_mask(splat, smallest), norms <= smallest)
@@ -366,7 +366,7 @@ def test_operators_find_the_lines_they_look_for(lines: list[str]) -> None:
     assert len([line for line in lines if line.startswith("No opacity")]) == 1
 
 
-def test_a_splat_is_not_changed_by_being_looked_at() -> None:
+def test_a_splat_is_not_changed_by_its_diagnosis() -> None:
     splat = damaged(ball(500), "opacity NaN 15 %")
     before = splat.opacity_logits.copy()
     look(splat)

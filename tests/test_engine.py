@@ -115,7 +115,7 @@ def test_a_prompt_becomes_a_judged_splat_with_all_its_files(served: Jobs) -> Non
 
 
 @pytest.mark.e2e
-def test_the_same_order_gives_the_same_bytes(served: Jobs) -> None:
+def test_the_same_request_gives_the_same_bytes(served: Jobs) -> None:
     first, second = (served.wait(served.submit(ROCKET).id, 60) for _ in range(2))
     assert read(served, first.id, "asset.ply") == read(served, second.id, "asset.ply")
 
@@ -160,7 +160,7 @@ def giants(count: int) -> bytes:
 
 
 @pytest.mark.e2e
-def test_a_splat_that_would_be_drawn_for_minutes_is_refused_and_holds_nobody_up(served: Jobs) -> None:
+def test_a_splat_that_takes_minutes_to_render_is_refused_and_delays_no_other_job(served: Jobs) -> None:
     ordered = served.submit(JobRequest(kind="validate", prompt="a red cube", splat=giants(30_000)))
     behind = served.submit(ROCKET)
     job = served.wait(ordered.id, 120)
@@ -183,7 +183,7 @@ def test_a_repaired_splat_that_would_be_drawn_for_minutes_has_no_film(served: Jo
 
 
 @pytest.mark.e2e
-def test_bytes_that_are_no_splat_fail_and_harm_nobody(served: Jobs) -> None:
+def test_bytes_that_are_no_splat_fail_their_own_job_only(served: Jobs) -> None:
     job = served.wait(served.submit(JobRequest(kind="repair", splat=b"ply\nnonsense")).id, 60)
     assert job.state == "FAILED"
     assert served.wait(served.submit(ROCKET).id, 60).outcome == "passed"
@@ -202,7 +202,7 @@ def test_a_turntable_is_a_file_of_the_job_that_it_shows(tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
-def test_jobs_run_by_priority_and_then_in_the_order_they_came(make: Make) -> None:
+def test_jobs_run_by_priority_and_then_in_the_order_of_submission(make: Make) -> None:
     config = make()
     with host(config) as here, client(config) as jobs:
         ids = [jobs.submit(replace(ROCKET, priority=priority)).id for priority in (10, 10, 50, 1, 10, 1)]
@@ -212,7 +212,7 @@ def test_jobs_run_by_priority_and_then_in_the_order_they_came(make: Make) -> Non
 
 
 @pytest.mark.e2e
-def test_orders_of_many_callers_at_once_are_begun_in_the_order_that_their_positions_said(make: Make) -> None:
+def test_concurrent_jobs_start_in_the_order_of_their_positions(make: Make) -> None:
     config = make(**SMALL)
     with host(config) as here, client(config) as jobs:
         with ThreadPoolExecutor(8) as pool:
@@ -225,7 +225,7 @@ def test_orders_of_many_callers_at_once_are_begun_in_the_order_that_their_positi
 
 
 @pytest.mark.e2e
-def test_an_idle_engine_begins_one_job_at_a_time_in_the_order_in_which_they_came(make: Make) -> None:
+def test_an_idle_engine_starts_one_job_at_a_time_in_the_order_of_submission(make: Make) -> None:
     """Whatever DBOS may hand out at once."""
     config = make(**SMALL)
     with host(config) as here, client(config) as jobs:
@@ -240,7 +240,7 @@ def test_an_idle_engine_begins_one_job_at_a_time_in_the_order_in_which_they_came
 
 
 @pytest.mark.e2e
-def test_a_stopped_engine_gives_back_the_jobs_that_it_was_handed_and_did_not_begin(make: Make) -> None:
+def test_a_stopped_engine_returns_the_jobs_that_it_had_not_started(make: Make) -> None:
     config = make(validate=STRICT, shapes={"gaussians": 40_000})
     with host(config) as here, client(config) as jobs:
         engine = here.start_ready()
@@ -291,7 +291,7 @@ def one_at_a_time(ended: list[Job]) -> list[str]:
 
 
 @pytest.mark.e2e
-def test_a_killed_engine_s_job_goes_on_after_its_last_finished_step(make: Make) -> None:
+def test_the_job_of_a_killed_engine_continues_after_its_last_finished_step(make: Make) -> None:
     config = make(validate=STRICT, shapes={"gaussians": 40_000})
     with host(config) as here, client(config) as jobs:
         engine = here.start_ready()
@@ -339,7 +339,7 @@ def test_a_database_without_an_encoding_will_do(postgres_server: Server, tmp_pat
 
 
 @pytest.mark.e2e
-def test_an_engine_waits_for_its_database_and_goes_on_when_it_is_there(tmp_path: Path) -> None:
+def test_an_engine_waits_for_its_database_and_continues_when_it_is_there(tmp_path: Path) -> None:
     config = settings(tmp_path)
     broken = tmp_path / "splatgate.db"
     with host(config) as here:
@@ -353,7 +353,7 @@ def test_an_engine_waits_for_its_database_and_goes_on_when_it_is_there(tmp_path:
 
 
 @pytest.mark.e2e
-def test_an_engine_without_room_on_the_disk_begins_no_job_and_says_so(tmp_path: Path) -> None:
+def test_an_engine_without_room_on_the_disk_starts_no_job_and_says_so(tmp_path: Path) -> None:
     config = settings(tmp_path)
     with host(settings(tmp_path, limits={"min_free_mb": 1 << 40})) as here, client(config) as jobs:
         job = jobs.submit(ROCKET)
@@ -464,7 +464,7 @@ def engine_row(id: str, name: str) -> EngineRow:
 
 
 @pytest.mark.e2e
-def test_two_hosts_share_the_queue_and_do_nothing_twice(postgres_server: Server, tmp_path: Path) -> None:
+def test_two_hosts_share_the_queue_and_run_nothing_twice(postgres_server: Server, tmp_path: Path) -> None:
     one, two = two_hosts(postgres_server, tmp_path)
     with host(one) as first, host(two) as second, client(one) as jobs:
         first.start_ready()
@@ -535,7 +535,7 @@ def test_engine_and_waiting_caller_outlive_their_connections(postgres_server: Se
 
 
 @pytest.mark.e2e
-def test_a_claim_that_the_database_forgot_is_made_again(make: Make) -> None:
+def test_a_claim_that_the_database_lost_is_made_again(make: Make) -> None:
     """As after a failover to a replica that lags behind: the engine works on, and its claim is not there any more."""
     config = make(validate=STRICT, shapes={"gaussians": 40_000})
     with host(config) as here, client(config) as jobs:
@@ -571,7 +571,7 @@ def test_a_stage_that_hangs_dies_with_its_traceback_and_its_job_is_quarantined(m
 
 
 @pytest.mark.e2e
-def test_a_stopped_engine_finishes_its_stage_and_gives_its_job_back(make: Make) -> None:
+def test_a_stopped_engine_finishes_its_stage_and_returns_its_job(make: Make) -> None:
     config = make(validate=STRICT, shapes={"gaussians": 40_000})
     with host(config) as here, client(config) as jobs:
         engine = here.start_ready()

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from _judges import START, World, inhabit, job
+from _judges import START, World, job, populate
 from click.testing import CliRunner, Result
 from flask.testing import FlaskClient
 from flask_openapi3 import OpenAPI
@@ -120,20 +120,20 @@ def test_the_same_prompt_twice_is_doubtful_unless_the_time_tells() -> None:
 
 
 def test_a_log_that_is_imported_twice_adds_nothing(store: Store, feedback: FeedbackStore) -> None:
-    log = inhabit(store, World(300), np.random.default_rng(0))
+    log = populate(store, World(300), np.random.default_rng(0))
     first, second = take(feedback, log), take(feedback, log)
     assert first.new == len(log.splitlines()) > 200
     assert (second.new, second.known) == (0, first.new)
 
 
 def test_a_log_that_has_grown_adds_what_is_new(store: Store, feedback: FeedbackStore) -> None:
-    log = inhabit(store, World(300), np.random.default_rng(0)).splitlines(keepends=True)
+    log = populate(store, World(300), np.random.default_rng(0)).splitlines(keepends=True)
     assert take(feedback, "".join(log[:100])).new == 100
     assert take(feedback, "".join(log)).new == len(log) - 100
     assert len({answer.job for answer in feedback.answers()}) == len(log), "each has a job of its own"
 
 
-def test_lines_without_a_time_count_as_often_as_they_stand_in_the_log(feedback: FeedbackStore) -> None:
+def test_lines_without_a_time_count_as_often_as_they_appear_in_the_log(feedback: FeedbackStore) -> None:
     line = "Feedback received from [12]. Score: 0.71. (a blue rocket)\n"
     assert take(feedback, 3 * line).new == 3
     assert take(feedback, 3 * line).new == 0
@@ -166,7 +166,7 @@ def test_the_score_of_a_job_without_words_is_not_compared(store: Store, feedback
 
 
 def test_what_the_report_needs_outlives_the_job(store: Store, feedback: FeedbackStore) -> None:
-    take(feedback, inhabit(store, World(200), np.random.default_rng(0)))
+    take(feedback, populate(store, World(200), np.random.default_rng(0)))
     before = weigh(feedback)
     with store.writing() as connection:
         connection.execute(sa.delete(jobs))
@@ -176,7 +176,7 @@ def test_what_the_report_needs_outlives_the_job(store: Store, feedback: Feedback
 def test_two_processes_that_import_at_once_add_each_answer_once(
     store: Store, feedback: FeedbackStore, config: Config
 ) -> None:
-    log = inhabit(store, World(200), np.random.default_rng(0))
+    log = populate(store, World(200), np.random.default_rng(0))
     with ThreadPoolExecutor(4) as pool:
         receipts = list(pool.map(lambda _: take(FeedbackStore(store, config), log), range(4)))
     assert sum(receipt.new for receipt in receipts) == len(log.splitlines()) == feedback.count()
@@ -190,7 +190,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, str]:
     """A data folder with 3,000 jobs and what four judges said of them."""
     config = configured(tmp_path_factory.mktemp("town"))
     store = Store(config)
-    log = inhabit(store, WORLD, np.random.default_rng(0))
+    log = populate(store, WORLD, np.random.default_rng(0))
     take(FeedbackStore(store, config), log)
     store.close()
     return config, log
@@ -249,7 +249,7 @@ def test_the_curve_falls_and_rises_as_it_must(town_feedback: FeedbackStore) -> N
 
 
 def test_before_and_after_add_up_and_a_change_shows(store: Store, feedback: FeedbackStore) -> None:
-    log = inhabit(store, World(400, quality=0.55), np.random.default_rng(0)).splitlines()
+    log = populate(store, World(400, quality=0.55), np.random.default_rng(0)).splitlines()
     half = START + 200 * 60
     better = [line.replace("Score=0.0,", "Score=0.7,") if line[8:16] > "01 03:20" else line for line in log]
     take(feedback, "\n".join(better))
@@ -276,10 +276,10 @@ def test_an_empty_book_reports_that_it_is_empty(feedback: FeedbackStore) -> None
     assert found.threshold.answer == "too few"
 
 
-def test_more_answers_than_a_report_reads_are_said(
+def test_more_answers_than_a_report_reads_are_reported(
     store: Store, feedback: FeedbackStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = inhabit(store, World(100), np.random.default_rng(0))
+    log = populate(store, World(100), np.random.default_rng(0))
     take(feedback, log)
     for module in ("store", "report"):
         monkeypatch.setattr(f"app.feedback.{module}.MOST_ANSWERS", 10)
@@ -300,7 +300,7 @@ def forgetful(store: Store, config: Config, days_later: float) -> FeedbackStore:
     return FeedbackStore(store, settings, lambda: START + days_later * DAY)
 
 
-def test_answers_are_forgotten_by_their_date_or_else_by_their_import(store: Store, config: Config) -> None:
+def test_answers_are_deleted_by_their_date_or_else_by_their_import(store: Store, config: Config) -> None:
     take(forgetful(store, config, 5), DATED + UNDATED)
     assert forgetful(store, config, 9.9).forget() == 0
     assert forgetful(store, config, 10.1).forget() == 1
@@ -309,12 +309,12 @@ def test_answers_are_forgotten_by_their_date_or_else_by_their_import(store: Stor
     assert forgetful(store, config, 15.1).count() == 0
 
 
-def test_an_old_log_does_not_bring_back_what_was_forgotten(store: Store, config: Config) -> None:
+def test_an_old_log_does_not_restore_deleted_answers(store: Store, config: Config) -> None:
     receipt = take(forgetful(store, config, 11), DATED + DATED.replace("2026-03-01", "2026-03-05"))
     assert (receipt.new, receipt.known, receipt.old) == (1, 0, 1)
 
 
-def test_a_database_of_an_earlier_release_forgets_undated_answers_from_now_on(store: Store, config: Config) -> None:
+def test_undated_answers_of_an_earlier_release_are_deleted_from_now_on(store: Store, config: Config) -> None:
     take(forgetful(store, config, 0), UNDATED)
     with store.writing() as connection:
         connection.exec_driver_sql("ALTER TABLE feedback DROP COLUMN added")
@@ -324,7 +324,7 @@ def test_a_database_of_an_earlier_release_forgets_undated_answers_from_now_on(st
     assert forgetful(store, config, 111).forget() == 1
 
 
-def test_many_answers_are_forgotten_in_pieces(store: Store, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_answers_are_deleted_in_batches(store: Store, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.feedback.store.FORGET_AT_ONCE", 2)
     take(forgetful(store, config, 0), UNDATED * 5)
     later = forgetful(store, config, 11)
@@ -339,7 +339,7 @@ def run(config: Config, *arguments: str, given: str | None = None) -> Result:
     return CliRunner(env=place).invoke(main, ["feedback", *arguments], input=given)
 
 
-def test_import_says_what_became_of_each_line(config: Config, tmp_path: Path) -> None:
+def test_import_counts_every_line(config: Config, tmp_path: Path) -> None:
     log = tmp_path / "neuron.log"
     log.write_text(
         "start\n2026-03-01 00:00:01 | Feedback from [7]: Score=0.7, AvgScore=1, ELO=1, Reward=1, Observations=2\n"
@@ -414,7 +414,7 @@ def test_a_log_that_is_not_there_is_one_line(config: Config, tmp_path: Path) -> 
         assert f"{path}: cannot be read" in result.stderr
 
 
-def test_the_zone_of_the_dates_can_be_said(config: Config) -> None:
+def test_the_zone_of_the_dates_can_be_set(config: Config) -> None:
     log = "2026-03-01 01:00:01 | Feedback from [7]: Score=0.7, AvgScore=1, ELO=1, Reward=1, Observations=2\n"
     assert run(config, "import", "-", "--zone", "Europe/Berlin", given=log).exit_code == 0
     found = json.loads(run(config, "report", "--json").stdout)
@@ -461,7 +461,7 @@ def client(config: Config) -> Iterator[FlaskClient]:
 LINE = "2026-03-01 00:00:09 | Feedback from [7]: Score=0.7, AvgScore=1, ELO=1, Reward=1, Observations=2"
 
 
-def test_a_log_is_taken_in_as_text(client: FlaskClient) -> None:
+def test_a_log_is_accepted_as_text(client: FlaskClient) -> None:
     for new in (1, 0):
         answer = client.post("/v1/feedback", data=f"{LINE}\nFeedback from [7]: no\n", content_type="text/plain")
         assert answer.status_code == 200, answer.text
@@ -518,7 +518,7 @@ def test_a_body_of_another_kind_is_refused(client: FlaskClient) -> None:
 
 def test_the_report_over_http_is_the_report(client: FlaskClient, config: Config) -> None:
     store = Store(config)
-    log = inhabit(store, World(300), np.random.default_rng(0))
+    log = populate(store, World(300), np.random.default_rng(0))
     client.post("/v1/feedback", data=log, content_type="text/plain")
     answer = client.get("/v1/feedback/report?split=2026-03-01T02:00:00Z")
     expected = weigh(FeedbackStore(store, config), split=START + 7_200)

@@ -162,7 +162,7 @@ def test_a_verdict_is_never_guessed(score: str) -> None:
 
 
 @pytest.mark.parametrize("observations", ["-1", "1.5", "1" * 19, ""])
-def test_a_count_that_is_none_is_not_cut_into_one(observations: str) -> None:
+def test_an_invalid_count_is_not_truncated_to_a_valid_one(observations: str) -> None:
     (broken,) = found(NEW.replace("Observations=3", f"Observations={observations}"))
     assert isinstance(broken, Broken)
 

@@ -149,7 +149,7 @@ READERS = {
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("kind", ["folder.ply", "pipe.ply", "device", "missing.ply", "nul\0.ply", "loop.ply"])
-def test_whoever_reads_a_file_refuses_what_is_none(kind, reader, tmp_path):
+def test_every_reader_refuses_what_is_no_regular_file(kind, reader, tmp_path):
     path, reason = unreadable(tmp_path)[kind]
     with pytest.raises(BadFile) as caught:
         READERS[reader](path)

@@ -63,7 +63,7 @@ def test_bytes_after_the_last_element_are_a_damaged_file() -> None:
 
 
 @pytest.mark.parametrize("padding", [b"\n", b"\r\n", bytes(512)])
-def test_padding_after_the_last_element_is_none(padding: bytes) -> None:
+def test_padding_after_the_last_element_is_no_fault(padding: bytes) -> None:
     assert len(read(PLY + padding)) == 500
 
 
@@ -156,7 +156,7 @@ def test_a_compressed_ply_that_lies_is_one_bad_file() -> None:
         read(header)
 
 
-def test_degree_4_of_a_ply_is_dropped_and_said() -> None:
+def test_degree_4_of_a_ply_is_dropped_with_a_note() -> None:
     splat = ball(20, degree=3)
     columns = {"x": splat.means[:, 0], "y": splat.means[:, 1], "z": splat.means[:, 2]}
     columns |= {f"f_dc_{i}": splat.sh[:, 0, i] for i in range(3)}
@@ -341,7 +341,7 @@ def test_what_spz_cannot_hold_is_said_with_its_figures() -> None:
 
 
 @pytest.mark.parametrize("axis", ["z", "-y"])
-def test_the_vertical_axis_that_a_header_names_is_said(axis: str) -> None:
+def test_the_vertical_axis_that_a_header_names_is_reported(axis: str) -> None:
     named = PLY.replace(b"element vertex", f"comment Vertical Axis: {axis}\nelement vertex".encode(), 1)
     assert f"`--up {axis}` turns it" in read(named).notes[0]
     assert read(PLY.replace(b"element vertex", b"comment Vertical Axis: y\nelement vertex", 1)).notes == ()

@@ -59,7 +59,7 @@ def rocket(path: Path, *, cut_out: bool) -> Path:
     return path
 
 
-def test_words_become_judged_files_that_check(run, tmp_path):
+def test_a_prompt_becomes_judged_files_with_a_valid_certificate(run, tmp_path):
     result = run("generate", "a blue rocket", "-o", tmp_path / "a", "--json")
     assert result.exit_code == 3, result.stderr  # random models: a refusal is the right answer
     certificate = document(result)["certificate"]
@@ -124,7 +124,7 @@ def test_sampler_settings_that_cannot_be_used_are_refused_before_anything_is_loa
     assert "loading" not in result.stderr
 
 
-def test_a_picture_without_words_is_what_the_views_are_held_against(run, tmp_path):
+def test_without_a_prompt_the_views_are_scored_against_the_picture(run, tmp_path):
     image = rocket(tmp_path / "rocket.png", cut_out=True)
     result = run("generate", "--image", image, "-o", tmp_path / "a", "--json")
     certificate = document(result)["certificate"]
@@ -156,7 +156,7 @@ def differing(run, folder: Path) -> list[str]:
     return [check["claim"] for check in checks if not check["agrees"]]
 
 
-def test_a_picture_with_words_is_held_against_the_words(run, tmp_path):
+def test_with_a_prompt_the_views_are_scored_against_the_prompt(run, tmp_path):
     image = rocket(tmp_path / "rocket.png", cut_out=False)
     result = run("generate", "a blue rocket", "--image", image, "-o", tmp_path / "a", "--json")
     certificate = document(result)["certificate"]

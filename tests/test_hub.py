@@ -275,7 +275,7 @@ def test_a_file_that_is_not_the_models_is_named(config: Config) -> None:
         fetch(config)
 
 
-def test_what_is_no_hub_is_said_to_be_none(config: Config, server: FakeHub) -> None:
+def test_a_server_that_is_no_hub_is_reported(config: Config, server: FakeHub) -> None:
     server.nonsense = b"<html>a login page</html>"
     with pytest.raises(FetchFailed, match=r"does not answer like a Hugging Face hub .*; check models\.endpoint"):
         fetching.plan(DINO, config)
@@ -304,7 +304,7 @@ def test_offline_never_touches_the_network(config: Config, server: FakeHub) -> N
     assert len(server.requests) == before
 
 
-def test_a_disk_too_small_is_said_before_anything_is_fetched(config: Config, server: FakeHub) -> None:
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_fetched(config: Config, server: FakeHub) -> None:
     file = RemoteFile("model.safetensors", 10**18, "a" * 64)
     plan = Plan(DINO, DINO.revision, (file,), (file,), 0)
     with pytest.raises(
@@ -324,7 +324,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_disk_that_fills_up_is_named_and_leaves_nothing_half_done(
+def test_a_disk_that_fills_up_is_reported_and_leaves_nothing_half_done(
     config: Config, server: FakeHub, small_disk: Path
 ) -> None:
     grow(server, 3_000_000)

@@ -292,7 +292,7 @@ def test_waiting_ends_with_the_change_that_was_waited_for(jobs: Jobs) -> None:
     assert jobs.changes(claim.job.id, jobs.get(claim.job.id).version, 0.05) is None
 
 
-def test_waiting_outlives_a_look_that_fails(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_survives_a_failed_query(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the look throws: a thread that died would leave every caller to its timeout."""
     claim, failures = begun(jobs), iter([RuntimeError("once"), DatabaseDown("twice")])
     versions = jobs._watch._versions
@@ -365,7 +365,7 @@ def test_a_job_ends_whatever_the_text_of_its_error_is(jobs: Jobs) -> None:
     assert jobs.get(claim.job.id).error == "no file 'a??b'"
 
 
-def test_an_engine_that_was_taken_for_lost_writes_nothing_more(jobs: Jobs) -> None:
+def test_an_engine_that_was_declared_lost_writes_nothing_more(jobs: Jobs) -> None:
     slow = begun(jobs, "one")
     assert job_store(jobs).put_back(slow.job.id, "another") == 0
     assert job_store(jobs).put_back(slow.job.id, slow.instance) == 1
@@ -409,7 +409,7 @@ def test_a_crash_report_goes_to_the_jobs_of_the_process_that_crashed_only(jobs: 
 
 
 @pytest.mark.parametrize("engine", ["one", "two"])
-def test_what_a_caller_brought_is_not_tried_again_when_it_ran_into_a_deadline(jobs: Jobs, engine: str) -> None:
+def test_an_uploaded_splat_that_exceeded_a_deadline_is_not_tried_again(jobs: Jobs, engine: str) -> None:
     id = jobs.submit(JobRequest(kind="repair", splat=b"ply\n")).id
     assert job_store(jobs).claim(id)
     job_store(jobs).record_crash(["one-1"], "Timeout at cpu.py")
@@ -419,7 +419,7 @@ def test_what_a_caller_brought_is_not_tried_again_when_it_ran_into_a_deadline(jo
     assert job.error == "a stage exceeded its deadline, and would do so each time with this splat: Timeout at cpu.py"
 
 
-def test_a_job_that_was_given_back_has_not_lost_a_life(jobs: Jobs) -> None:
+def test_a_job_that_was_returned_has_no_death_counted(jobs: Jobs) -> None:
     id = jobs.submit(ROCKET).id
     for _ in range(5):
         claim = job_store(jobs).claim(id)
@@ -541,7 +541,7 @@ def refusing(store: Store, what: str) -> Iterator[None]:
         pool.dispose()
 
 
-def test_an_engine_that_was_forgotten_while_it_lives_is_there_again_when_it_reports(jobs: Jobs) -> None:
+def test_an_engine_that_was_removed_while_alive_reappears_when_it_reports(jobs: Jobs) -> None:
     steady = [0.0]
     heartbeat = Heartbeat(jobs.store, engine_row("two", 1_000.0), lambda: 1_000.0)
     liveness = Liveness(jobs.store, 10, lambda: steady[0])
@@ -621,7 +621,7 @@ def test_jobs_that_wait_run_or_have_ended_are_left_as_they_are(jobs: Jobs) -> No
     }
 
 
-def test_a_job_that_its_engine_has_and_does_not_run_waits_again_at_the_second_look(jobs: Jobs) -> None:
+def test_a_job_that_its_engine_does_not_run_is_queued_again_at_the_second_check(jobs: Jobs) -> None:
     """At the first it may be on its way between the queue and its thread."""
     id = begun(jobs).job.id
     workflow(jobs, id, status="PENDING", executor_id="one-1")
@@ -630,13 +630,13 @@ def test_a_job_that_its_engine_has_and_does_not_run_waits_again_at_the_second_lo
     assert (workflow(jobs, id)[0], jobs.get(id).state) == ("ENQUEUED", "QUEUED")
 
 
-def test_a_job_that_is_shown_as_running_while_it_waits_is_mended(jobs: Jobs) -> None:
+def test_a_job_that_is_shown_as_running_while_it_waits_is_repaired(jobs: Jobs) -> None:
     id = begun(jobs).job.id
     assert reconciler(jobs).compare() == 1
     assert jobs.get(id).state == "QUEUED"
 
 
-def test_the_jobs_of_an_engine_that_is_gone_wait_again_and_those_of_one_that_is_alive_do_not(jobs: Jobs) -> None:
+def test_the_jobs_of_a_dead_engine_are_queued_again_and_those_of_one_that_is_alive_are_not(jobs: Jobs) -> None:
     steady = [0.0]
     Heartbeat(jobs.store, engine_row("two", time.time()), time.time)
     alive, dead = begun(jobs, "two").job.id, begun(jobs, "three").job.id
@@ -651,7 +651,9 @@ def test_the_jobs_of_an_engine_that_is_gone_wait_again_and_those_of_one_that_is_
 
 
 @pytest.mark.e2e
-def test_jobs_that_cannot_be_put_back_are_an_error_and_not_forgotten(postgres_server: Server, tmp_path: Path) -> None:
+def test_jobs_that_cannot_be_queued_again_are_an_error_and_are_not_lost(
+    postgres_server: Server, tmp_path: Path
+) -> None:
     """The disk of the database is full at that moment: it is tried again a second later."""
     with client(settings(tmp_path, postgres_server.database())) as jobs:
         id = jobs.submit(ROCKET).id
@@ -665,7 +667,7 @@ def test_jobs_that_cannot_be_put_back_are_an_error_and_not_forgotten(postgres_se
         assert workflow(jobs, id)[0] == "ENQUEUED"
 
 
-def test_jobs_of_one_priority_have_ranks_in_the_order_in_which_they_came(jobs: Jobs) -> None:
+def test_jobs_of_one_priority_have_ranks_in_the_order_of_submission(jobs: Jobs) -> None:
     """DBOS's times are too coarse for that."""
     ids = [jobs.submit(replace(ROCKET, priority=priority)).id for priority in (10, 10, 50, 1, 10)]
     assert taken(jobs) == [ids[index] for index in (3, 0, 1, 4, 2)]
@@ -688,7 +690,7 @@ def retention(jobs: Jobs, days: float = 0.0, **limits: float) -> Retention:
     return Retention(jobs.store, jobs.assets, limited, clock, guard, lambda _ids: None)
 
 
-def test_ended_jobs_are_forgotten_after_their_days_and_waiting_ones_never(jobs: Jobs) -> None:
+def test_ended_jobs_are_deleted_after_their_days_and_waiting_ones_never(jobs: Jobs) -> None:
     old, waiting = finished(jobs, 10), jobs.submit(ROCKET).id
     assert retention(jobs, 29).sweep() == 0
     assert retention(jobs, 31).sweep() == 1
@@ -698,7 +700,7 @@ def test_ended_jobs_are_forgotten_after_their_days_and_waiting_ones_never(jobs: 
     assert jobs.get(waiting).state == "QUEUED"
 
 
-def test_too_many_bytes_are_forgotten_oldest_first(jobs: Jobs) -> None:
+def test_above_the_size_limit_the_oldest_jobs_are_deleted_first(jobs: Jobs) -> None:
     ids = [finished(jobs, 1_000) for _ in range(4)]
     assert retention(jobs, max_gb=2_500 / 1e9).sweep() == 2
     assert [job.id for job in jobs.list_jobs(Listing(), 9)] == ids[:1:-1]
@@ -744,7 +746,7 @@ def test_the_stage_of_an_older_release_is_left_out(jobs: Jobs) -> None:
     assert jobs.get(id).stage == ""
 
 
-def test_of_the_rows_that_numbers_are_made_of_the_newest_are_kept(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_newest_rows_of_the_statistics_are_kept(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.jobs.retention.RESULTS", 3)
     monkeypatch.setattr("app.jobs.retention.STAGE_TIMES", 4)
     times = (StageSeconds(1, Stage.SPLAT, 1.0), StageSeconds(1, Stage.SCORE, 2.0))
@@ -763,7 +765,7 @@ def test_of_the_rows_that_numbers_are_made_of_the_newest_are_kept(jobs: Jobs, mo
     assert len(jobs.statistics.results(last)) == 1, "rows rise on"
 
 
-def test_a_file_that_was_forgotten_is_not_found(jobs: Jobs) -> None:
+def test_a_file_that_was_deleted_is_not_found(jobs: Jobs) -> None:
     id = finished(jobs, 10)
     with jobs.open_asset(id, "asset.ply").stream as stream:
         assert stream.read() == b"x" * 10
@@ -882,7 +884,7 @@ def test_every_fault_of_a_disk_is_one_of_the_store(tmp_path: Path, monkeypatch: 
     assert assets.read("job/1/asset.ply") == b"ply"
 
 
-def test_no_order_is_taken_while_its_files_could_not_be_stored(tmp_path: Path) -> None:
+def test_no_job_is_accepted_while_its_files_could_not_be_stored(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file")
     with client(settings(tmp_path, assets={"url": str(tmp_path / "store")})) as jobs:
         with pytest.raises(StorageDown, match="is not a folder"):

@@ -31,7 +31,7 @@ class Listener:
         self.progress = LoadProgress(lambda **words: self.said.append(words), lambda: self.now)
 
 
-def test_figures_are_said_once_a_second_and_a_new_thing_at_once() -> None:
+def test_progress_is_reported_once_a_second_and_a_new_step_at_once() -> None:
     listener = Listener()
     for _ in range(30):
         listener.progress("verifying u2net", GB, 40 * GB)
@@ -44,7 +44,7 @@ def test_figures_are_said_once_a_second_and_a_new_thing_at_once() -> None:
     assert listener.said[-1] == {"why": "loading u2net, 176 MB", "progress": None, "eta": None}
 
 
-def test_the_time_left_follows_the_rate_and_is_not_said_before_there_is_one() -> None:
+def test_the_time_left_follows_the_rate_and_is_unknown_before_there_is_one() -> None:
     listener = Listener()
     for _ in range(11):
         listener.progress("verifying FLUX.1-schnell", 2 * GB, 40 * GB)
@@ -54,7 +54,7 @@ def test_the_time_left_follows_the_rate_and_is_not_said_before_there_is_one() ->
     assert (last["progress"], last["eta"]) == (22 / 40, 18 * 10 / 22)
 
 
-def test_what_was_there_before_says_nothing_of_the_rate() -> None:
+def test_bytes_that_were_there_before_do_not_count_for_the_rate() -> None:
     listener = Listener()
     for done in (30, 30, 30, 30, 31, 32):
         listener.progress.set("models are missing", done * GB, 40 * GB)
@@ -86,7 +86,7 @@ def test_threads_that_hash_at_once_lose_no_byte() -> None:
 
 
 @pytest.mark.e2e
-def test_an_engine_without_models_waits_and_names_the_command_and_goes_on_when_they_are_there(tmp_path: Path) -> None:
+def test_an_engine_without_models_waits_names_the_command_and_continues_when_they_are_there(tmp_path: Path) -> None:
     """Its models come from a copy of another host's folder here; that they are none it can load ends the test."""
     folder = tmp_path / "models"
     patient = {"lost_after_seconds": 3_600}
@@ -115,7 +115,7 @@ def test_an_engine_without_models_waits_and_names_the_command_and_goes_on_when_t
         assert "is missing; run `splatgate models fetch FLUX.1-schnell`" in engine.why
 
 
-def test_who_asks_whether_it_is_ready_is_told_how_far_it_is(tmp_path: Path) -> None:
+def test_readyz_reports_the_progress(tmp_path: Path) -> None:
     config = settings(tmp_path, jobs={"lost_after_seconds": 3_600})
     with closing(Store(config)) as store, client(config) as jobs:
         report = Heartbeat(store, starting_engine(), time.time)

@@ -61,7 +61,7 @@ def tower():
         ("offload", RESERVE_BYTES + 100, "offload"),
     ],
 )
-def test_auto_chooses_by_what_fits_and_words_are_obeyed(asked, room, chosen):
+def test_auto_chooses_by_what_fits_and_explicit_settings_are_obeyed(asked, room, chosen):
     assert choose_mode(GpuConfig(memory=asked), 100, room) == chosen
 
 

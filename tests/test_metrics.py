@@ -68,7 +68,7 @@ def test_the_documented_metric_refuses_with_its_own_reason(tmp_path: Path, monke
     assert verdict["metrics"]["coverage"]["threshold"] == 0.99
 
 
-def test_a_metric_of_which_less_is_better_refuses_what_is_over_its_threshold() -> None:
+def test_a_metric_for_which_lower_is_better_refuses_what_is_over_its_threshold() -> None:
     fog = Metric("fog", "fog", "Fog", "app.stages.fog:compute", higher_is_better=False)
     assert fog.passes(0.1, 0.2)
     assert not fog.passes(0.3, 0.2)

@@ -71,7 +71,7 @@ def test_the_table_shows_licence_size_and_what_needs_an_account(environment: dic
     assert "gated, fetched only with an account that has accepted the conditions: FLUX.1-schnell" in table
 
 
-def test_verify_of_nothing_is_no_success(environment: dict[str, str]) -> None:
+def test_verify_without_models_fails(environment: dict[str, str]) -> None:
     result = run(environment, "models", "verify")
     assert (result.exit_code, result.stdout) == (1, "no models have been fetched: run splatgate models fetch\n")
 

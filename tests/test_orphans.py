@@ -125,7 +125,7 @@ def test_a_damaged_marker_stops_the_sweep(jobs: Jobs) -> None:
         assert "is damaged" in jobs.store.warnings()["orphans"]
 
 
-def test_a_clock_that_jumps_ahead_forgets_nothing_until_it_had_time_to_be_corrected(jobs: Jobs) -> None:
+def test_a_clock_that_jumps_ahead_deletes_nothing_until_it_had_time_to_be_corrected(jobs: Jobs) -> None:
     now = NOW
     guard = ClockGuard(jobs.store, DAY, lambda: now, lambda: now - NOW if now < NOW + DAY else 0.0)
     assert guard.trusted()
@@ -138,14 +138,14 @@ def test_a_clock_that_jumps_ahead_forgets_nothing_until_it_had_time_to_be_correc
     assert jobs.store.warnings() == {}
 
 
-def test_a_clock_that_stays_ahead_is_believed_after_the_wait(jobs: Jobs) -> None:
+def test_a_clock_that_stays_ahead_is_trusted_after_the_wait(jobs: Jobs) -> None:
     assert ClockGuard(jobs.store, DAY, lambda: NOW, lambda: 0.0).trusted()
     assert not ClockGuard(jobs.store, DAY, lambda: NOW + 3 * DAY, lambda: 0.0).trusted()
     assert not ClockGuard(jobs.store, DAY, lambda: NOW + 3.9 * DAY, lambda: 0.0).trusted()
     assert ClockGuard(jobs.store, DAY, lambda: NOW + 4.1 * DAY, lambda: 0.0).trusted()
 
 
-def test_results_are_not_forgotten_by_age_while_the_clock_is_in_doubt(jobs: Jobs) -> None:
+def test_results_are_not_deleted_by_age_while_the_clock_is_in_doubt(jobs: Jobs) -> None:
     start = time.time()
     job = jobs.submit(JobRequest(prompt="a blue rocket"))
     jobs.cancel(job.id)
@@ -249,7 +249,7 @@ def test_purge_removes_what_is_quarantined_and_on_request_what_is_unknown(jobs: 
     assert jobs.assets.jobs() == []
 
 
-def test_an_adopted_result_can_be_forgotten_like_any_other(jobs: Jobs, result: Path) -> None:
+def test_an_adopted_result_can_be_deleted_like_any_other(jobs: Jobs, result: Path) -> None:
     (id,) = in_store(jobs, result, 1)
     found = find_result(jobs.assets, id)
     assert found

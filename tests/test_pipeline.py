@@ -36,7 +36,7 @@ class Broken(Shapes):
         (Broken, False, "asset.spz: opacity_logits: 1,000 values are not finite"),
     ],
 )
-def test_what_a_promised_file_cannot_hold_is_refused_before_it_is_drawn(
+def test_a_splat_that_the_spz_cannot_hold_is_refused_before_rendering(
     kind: type[Shapes], enabled: bool, reason: str
 ) -> None:
     config = Config.model_validate({"repair": {"enabled": enabled}, "validate": {"enabled": False}})

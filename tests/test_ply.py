@@ -81,7 +81,7 @@ def assert_same(a: Splat, b: Splat) -> None:
     newline=st.sampled_from(["\n", "\r\n"]),
 )
 @settings(max_examples=150)
-def test_any_order_type_endianness_and_company_is_read_exactly(data, count, degree, kind, newline):
+def test_any_order_type_endianness_and_extra_properties_are_read_exactly(data, count, degree, kind, newline):
     splat = random_splat(count, degree, seed=count)
     columns = columns_of(splat)
     extra = data.draw(st.dictionaries(st.sampled_from(["nx", "red", "label", "mip"]), st.sampled_from([*NUMPY_TYPES])))

@@ -277,7 +277,7 @@ BACKGROUND = (0.25, 0.5, 1.0)
     ],
 )
 @pytest.mark.parametrize("size", [(40, 30), (1, 1)], ids=["40x30", "1x1"])
-def test_where_nothing_is_seen_there_is_the_background(splat: Splat, size: tuple[int, int]) -> None:
+def test_empty_pixels_show_the_background(splat: Splat, size: tuple[int, int]) -> None:
     views = shown(splat, Camera("", 0, 0, 2.5, 49.1, *size), background=BACKGROUND)
     assert views.images.shape == (1, size[1], size[0], 3)
     np.testing.assert_array_equal(views.images, np.broadcast_to(np.float32(BACKGROUND), views.images.shape))
@@ -310,7 +310,7 @@ def test_an_opacity_factor_above_one_stops_at_opaque() -> None:
     assert views.alphas[0, 4, 4] == pytest.approx(0.999, abs=1e-4)
 
 
-def test_degree_0_is_drawn_unless_more_is_asked_for() -> None:
+def test_degree_0_is_drawn_by_default() -> None:
     splat, camera = cloud(11, 100, degree=3), orbit(30, -20, size=60)
     flat = replace(splat, sh=splat.sh[:, :1])
     np.testing.assert_array_equal(shown(splat, camera).images, shown(flat, camera).images)
@@ -428,7 +428,7 @@ def test_coverage_counts_what_can_be_seen() -> None:
     assert coverage(Views(np.zeros((2, 10, 10, 3), np.float32), alphas, (), "cpu")) == 0.25
 
 
-def test_cameras_of_one_call_agree_on_the_picture() -> None:
+def test_all_cameras_of_a_call_have_one_picture_size() -> None:
     for cameras in ([], [orbit(0, 0, size=10), orbit(0, 0, size=20)]):
         with pytest.raises(ValueError, match="at least one camera"):
             render(cloud(0, 1), cameras, device="cpu")
@@ -441,7 +441,7 @@ def test_the_backend_that_drew_is_named() -> None:
 
 
 @pytest.mark.skipif(has_gpu(), reason="this machine has what is asked for")
-def test_asking_for_cuda_where_it_is_not_is_an_error_with_a_remedy() -> None:
+def test_cuda_on_a_machine_without_it_is_an_error_with_a_remedy() -> None:
     with pytest.raises(Unavailable, match=r"device = 'cuda': .+; or choose device = 'cpu'"):
         render(cloud(0, 1), [orbit(0, 0, size=8)], device="cuda")
 

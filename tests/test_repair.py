@@ -399,7 +399,7 @@ def test_whatever_is_corrupted_by_the_thousand(
 
 
 @pytest.mark.parametrize("count", [2, 5])
-def test_sizes_that_fit_the_spacing_in_no_reading_are_taken_from_it(count: int) -> None:
+def test_sizes_that_fit_the_spacing_in_neither_space_are_estimated_from_it(count: int) -> None:
     """Their logarithms, 2.1 and 2.2, would be taken for plain sizes by the next diagnosis, and that for ever."""
     sizes = np.full((count, 3), 9.21)
     sizes[0] = 8
@@ -503,7 +503,7 @@ def test_a_healthy_splat_in_another_unit_is_untouched(factor: float) -> None:
 @pytest.mark.parametrize(
     ("name", "least"), [("colours 0 to 255", 45), ("colours 0 to 1", 60), ("opacities 0 to 255", 45)]
 )
-def test_values_of_another_space_are_brought_back(name: str, least: float) -> None:
+def test_values_in_another_space_are_transformed_back(name: str, least: float) -> None:
     splat, healthy = made()
     repaired, report = heal(DAMAGES[name](splat, rng()))
     assert psnr(repaired, healthy) > least

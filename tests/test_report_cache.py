@@ -39,7 +39,7 @@ def test_the_cache_does_not_grow() -> None:
     assert cache.get(0, (1, 1), source) == 101, "the oldest is gone"
 
 
-def test_who_asks_at_once_gets_one_computation() -> None:
+def test_concurrent_requests_share_one_computation() -> None:
     cache, source, began, go = ReportCache[int](), Source(), threading.Event(), threading.Event()
 
     def slow() -> int:

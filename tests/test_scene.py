@@ -17,7 +17,7 @@ scenes = st.builds(Scene, things) | st.builds(Scene, things, st.sampled_from(lis
 
 
 @given(scenes)
-def test_what_a_scene_says_is_read_back(scene: Scene) -> None:
+def test_the_description_of_a_scene_is_parsed_back(scene: Scene) -> None:
     assert parse(str(scene)) == scene
 
 

@@ -94,7 +94,7 @@ def serving(folder: Path) -> Iterator[Serving]:
 
 
 @pytest.mark.e2e
-def test_it_serves_survives_its_children_and_ends_in_order(tmp_path: Path) -> None:
+def test_it_serves_restarts_its_children_and_stops_cleanly(tmp_path: Path) -> None:
     """One service through its life: starting it takes longer than all that is asked of it."""
     with serving(tmp_path) as service:
         form = {"prompt": "a blue rocket", "seed": 1}
@@ -312,7 +312,7 @@ def test_a_port_that_another_program_uses_is_one_line_before_anything_starts(tmp
 
 
 @pytest.mark.e2e
-def test_pauses_before_a_new_start_become_longer(tmp_path: Path) -> None:
+def test_pauses_before_a_restart_become_longer(tmp_path: Path) -> None:
     supervisor = supervised(tmp_path, "raise SystemExit(3)")
     _, log = supervisor.communicate(timeout=120)
     pauses = [line.rpartition("in ")[2] for line in log.splitlines() if "restarting in" in line]
@@ -394,14 +394,14 @@ def _has_gpu() -> bool:
     return bool(gpus())
 
 
-def test_what_the_command_line_says_reaches_the_children() -> None:
+def test_command_line_options_reach_the_children() -> None:
     config = Config.model_validate({"serve": {"port": 1234, "data": "here"}})
     told = environment(config, {"SPLATGATE__SERVE__PORT": "1", "PATH": "/bin"})
     assert (told["SPLATGATE__SERVE__PORT"], told["PATH"]) == ("1234", "/bin")
     assert Path(told["SPLATGATE__SERVE__DATA"]).is_absolute()
 
 
-def test_causes_of_ends_are_few_words() -> None:
+def test_causes_of_exits_are_short() -> None:
     assert [cause_of_end(code) for code in (-9, -11, 70, 5)] == ["SIGKILL", "SIGSEGV", "broken GPU", "exit code 5"]
 
 

@@ -363,7 +363,7 @@ def test_a_frame_that_asks_for_a_window_of_gigabytes_is_refused():
     assert peak < 2_000_000
 
 
-def test_a_frame_that_claims_an_exbibyte_is_not_believed():
+def test_a_frame_that_claims_an_exbibyte_is_refused():
     data = payload(2)
     block = struct.pack("<I", len(data) << 3 | 1)[:3] + data  # raw, the last one
     message, peak = measured(b"\x28\xb5\x2f\xfd\xc0\x50" + struct.pack("<Q", 2**60) + block)

@@ -49,7 +49,7 @@ def test_the_global_generator_is_neither_read_nor_moved(loaded):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_the_words_stand_in_the_template_as_they_are(loaded):
+def test_the_prompt_is_inserted_into_the_template_unchanged(loaded):
     told = loaded.arguments("{a} 100% {prompt}", 0, lambda *_: None)
     assert told["prompt"] == "{a} 100% {prompt}, whole"
     assert told["max_sequence_length"] == 64

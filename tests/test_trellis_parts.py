@@ -178,7 +178,7 @@ def test_without_input_and_output_blocks_the_voxels_are_the_tokens():
 
 
 @pytest.mark.parametrize("p", [1, 2, 4])
-def test_patches_come_apart_and_together(p):
+def test_patches_are_split_and_joined(p):
     volume = torch.arange(3 * 8**3, dtype=torch.float32).reshape(1, 3, 8, 8, 8)
     tokens = patchify(volume, p)
     assert tokens.shape == (1, (8 // p) ** 3, 3 * p**3)

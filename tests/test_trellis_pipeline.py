@@ -307,7 +307,7 @@ def test_a_wrong_key_names_itself_and_its_file(folder, tmp_path, edit, message):
         loading.load_model(edited(folder, tmp_path, edit), torch.device("cpu"))
 
 
-def test_files_that_are_not_there_or_not_what_they_say(folder, tmp_path):
+def test_missing_and_mislabelled_files_are_errors(folder, tmp_path):
     with pytest.raises(BadWeights, match=r"nothing.json: cannot be read"):
         loading.load_model(tmp_path / "nothing", torch.device("cpu"))
     (tmp_path / "m.json").write_text((folder / "ckpts/slat_flow_model.json").read_text())

@@ -40,7 +40,7 @@ def frames(path: Path) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(int)
 
 
-def test_a_player_finds_h264_in_yuv420p_of_the_asked_size_length_and_rate(film: Path) -> None:
+def test_the_video_is_h264_in_yuv420p_of_the_requested_size_length_and_rate(film: Path) -> None:
     with av.open(str(film)) as container:
         video = container.streams.video[0]
         assert (video.codec_context.name, video.codec_context.pix_fmt) == ("h264", "yuv420p")
@@ -59,7 +59,7 @@ def test_every_frame_is_another_view_and_the_loop_closes_without_a_repeat(film: 
     assert min(steps) > 0.5
 
 
-def test_white_is_around_and_what_stands_on_top_is_above(film: Path) -> None:
+def test_the_background_is_white_and_the_top_is_up(film: Path) -> None:
     front = frames(film)[0]
     assert front[:4].min() > 240
     red, green = (front[..., channel] > front[..., other] + 60 for channel, other in ((0, 1), (1, 0)))
@@ -88,9 +88,7 @@ def test_values_out_of_range_are_refused(splat: Splat, tmp_path: Path, wrong: di
         write_turntable(tmp_path / "a.mp4", splat, Config(), **wrong)
 
 
-def test_a_folder_that_cannot_hold_it_is_named_and_a_film_that_breaks_off_leaves_nothing(
-    splat: Splat, tmp_path: Path
-) -> None:
+def test_an_unusable_folder_is_named_and_an_interrupted_video_leaves_nothing(splat: Splat, tmp_path: Path) -> None:
     with pytest.raises(BadFile, match="missing"):
         write_turntable(tmp_path / "missing" / "a.mp4", splat, Config(), **SMALL)
 

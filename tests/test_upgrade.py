@@ -41,7 +41,7 @@ def test_the_jobs_of_an_earlier_release_are_there_as_they_were(upgraded: Config)
 
 
 @pytest.mark.e2e
-def test_the_jobs_of_an_earlier_release_go_on_in_their_order(upgraded: Config) -> None:
+def test_the_jobs_of_an_earlier_release_continue_in_their_order(upgraded: Config) -> None:
     """The one that was running goes on after its first attempt, which its engine had finished."""
     with client(upgraded) as jobs, host(upgraded) as here:
         (cut,), waiting = (jobs.list_jobs(Listing(states=(state,)), 9) for state in ("RUNNING", "QUEUED"))

@@ -112,7 +112,7 @@ def test_without_tokens_a_name_that_is_not_ours_is_refused(unguarded: FlaskClien
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost:1", "null"])
 @pytest.mark.parametrize("guard", ["guarded", "unguarded"])
-def test_a_page_of_another_site_can_order_nothing(request: pytest.FixtureRequest, guard: str, origin: str) -> None:
+def test_a_page_of_another_site_can_submit_nothing(request: pytest.FixtureRequest, guard: str, origin: str) -> None:
     made: FlaskClient = request.getfixturevalue(guard)
     headers = {"Origin": origin, "Authorization": f"Bearer {TOKEN}"}
     for path in ("/generate/", "/v1/validate", "/v1/jobs"):
@@ -156,7 +156,7 @@ PROXIED = [
 
 @pytest.mark.parametrize(("name", "value"), PROXIED)
 @pytest.mark.parametrize("published_on", ["", "127.0.0.1"])
-def test_without_tokens_what_came_through_a_proxy_is_refused(
+def test_without_tokens_a_request_through_a_proxy_is_refused(
     tmp_path: Path, name: str, value: str, published_on: str
 ) -> None:
     with client(tmp_path, {"published_on": published_on}) as made:
@@ -167,7 +167,7 @@ def test_without_tokens_what_came_through_a_proxy_is_refused(
         assert made.get("/livez", headers={name: value}).status_code == 200
 
 
-def test_without_tokens_http_1_0_is_refused_as_nginx_speaks_it(unguarded: FlaskClient) -> None:
+def test_without_tokens_http_1_0_is_refused_because_nginx_uses_it(unguarded: FlaskClient) -> None:
     assert unguarded.get("/v1/jobs", environ_overrides={"SERVER_PROTOCOL": "HTTP/1.0"}).status_code == 403
     assert unguarded.get("/v1/jobs", environ_overrides={"SCRIPT_NAME": "/generate"}).status_code == 403
 
@@ -195,7 +195,7 @@ def test_a_trusted_proxy_names_the_client(tmp_path: Path, peer: str, forwarded: 
         assert made.get("/v1/jobs", headers=headers, environ_base={"REMOTE_ADDR": peer}).status_code == status
 
 
-def test_with_tokens_a_proxy_is_nobody_to_worry_about(guarded: FlaskClient) -> None:
+def test_with_tokens_a_proxy_is_allowed(guarded: FlaskClient) -> None:
     headers = {"Authorization": f"Bearer {TOKEN}", "X-Forwarded-For": "203.0.113.5", "Via": "1.1 proxy"}
     assert guarded.get("/v1/jobs", headers=headers).status_code == 200
 

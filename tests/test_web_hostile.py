@@ -64,7 +64,7 @@ def test_an_origin_that_is_no_address_is_another_site(client: FlaskClient, origi
 
 
 @pytest.mark.parametrize("last", ["9" * 5_000, "9" * 19, "²", "-1", "1e3"])
-def test_an_event_id_that_is_none_is_named(client: FlaskClient, last: str) -> None:
+def test_an_invalid_event_id_is_named(client: FlaskClient, last: str) -> None:
     job = client.post("/v1/jobs", json=ROCKET).json["id"]
     answer = client.get(f"/v1/jobs/{job}/events", headers={"Last-Event-ID": last})
     assert answer.status_code == 422
@@ -93,7 +93,7 @@ def test_small_files_take_turns_too_because_they_may_unpack_to_gigabytes(crowded
 
 @pytest.mark.parametrize("path", ["/v1/validate", "/v1/repair"])
 @pytest.mark.parametrize("where", [1e30, np.inf])
-def test_a_splat_that_is_nowhere_is_the_callers_to_mend(client: FlaskClient, path: str, where: float) -> None:
+def test_a_splat_without_a_usable_position_is_the_callers_error(client: FlaskClient, path: str, where: float) -> None:
     splat = replace(ball(20), means=np.full((20, 3), where))
     answer = client.post(path, data=ROCKET | {"splat": (io.BytesIO(encode_ply(splat)), "a.ply")})
     assert (answer.status_code, "position" in answer.json["detail"]) == (422, True)
@@ -127,7 +127,7 @@ def _an_hour_ago() -> None:
     g.began -= 3_600
 
 
-def test_json_for_the_worker_is_told_where_json_goes(client: FlaskClient) -> None:
+def test_json_sent_to_the_worker_gets_a_hint(client: FlaskClient) -> None:
     answer = client.post("/generate/", json=ROCKET)
     assert answer.status_code == 422
     assert "/v1/jobs" in answer.json["detail"]

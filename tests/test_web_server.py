@@ -43,7 +43,7 @@ def test_it_says_at_start_that_it_serves_this_machine_only(service: Service) -> 
     assert "only this machine is served" in service.log
 
 
-def test_a_client_that_sends_half_a_body_and_waits_is_told(service: Service) -> None:
+def test_a_client_that_sends_half_a_body_and_waits_gets_408(service: Service) -> None:
     with closing(_half_request(service)) as client:
         client.settimeout(20)
         answer = HTTPResponse(client)
@@ -52,7 +52,7 @@ def test_a_client_that_sends_half_a_body_and_waits_is_told(service: Service) -> 
         assert "limits.body_seconds" in json.load(answer)["detail"]
 
 
-def test_a_client_that_drips_its_body_is_told(service: Service) -> None:
+def test_a_client_that_sends_its_body_too_slowly_gets_408(service: Service) -> None:
     with closing(_half_request(service)) as client:
         client.settimeout(0.2)
         answer = b""
@@ -69,7 +69,7 @@ def test_a_client_that_drips_its_body_is_told(service: Service) -> None:
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_client_that_sends_half_a_body_and_goes_leaves_nothing(service: Service) -> None:
+def test_a_client_that_disconnects_after_half_a_body_leaves_nothing(service: Service) -> None:
     before = _count(service)
     _half_request(service).close()
     whole = b'{"prompt": "a blue rocket"}'
@@ -110,7 +110,7 @@ def test_half_bodies_hold_no_thread(service: Service) -> None:
         assert _seconds(service, "/readyz") < 1
 
 
-def test_many_event_streams_leave_the_service_to_others(service: Service) -> None:
+def test_many_event_streams_do_not_block_other_requests(service: Service) -> None:
     submitted: list[dict[str, str]] = []
 
     def submit() -> bool:
@@ -164,7 +164,7 @@ def test_a_chunked_body_over_the_limit_is_refused(service: Service) -> None:
     assert (answer.status_code, answer.headers["Content-Type"]) == (413, "application/problem+json")
 
 
-def test_a_chunked_body_is_taken(service: Service) -> None:
+def test_a_chunked_body_is_accepted(service: Service) -> None:
     pieces = iter([b'{"prompt": ', b'"a blue rocket"}'])
     headers = {"Content-Type": "application/json"}
     assert requests.post(f"{service.url}/v1/jobs", data=pieces, headers=headers, timeout=20).status_code == 202
@@ -185,7 +185,7 @@ def test_more_requests_than_allowed_are_sent_away_and_health_still_answers(servi
     assert requests.get(f"{service.url}/v1/jobs", timeout=20).ok
 
 
-def test_a_caller_that_leaves_frees_its_place_and_its_job_stays(service: Service) -> None:
+def test_a_caller_that_disconnects_frees_its_slot_and_its_job_stays(service: Service) -> None:
     with pytest.raises(requests.ReadTimeout):
         requests.post(f"{service.url}/generate/", data={"prompt": "a red mug"}, timeout=0.2)
     wait_until(lambda: "the caller has disconnected" in service.log, "it is noticed")
@@ -193,7 +193,7 @@ def test_a_caller_that_leaves_frees_its_place_and_its_job_stays(service: Service
     assert (newest["prompt"], newest["state"]) == ("a red mug", "QUEUED")
 
 
-def test_a_job_whose_caller_has_given_up_is_not_made_for_nobody(service: Service) -> None:
+def test_a_job_whose_caller_has_disconnected_does_not_run(service: Service) -> None:
     requests.post(f"{service.url}/generate/", data=ROCKET, timeout=60)
     newest = requests.get(f"{service.url}/v1/jobs?limit=1", timeout=20).json()["jobs"][0]
     assert newest["deadline"] == pytest.approx(newest["created"] + 3)

@@ -41,7 +41,7 @@ def client(folder: Path | str, **limits: int) -> Iterator[FlaskClient]:
     jobs.close()
 
 
-def test_a_database_that_is_none_is_named_and_health_still_answers(tmp_path: Path) -> None:
+def test_an_invalid_database_is_named_and_health_still_answers(tmp_path: Path) -> None:
     (tmp_path / "splatgate.db").write_bytes(os.urandom(8192))
     with client(tmp_path) as broken:
         _unavailable(broken.get("/v1/jobs"), "damaged")
@@ -55,10 +55,10 @@ def test_a_database_that_is_none_is_named_and_health_still_answers(tmp_path: Pat
 
 def test_it_recovers_when_the_database_does(tmp_path: Path) -> None:
     (tmp_path / "splatgate.db").write_bytes(os.urandom(8192))
-    with client(tmp_path) as mended:
-        _unavailable(mended.post("/v1/jobs", json=ROCKET), "damaged")
+    with client(tmp_path) as fixed:
+        _unavailable(fixed.post("/v1/jobs", json=ROCKET), "damaged")
         (tmp_path / "splatgate.db").unlink()
-        assert mended.post("/v1/jobs", json=ROCKET).status_code == 202
+        assert fixed.post("/v1/jobs", json=ROCKET).status_code == 202
 
 
 def test_a_database_with_a_damaged_page_is_not_ready_from_the_start(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_data_folder_that_cannot_be_made_is_named(place: str) -> None:
         assert homeless.get("/livez").status_code == 200
 
 
-def test_a_full_disk_is_named_and_nothing_is_promised(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_no_job_is_accepted(tmp_path: Path) -> None:
     with client(tmp_path) as full:
         kept = full.post("/v1/jobs", json=ROCKET).json["id"]
         with _database_at_its_largest(full):
@@ -127,7 +127,7 @@ def test_a_full_disk_is_named_and_nothing_is_promised(tmp_path: Path) -> None:
         assert full.post("/v1/jobs", json=ROCKET).status_code == 202
 
 
-def test_with_less_room_than_a_job_needs_nothing_is_taken_and_it_is_not_ready(tmp_path: Path) -> None:
+def test_with_less_room_than_a_job_needs_no_job_is_accepted_and_it_is_not_ready(tmp_path: Path) -> None:
     engine = Engine("1", "a-cpu", "h", 1, "CPU", "READY", "", time.time() + 3_600, None, None, None, 0.0, None, None)
     with client(tmp_path) as roomy:
         assert roomy.post("/v1/jobs", json=ROCKET, headers={"Idempotency-Key": "one"}).status_code == 202

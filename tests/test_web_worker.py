@@ -84,7 +84,7 @@ def test_a_film_is_an_mp4_of_the_size_asked_for(service: Service, size: int | No
 @pytest.mark.e2e
 @pytest.mark.parametrize("prompt", ["", " ", "a\x00b", "a purple wombat", "x" * 2_001, "iVBORw0KGgoAAAANSUhEUg"])
 @pytest.mark.parametrize("path", ["/generate/", "/generate_video/"])
-def test_what_cannot_be_made_is_said_at_once(service: Service, path: str, prompt: str) -> None:
+def test_what_cannot_be_made_is_refused_at_once(service: Service, path: str, prompt: str) -> None:
     answer = requests.post(service.url + path, data={"prompt": prompt}, timeout=20)
     assert (answer.status_code, answer.headers["Content-Type"]) == (422, "application/problem+json")
 
@@ -141,14 +141,14 @@ def test_a_number_is_a_prompt_too(service: Service) -> None:
 
 
 @pytest.mark.e2e
-def test_repair_mends_and_says_what_it_did(service: Service) -> None:
+def test_repair_returns_the_repaired_splat_and_a_report(service: Service) -> None:
     broken = DAMAGES["uniform opacity -9.2103"](ball(3_000), np.random.default_rng(0))
     answer = _upload(service, "repair", encode_ply(broken))
     assert answer.status_code == 200, answer.text
     assert answer.json()["report"]["repairs"]["repairs"]
     path = f"/v1/jobs/{answer.json()['job']['id']}/asset.ply"
-    mended = decode_splat(requests.get(service.url + path, timeout=20).content, 10_000)
-    assert mended.opacity_logits.std() > 1 > broken.opacity_logits.std()
+    repaired = decode_splat(requests.get(service.url + path, timeout=20).content, 10_000)
+    assert repaired.opacity_logits.std() > 1 > broken.opacity_logits.std()
 
 
 @pytest.mark.e2e

@@ -171,7 +171,7 @@ def test_a_model_of_one_file_is_located_by_the_file(config: Config) -> None:
         store.locate_file(DINO.name, config)
 
 
-def test_without_weights_it_is_said_what_to_fetch_how_large_and_under_which_licence(tmp_path: Path) -> None:
+def test_without_weights_the_error_says_what_to_fetch_how_large_and_under_which_licence(tmp_path: Path) -> None:
     with pytest.raises(NotFetched) as error:
         store.require(settings(tmp_path))
     message = str(error.value)
@@ -246,7 +246,7 @@ def test_a_file_is_hashed_once_and_again_when_it_was_written(config: Config, mon
 
 
 @pytest.mark.parametrize("what", ["hashed", "remembered"])
-def test_who_waits_for_a_model_is_told_every_byte_of_it(config: Config, what: str) -> None:
+def test_progress_counts_every_byte_of_a_model(config: Config, what: str) -> None:
     put(DINO, config, {"config.json": b"{}", "model.safetensors": os.urandom(3_000_000)})
     if what == "remembered":
         store.locate(DINO.name, config)
@@ -275,7 +275,7 @@ def test_a_broken_memory_of_digests_only_costs_hashing_again(config: Config, con
     assert store.state_of(DINO, config).condition == "verified"
 
 
-def test_a_quick_look_tells_missing_present_and_broken_apart(config: Config) -> None:
+def test_a_quick_check_distinguishes_missing_present_and_broken(config: Config) -> None:
     assert store.state_of(find("u2net"), config).condition == "missing"
     assert store.state_of(DINO, config).condition == "present"
     os.truncate(store.folder_of(DINO, config) / "model.safetensors", 9)

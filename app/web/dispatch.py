@@ -28,7 +28,7 @@ STALL_SECONDS = 60.0
 """A client that takes no byte of its answer for this long is dropped."""
 
 HEALTH_SECONDS = 2.0
-"""/readyz and /metrics answer within this time, with 503 where the database does not answer."""
+"""/readyz and /metrics answer within this time, with 503 if the database does not answer."""
 
 HEALTH = ("/readyz", "/metrics")
 HEALTH_THREADS = 8
@@ -37,7 +37,7 @@ SPARE_THREADS = 16
 
 MAX_STREAMS = 1_000
 POLL_SECONDS = 0.05
-"""How often an event stream looks whether its job has changed; the look is in memory."""
+"""How often an event stream checks whether its job has changed; the check is in memory."""
 
 PIECE = 64 * 1024
 """Bytes; shorter answers are read whole in the thread of the view."""

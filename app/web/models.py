@@ -69,7 +69,7 @@ class NewJob(Wire):
     kind: Literal["generate", "turntable", "cutout"] = "generate"
     prompt: Annotated[str, Field(description="What to generate; may be empty if there is a picture.")] = ""
     picture: Annotated[str | None, Field(description="PNG or JPEG in base64, to generate the splat from.")] = None
-    source: Annotated[JobId | None, Field(description="kind turntable: the job whose splat is filmed.")] = None
+    source: Annotated[JobId | None, Field(description="kind turntable: the job whose splat is shown.")] = None
     size: FilmSize | None = None
     seed: Seed | None = None
     attempts: Attempts | None = None

@@ -92,7 +92,7 @@ def settings_of(config: Config) -> Settings:
 
 
 def missing_page() -> Response:
-    """What a browser shows for an address at which there is nothing."""
+    """The page for an address that does not exist."""
     answer = make_response(render_template("missing.html", path=request.path), 404)
     answer.headers["Content-Security-Policy"] = TEXT_POLICY
     return answer

@@ -113,7 +113,7 @@ def _too_deep(error: RecursionError) -> Response:
 
 
 def _from_browser() -> bool:
-    """Whether a page is wanted, as by whoever types an address. Whatever asks below /v1 is a program."""
+    """Whether to answer with a page, as for an address typed into a browser. Requests below /v1 come from programs."""
     accepted = request.accept_mimetypes
     return not request.path.startswith("/v1/") and accepted["text/html"] > accepted["application/json"]
 
