@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+START = 4_096
+"""Bytes at the beginning of a file that are looked at."""
+
 FORMATS = {
     "PNG": rb"\x89PNG\r\n\x1a\n",
     "JPEG": rb"\xff\xd8\xff",
@@ -23,5 +26,5 @@ FORMATS = {
 
 def format_of(data: bytes) -> str | None:
     """The name of the format; None for what is none of FORMATS."""
-    start = data[:4_096]
+    start = data[:START]
     return next((name for name, pattern in FORMATS.items() if re.match(pattern, start, re.DOTALL)), None)

@@ -26,6 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "picture_format",
             "samplers",
             "sampler_request",
+            "encoded_picture",
             "child",
             "address",
             "private_api",

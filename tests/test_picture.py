@@ -247,7 +247,7 @@ def test_pillow_warns_nobody(recwarn):
 
 @pytest.mark.parametrize("form", ["BMP", "GIF", "TIFF", "AVIF", "JPEG2000"])
 def test_a_picture_of_another_format_is_named(form):
-    with pytest.raises(BadFile, match=f"is {form.replace('2', ' 2')}, not a picture that can be read"):
+    with pytest.raises(BadFile, match=f"is {form.replace('2', ' 2')} data, not a picture that can be read"):
         read_picture(encoded(form), LIMITS)
 
 

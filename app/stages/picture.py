@@ -90,7 +90,7 @@ def read_picture(source: Path | bytes, limits: LimitsConfig, formats: tuple[str,
     except UnidentifiedImageError:
         taken = " or ".join((", ".join(formats[:-1]), formats[-1]))
         format = format_of(source)
-        kind = "" if format in (None, *formats) else f"{format}, "
+        kind = "" if format in (None, *formats) else f"{format} data, "
         raise BadFile(f"{name}: is {kind}not a picture that can be read; give a {taken} file") from None
     except Image.DecompressionBombError:
         raise BadFile(f"{name}: has over {limits.max_picture_pixels:,} pixels; make it smaller") from None

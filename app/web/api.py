@@ -7,6 +7,7 @@ from typing import Any
 from flask import Response, request, url_for
 from flask_openapi3 import APIBlueprint, Tag
 from loguru import logger
+from werkzeug.exceptions import BadRequest
 
 from app.errors import BadInput
 from app.jobs.forecast import NOTHING
@@ -15,6 +16,7 @@ from app.web.assets import file_answer
 from app.web.auth import describe_caller
 from app.web.context import current_config, current_drain, current_jobs
 from app.web.events import event_stream
+from app.web.form import utf8_problem
 from app.web.models import (
     ASSETS,
     AssetPath,
@@ -55,7 +57,10 @@ STREAM: dict[str, Any] = {
 def json_only() -> None:
     """Raises 415 or 400 for a body that is not JSON; the schema check would only report missing fields."""
     if request.method == "PATCH" or (request.method == "POST" and request.endpoint == "api.submit"):
-        request.get_json()
+        try:
+            request.get_json()
+        except BadRequest as error:
+            raise BadRequest(utf8_problem(request.get_data(), "JSON document") or error.description) from None
 
 
 @api.post("/jobs", responses={202: JobView})

@@ -75,7 +75,7 @@ def _curl(method: str, path: str, operation: dict[str, Any]) -> str:
 
 
 def _form_fields(schema: dict[str, Any]) -> Iterator[str]:
-    for name in schema.get("required", ()):
+    for name in schema.get("required") or schema["anyOf"][0]["required"]:
         binary = schema["properties"][name].get("format") == "binary"
         yield f"-F {name}=@{formats.main_asset()}" if binary else f'-F {name}="a blue rocket"'
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import cast
 
 from flask import current_app, request
 from flask_openapi3 import OpenAPI
 
 from app.config import Config
+from app.encoded_picture import decode, find
 from app.errors import BadInput
 from app.generators import check_takes_pictures
+from app.jobs.job_request import PICTURES
 from app.prompt import check_prompt
 from app.web.context import current_decoder
 from app.web.limits import acquire_upload_slot
-
-PICTURE_STARTS = ("data:image/", "iVBORw0KGgo", "/9j/")
-"""How a PNG or JPEG begins in base64. No prompt begins like this."""
 
 
 def validate_query() -> None:
@@ -48,19 +45,19 @@ def validate_splat(data: bytes, config: Config) -> None:
     current_decoder().check_splat(data, "the splat")
 
 
-def is_encoded_picture(text: str) -> bool:
-    """Whether a prompt field holds a picture in base64, as the image tasks of the worker protocol send it."""
-    return text.lstrip().startswith(PICTURE_STARTS)
-
-
 def decode_picture(text: str, config: Config) -> bytes:
     """The bytes of a PNG or JPEG in base64 or a data URL. Raises BadInput, BadFile, TooBusy."""
-    check_takes_pictures(config.profile.generator)
-    _, _, encoded = text.rpartition(",")
-    try:
-        data = base64.b64decode("".join(encoded.split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise BadInput("the picture is not base64: encode the bytes of a PNG or JPEG file") from None
-    acquire_upload_slot(config.limits)
-    current_decoder().check_picture(data, ("PNG", "JPEG"))  # refuse now what the engine would refuse later
+    found = find(text)
+    if found and found.around:
+        raise BadInput(f"there is text around the picture ({found.around[:64]!r}): send its base64 alone, or the file")
+    data = found.decode() if found else decode(text)
+    validate_picture(data, config)
     return data
+
+
+def validate_picture(data: bytes, config: Config) -> None:
+    """Raises BadInput if the profile takes no pictures, BadFile if the bytes are no PNG or JPEG or exceed a limit;
+    TooBusy if too many uploads are being read."""
+    check_takes_pictures(config.profile.generator)
+    acquire_upload_slot(config.limits)
+    current_decoder().check_picture(data, tuple(PICTURES))  # refuse now what the engine would refuse later

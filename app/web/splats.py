@@ -13,6 +13,7 @@ from app.errors import BadInput
 from app.jobs.records import Job, JobRequest
 from app.prompt import check_prompt
 from app.web.context import current_config, current_jobs
+from app.web.form import text_fields
 from app.web.limits import acquire_upload_slot, release_upload_slot
 from app.web.models import JobView, Judgement, json_answer
 from app.web.problems import described
@@ -35,7 +36,7 @@ def _form(**fields: dict[str, Any]) -> dict[str, Any]:
 @splats.post("/validate", responses={200: Judgement}, openapi_extensions=_form(splat=SPLAT, prompt=PROMPT))
 def validate() -> Response:
     """Score a splat against a prompt and apply the gate. Waits for the verdict."""
-    prompt = request.form.get("prompt", "")
+    prompt = text_fields().get("prompt", "")
     check_prompt(prompt, current_config().limits)
     job = _done("validate", prompt)
     return json_answer(Judgement(job=JobView.of(job), verdict=_read(job, "verdict.json")))

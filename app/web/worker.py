@@ -1,4 +1,4 @@
-"""The worker protocol: the caller sends a form with a prompt, and waits for a PLY or an MP4.
+"""The worker protocol: the caller sends a form with a prompt or a picture, and waits for a PLY or an MP4.
 
 Its callers use no tokens, keys or ids. A caller that sends an Idempotency-Key can fetch the same result again.
 A refusal is 422 with the reasons as JSON, or 200 with an empty body for callers that expect that (worker.refusal).
@@ -14,14 +14,17 @@ from loguru import logger
 from pydantic import BaseModel
 
 from app.bounds import FILM_SIZE, SEED, Bounds
+from app.encoded_picture import find
 from app.errors import BadInput
 from app.jobs.records import Job, JobRequest
+from app.prompt import is_blank
 from app.splat.formats import main_asset
 from app.web.assets import file_answer
 from app.web.context import current_config, current_jobs
+from app.web.form import EXAMPLES, PICTURE_FIELDS, sent_picture, text_fields
 from app.web.limits import release_upload_slot
 from app.web.problems import described
-from app.web.request_validation import decode_picture, is_encoded_picture, validate_prompt
+from app.web.request_validation import validate_prompt
 from app.web.waiting import raise_unless_done, wait_for_job
 
 worker = APIBlueprint("worker", __name__, abp_tags=[Tag(name="worker")], abp_responses=described())
@@ -30,12 +33,21 @@ FIELDS = {
     "prompt": {"type": "string", "minLength": 1, "description": "A prompt, or a PNG or JPEG in base64."},
     "seed": SEED.schema(),
 }
-FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+PICTURE = {
+    "type": "string",
+    "format": "binary",
+    "description": "A PNG or JPEG to generate the splat from, in place of the prompt or beside it.",
+}
 
 
 def _form(**more: dict[str, object]) -> dict[str, object]:
-    schema = {"schema": {"type": "object", "properties": FIELDS | more, "required": ["prompt"]}}
-    return {"requestBody": {"required": True, "content": dict.fromkeys(FORMS, schema)}}
+    fields, files = FIELDS | more, dict.fromkeys(PICTURE_FIELDS, PICTURE)
+    one_of_them = [{"required": [name]} for name in ("prompt", *files)]
+    words = {"type": "object", "properties": fields, "required": ["prompt"]}
+    pictures = {"type": "object", "properties": fields | files, "anyOf": one_of_them}
+    forms = {"application/x-www-form-urlencoded": words, "multipart/form-data": pictures}
+    content = {media: {"schema": schema} for media, schema in forms.items()}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 class Refusal(BaseModel):
@@ -118,18 +130,20 @@ def _run(job_request: JobRequest) -> Job:
 
 
 def _job_request() -> JobRequest:
-    if "prompt" not in request.form:
-        raise BadInput('no form field prompt: send a form, e.g. curl -F prompt="a blue rocket"; JSON goes to /v1/jobs')
-    prompt, config = request.form["prompt"], current_config()
-    if is_encoded_picture(prompt):
-        return JobRequest(picture=decode_picture(prompt, config), seed=_number("seed", SEED))
-    validate_prompt(prompt, config)
-    return JobRequest(prompt=prompt, seed=_number("seed", SEED))
+    config = current_config()
+    picture, prompt = sent_picture(config), text_fields().get("prompt")
+    if picture is None and prompt is None:
+        raise BadInput(f"no form field prompt or image: send a form, e.g. curl {EXAMPLES}; JSON goes to /v1/jobs")
+    if picture is not None and (prompt is None or is_blank(prompt) or find(prompt)):
+        prompt = ""  # the picture alone
+    else:
+        validate_prompt(prompt or "", config)
+    return JobRequest(prompt=prompt or "", picture=picture, seed=_number("seed", SEED))
 
 
 def _number(name: str, bounds: Bounds) -> int | None:
     """A whole number from the form; None if it is missing. Raises BadInput."""
-    text = request.form.get(name)
+    text = text_fields().get(name)
     if not text:
         return None
     if not text.isascii() or not text.isdigit() or len(text) > 10 or int(text) not in bounds:
