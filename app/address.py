@@ -7,8 +7,8 @@ from ipaddress import ip_address
 from app.config import Config
 
 LOOPBACK = "127.0.0.1"
-EVERYWHERE = {"0.0.0.0": LOOPBACK, "": LOOPBACK, "::": "::1"}
-"""Hosts that mean every address of this machine, and the address that reaches each of them from here."""
+WILDCARD_HOSTS = {"0.0.0.0": LOOPBACK, "": LOOPBACK, "::": "::1"}
+"""Hosts that mean every address of this machine, and the address at which this machine reaches each."""
 
 
 def is_loopback(host: str) -> bool:
@@ -22,7 +22,7 @@ def is_loopback(host: str) -> bool:
 def listening_host(config: Config) -> str:
     """The host to bind to. Without tokens it is a loopback address, whatever serve.host says.
 
-    A loopback address in serve.published_on means that a container engine lets only this machine reach serve.host.
+    If serve.published_on is a loopback address, the container engine lets only this machine reach serve.host.
     """
     host = config.serve.host
     if config.auth.tokens_file or is_loopback(config.serve.published_on):
@@ -33,7 +33,7 @@ def listening_host(config: Config) -> str:
 def own_address(config: Config, port: int | None = None) -> str:
     """host:port at which a program on this machine reaches the web process. port: overrides serve.port."""
     host = listening_host(config)
-    return host_and_port(EVERYWHERE.get(host, host), port or config.serve.port)
+    return host_and_port(WILDCARD_HOSTS.get(host, host), port or config.serve.port)
 
 
 def host_and_port(host: str, port: int) -> str:

@@ -26,12 +26,12 @@ from PIL import Image
 from app.config import LimitsConfig
 from app.errors import BadFile
 from app.splat.files import decode_splat
-from app.splat.model import NOWHERE, Splat
+from app.splat.model import MAX_COORDINATE, Splat
 from app.stages.picture import Picture, read_picture
 
 FIELDS = ("means", "quats", "log_scales", "opacity_logits", "sh")
 WALL_FACTOR = 6
-"""The timeout by the wall clock, as a multiple of limits.decode_seconds: the machine may be busy."""
+"""The wall-clock timeout as a multiple of limits.decode_seconds; the machine may be busy."""
 
 HEADER = struct.Struct("!II")  # bytes of JSON, bytes of data
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
@@ -45,7 +45,7 @@ class _Child:
         self.socket: socket.socket | None = None
 
     @property
-    def runs(self) -> bool:
+    def is_running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
     def start(self, limits: LimitsConfig) -> None:
@@ -97,7 +97,7 @@ class Decoder:
         """Raises BadFile if the data are not a splat, or if no Gaussian has a position."""
         answer, _ = self._ask({"kind": "check splat", "name": name}, data)
         if not answer["placed"]:
-            raise BadFile(f"{name}: no Gaussian has a position within {NOWHERE:g} units; export it again")
+            raise BadFile(f"{name}: no Gaussian has a position within {MAX_COORDINATE:g} units; export it again")
 
     def check_picture(self, data: bytes, formats: tuple[str, ...]) -> None:
         """Raises BadFile if the data are not a picture of one of the formats."""
@@ -133,7 +133,7 @@ class Decoder:
         return answer, payload
 
     def _connection(self) -> socket.socket:
-        if not self._child.runs:
+        if not self._child.is_running:
             self._child.end()
             self._child.start(self._limits)
         assert self._child.socket
@@ -152,8 +152,8 @@ def serve(connection: socket.socket, limits: LimitsConfig) -> None:
                 answer, payload = {"error": str(error)}, b""
             except MemoryError:
                 name = request.get("name", "the picture")
-                most = f"over {limits.decode_memory_mb:,} MB of memory to decode (limits.decode_memory_mb)"
-                answer, payload = {"error": f"{name}: takes {most}; make it smaller"}, b""
+                excess = f"over {limits.decode_memory_mb:,} MB of memory to decode (limits.decode_memory_mb)"
+                answer, payload = {"error": f"{name}: takes {excess}; make it smaller"}, b""
             del data
             send(connection, answer, payload)
             del payload
@@ -194,7 +194,7 @@ def _decode(request: dict[str, Any], data: bytes, limits: LimitsConfig) -> tuple
     if kind in ("splat", "check splat"):
         splat = decode_splat(data, limits.max_gaussians, request["name"])
         if kind == "check splat":
-            return {"placed": bool((np.abs(splat.means) <= NOWHERE).all(axis=1).any())}, b""
+            return {"placed": bool((np.abs(splat.means) <= MAX_COORDINATE).all(axis=1).any())}, b""
         arrays = [getattr(splat, field) for field in FIELDS]
         shapes = {field: array.shape for field, array in zip(FIELDS, arrays, strict=True)}
         return shapes | {"notes": splat.notes}, b"".join(array.tobytes() for array in arrays)

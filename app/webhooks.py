@@ -21,10 +21,10 @@ MAX_URL = 2_000
 
 SECRET_PREFIX = "whsec_"
 SECRET_BYTES = range(24, 65)
-"""As Standard Webhooks has them."""
+"""As in Standard Webhooks."""
 
 EMBEDDING = tuple(map(IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16")))
-"""IPv6 addresses that hold an IPv4 address (NAT64, Teredo, 6to4), which may be private."""
+"""IPv6 addresses that embed an IPv4 address (NAT64, Teredo, 6to4), which may be private."""
 
 
 def split(url: str) -> SplitResult:
@@ -36,13 +36,13 @@ def split(url: str) -> SplitResult:
         raise ValueError("it does not start with https:// or http:// and a host")
     if parts.username is not None or parts.password is not None or parts.fragment:
         raise ValueError("a user, a password or a fragment is not sent: leave it out")
-    if parts.port == 0:  # reading the port raises ValueError for one that is none
+    if parts.port == 0:  # reading an invalid port raises ValueError
         raise ValueError("port 0 cannot be connected to")
     return parts
 
 
 def origin(parts: SplitResult) -> str:
-    """Scheme, host and port, the port only where it is not the default."""
+    """Scheme, host and port; the port only if it is not the default."""
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     port = "" if parts.port in (None, PORTS[parts.scheme]) else f":{parts.port}"
     return f"{parts.scheme}://{host}{port}"

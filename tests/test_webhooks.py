@@ -112,7 +112,7 @@ def ended(jobs: Jobs, url: str) -> str:
 
 
 def left(jobs: Jobs) -> list[tuple[str, int]]:
-    """The webhooks that are still owed, with their attempts."""
+    """The webhooks that are still pending, with their attempts."""
     with jobs.store.reading() as connection:
         return [(row.job, row.attempts) for row in connection.execute(sa.select(tables.webhooks))]
 
@@ -181,10 +181,10 @@ def test_what_a_process_began_and_did_not_end_is_due_again(tmp_path: Path) -> No
     clock = Clock()
     with closing(Jobs(settings(tmp_path, "http://127.0.0.1:9"), clock)) as jobs:
         ended(jobs, "http://127.0.0.1:9")
-        assert [owed.attempt for owed in webhooks.take_due(jobs.store, clock())] == [1]
+        assert [webhook.attempt for webhook in webhooks.take_due(jobs.store, clock())] == [1]
         assert webhooks.take_due(jobs.store, clock()) == [], "nobody else sends it meanwhile"
         clock.now += pause(1)
-        assert [owed.attempt for owed in webhooks.take_due(jobs.store, clock())] == [2]
+        assert [webhook.attempt for webhook in webhooks.take_due(jobs.store, clock())] == [2]
 
 
 def test_a_removed_job_owes_no_webhook(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ WORKFLOW = "job"
 SEQUENCES = 1 << 24
 """Number of distinct ranks within one priority: DBOS's priority is below 2**31, ours at most 100."""
 
-AT_ONCE = 500
+BATCH_SIZE = 500
 """Ids per query."""
 
 REPEAT_SECONDS = 30.0
@@ -109,8 +109,8 @@ class JobQueue:
         """The states of these jobs in DBOS; jobs that it does not know are omitted."""
         wanted = list(ids)
         found: dict[str, Place] = {}
-        for start in range(0, len(wanted), AT_ONCE):
-            found |= self._list(workflow_ids=wanted[start : start + AT_ONCE])
+        for start in range(0, len(wanted), BATCH_SIZE):
+            found |= self._list(workflow_ids=wanted[start : start + BATCH_SIZE])
         return found
 
     def forget(self, ids: list[str]) -> None:

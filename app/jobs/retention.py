@@ -14,11 +14,11 @@ from app.jobs.records import ENDED
 from app.jobs.store import Store
 from app.jobs.tables import assets, jobs, results, stage_times, webhooks
 
-AT_ONCE = 100
+BATCH_SIZE = 100
 RESULTS, STAGE_TIMES = 20_000, 100_000
 """Rows to keep in each of these tables. They are small and outlive their jobs; they contain no prompts."""
 
-FORGETTABLE = jobs.c.state.in_(ENDED) & jobs.c.starred.is_not(True)
+DELETABLE = jobs.c.state.in_(ENDED) & jobs.c.starred.is_not(True)
 """Ended and not starred. Databases of older releases contain NULL there."""
 
 Forget = Callable[[list[str]], None]
@@ -46,14 +46,14 @@ class Retention:
     forget_queue: Forget
 
     def sweep(self) -> int:
-        """Removes what is due, at most AT_ONCE jobs per call. Returns how many jobs it removed."""
-        self.forget_rows()
+        """Removes what is due, at most BATCH_SIZE jobs per call. Returns how many jobs it removed."""
+        self.prune_rows()
         ids = self.over_age() or self.over_size()
         if ids:
             remove_jobs(self.store, self.files, self.forget_queue, ids)
         return len(ids)
 
-    def forget_rows(self) -> None:
+    def prune_rows(self) -> None:
         """Removes old rows of results and stage times. The newest stay, because readers continue from them."""
         for table, kept in ((results, RESULTS), (stage_times, STAGE_TIMES)):
             with self.store.reading() as connection:
@@ -68,9 +68,9 @@ class Retention:
         if not self.guard.trusted():
             return []
         oldest = self.clock() - self.settings.keep_days * 86_400
-        old = FORGETTABLE & (jobs.c.finished < oldest)
+        old = DELETABLE & (jobs.c.finished < oldest)
         with self.store.reading() as connection:
-            return list(connection.scalars(sa.select(jobs.c.id).where(old).order_by(jobs.c.id).limit(AT_ONCE)))
+            return list(connection.scalars(sa.select(jobs.c.id).where(old).order_by(jobs.c.id).limit(BATCH_SIZE)))
 
     def over_size(self) -> list[str]:
         """The oldest ended, unstarred jobs that must be removed to stay within assets.max_gb."""
@@ -80,7 +80,7 @@ class Retention:
             over = int(connection.scalar(sa.select(sa.func.sum(assets.c.size))) or 0) - self.settings.max_gb * 1e9
             if over <= 0:
                 return []
-            rows = connection.execute(ended.where(FORGETTABLE).order_by(jobs.c.id).limit(AT_ONCE)).all()
+            rows = connection.execute(ended.where(DELETABLE).order_by(jobs.c.id).limit(BATCH_SIZE)).all()
         chosen = []
         for row in rows:
             if over <= 0:

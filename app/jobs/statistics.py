@@ -1,4 +1,4 @@
-"""Numbers about all jobs: counts, times and results, for /metrics, /v1/stats and quotas."""
+"""Statistics of all jobs: counts, times and results, for /metrics, /v1/stats and quotas."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class Statistics:
         self._database = database
 
     def counts(self) -> dict[str, int]:
-        """How many jobs are in each state at this moment."""
+        """The current number of jobs in each state."""
         with self._database.store.reading() as connection:
             return queries.counts(connection)
 
     def stats(self) -> Stats:
-        """The statistics at this moment."""
+        """The current statistics."""
         now = self._database.clock()
         with self._database.store.reading() as connection:
             return queries.stats(connection, now)
 
     def usage(self, owner: str, seconds: float) -> Usage:
-        """What a caller uses; recent are the jobs of the last `seconds`."""
+        """What a caller uses. Jobs of the last `seconds` count as recent."""
         since = self._database.clock() - seconds
         with self._database.store.reading() as connection:
             return queries.usage(connection, owner, since)

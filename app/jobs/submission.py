@@ -19,7 +19,7 @@ from app.jobs.queue import SEQUENCES, JobQueue
 from app.jobs.records import JobRequest
 from app.jobs.storage_check import check_storage
 from app.jobs.store import Store
-from app.jobs.webhooks import owe
+from app.jobs.webhooks import add_webhook
 from app.splat import formats
 
 FIRST_SEQUENCE = SEQUENCES // 4
@@ -52,7 +52,7 @@ class Submission:
                     connection.execute(sa.insert(tables.jobs), row | {"sequence": sequence})
                     _insert_assets(connection, row["id"], given, row["created"])
                     if request.webhook_url:
-                        owe(connection, row["id"], request.webhook_url, row["created"])
+                        add_webhook(connection, row["id"], request.webhook_url, row["created"])
                     self.queue.add(connection, row["id"], request.priority, sequence)
         except IntegrityError:  # the key was taken between the look and the insert
             self.assets.remove(row["id"])

@@ -1,4 +1,4 @@
-"""Who has the device of an engine: one job at a time, in the order of arrival, until the engine drains."""
+"""Turns on the device of an engine: one job at a time, in the order of arrival, until the engine drains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class Turns:
-    """Thread-safe. A thread for each job takes a turn, and calls `checkpoint` wherever it may be held."""
+    """Thread-safe. The thread of each job takes a turn, and calls `checkpoint` wherever it may be stopped."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -18,14 +18,14 @@ class Turns:
 
     @property
     def jobs(self) -> set[str]:
-        """The ids of the jobs that are here, running or about to."""
+        """The ids of the jobs that have the device or wait for it."""
         with self._changed:
             return set(self._turns.values())
 
     @contextmanager
     def take(self, id: str) -> Iterator[None]:
-        """Waits for the device, and has it while the block runs. DBOS counts a job as running when its thread begins,
-        so a busy machine can get a second one before the first has begun."""
+        """Waits for the device and holds it while the block runs. DBOS counts a job as running when its thread starts,
+        so a busy engine can get a second job before the first has started."""
         ticket = object()
         with self._changed:
             self._turns[ticket] = id
@@ -39,7 +39,7 @@ class Turns:
                 self._changed.notify_all()
 
     def checkpoint(self) -> None:
-        """Between two stages, and before the first: does not return if the engine drains."""
+        """Call it between two stages and before the first. It does not return if the engine drains."""
         with self._changed:
             self._running = True
             if not self._draining:
@@ -49,8 +49,8 @@ class Turns:
         threading.Event().wait()
 
     def drain(self, timeout: float) -> bool:
-        """Lets no job past a checkpoint any more, and waits until none runs. Returns whether that was so within
-        `timeout` seconds. The process must end now, because a thread may wait at its checkpoint for ever."""
+        """Stops every job at its next checkpoint, and waits until none runs. Returns whether none runs after at most
+        `timeout` seconds. The process must exit then, because a thread may wait at its checkpoint for ever."""
         with self._changed:
             self._draining = True
             return self._changed.wait_for(lambda: self._parked or not self._running, timeout)

@@ -1,4 +1,4 @@
-"""Webhooks that are owed: kept in the database from the submission of a job until they are delivered or given up."""
+"""Pending webhooks, in the database from the submission of a job until they are delivered or given up."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from app.jobs.store import Store
 from app.jobs.tables import jobs, webhooks
 
 FIRST_SECONDS, FACTOR, MOST_SECONDS = 10.0, 3.0, 3_600.0
-"""After the first failure, and how the wait grows up to an hour."""
+"""The pause after the first failure, and its growth up to an hour."""
 
 MAX_ATTEMPTS = 30
-"""With these waits about a day."""
+"""About a day, with these pauses."""
 
-AT_ONCE = 16
+BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
-class Owed:
-    """A webhook that is to be sent now. attempt: counts from 1."""
+class PendingWebhook:
+    """A webhook to be sent now. attempt: counts from 1."""
 
     job: Job
     url: str
@@ -34,22 +34,22 @@ class Owed:
 
 
 def pause(attempt: int) -> float:
-    """Seconds from the start of an attempt to the next."""
+    """Seconds from the start of an attempt to the start of the next."""
     return float(min(MOST_SECONDS, FIRST_SECONDS * FACTOR ** (attempt - 1)))
 
 
-def owe(connection: sa.Connection, job: str, url: str, now: float) -> None:
-    """Part of the transaction that stores the job."""
+def add_webhook(connection: sa.Connection, job: str, url: str, now: float) -> None:
+    """Adds a webhook, in the transaction that stores the job."""
     connection.execute(sa.insert(webhooks), {"job": job, "url": url, "attempts": 0, "due": now})
 
 
-def take_due(store: Store, now: float) -> list[Owed]:
-    """The webhooks of ended jobs that are due, a few at a time. Each is due again after a pause, unless it is settled:
-    so a process that dies while it sends loses none, and no other process sends it meanwhile."""
+def take_due(store: Store, now: float) -> list[PendingWebhook]:
+    """At most BATCH_SIZE webhooks of ended jobs that are due. Each is due again after a pause, unless it is settled, so
+    that a process that dies while it sends loses none, and no other process sends it meanwhile."""
     t = webhooks.c
     due = sa.select(webhooks).join(jobs, jobs.c.id == t.job).where(t.due <= now, jobs.c.state.in_(ENDED))
     with store.reading() as connection:
-        if not (rows := connection.execute(due.order_by(t.due).limit(AT_ONCE)).all()):
+        if not (rows := connection.execute(due.order_by(t.due).limit(BATCH_SIZE)).all()):
             return []
     taken = []
     with store.writing() as connection:
@@ -59,11 +59,11 @@ def take_due(store: Store, now: float) -> list[Owed]:
             if connection.execute(sa.update(webhooks).where(own).values(**change)).rowcount:
                 taken.append(row)
         found = ((row, queries.find(connection, row.job)) for row in taken)
-        return [Owed(job, row.url, row.attempts + 1) for row, job in found if job]
+        return [PendingWebhook(job, row.url, row.attempts + 1) for row, job in found if job]
 
 
-def settle(store: Store, owed: Owed, result: str) -> None:
-    """It is delivered, or given up. result: which, for the counts."""
+def settle(store: Store, webhook: PendingWebhook, result: str) -> None:
+    """Removes a webhook. result: "delivered" or "given up", for the counts."""
     with store.writing() as connection:
-        connection.execute(sa.delete(webhooks).where(webhooks.c.job == owed.job.id))
+        connection.execute(sa.delete(webhooks).where(webhooks.c.job == webhook.job.id))
         store.tally(connection, "webhook", result)

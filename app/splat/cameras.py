@@ -1,7 +1,7 @@
 """Cameras: orbit cameras, the judging views, and the public judge's placement.
 
-World: right-handed, +Y up, the object about the origin. Camera: OpenCV convention, x right, y down, z forward.
-This file does not know how anything is drawn.
+World: right-handed, +Y up, the object around the origin. Camera: OpenCV convention, x right, y down, z forward.
+Nothing is rendered here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Camera:
     """A pinhole camera on an orbit, looking at the origin.
 
-    azimuth, pitch: degrees. Azimuth 0 stands on +Z (the front), 90 on +X; a negative pitch is ABOVE the object.
+    azimuth, pitch: degrees. Azimuth 0 is on +Z (the front), 90 on +X; a negative pitch is ABOVE the object.
     radius: distance to the origin, world units. fov: vertical field of view, degrees. width, height: pixels.
     near, far: Gaussians whose centre is nearer or farther along the view axis are not drawn, world units.
     """
@@ -102,8 +102,8 @@ def judge_placement(splat: Splat, extent: float = JUDGE_EXTENT) -> Placement:
 
     extent: length of the longest side of the bounding box of the centres after placement, world units.
     Opacities are multiplied by the inverse of the scale. The offset is ONE scalar, the mean over all coordinates of all
-    centres; a centroid per axis would draw another picture. Both follow the judge's reference renders. Centres that are
-    not finite are ignored. If none are finite, or all coincide, the scale is 1.
+    centres; a centroid per axis would give a different picture. Both follow the judge's reference renders. Centres that
+    are not finite are ignored. If none are finite, or all coincide, the scale is 1.
     """
     means = splat.means
     lows, highs = _bounds(means)

@@ -22,7 +22,7 @@ from app.splat.extent import (
     stray_mask,
 )
 from app.splat.findings import FIELDS, Diagnosis, Field, FieldStats, Finding
-from app.splat.model import NOWHERE, Float32, Splat
+from app.splat.model import MAX_COORDINATE, Float32, Splat
 from app.splat.neighbours import nearest
 from app.splat.opacity_findings import opacity_findings
 from app.splat.statistics import Mask, field_stats, finite_values, nonfinite_mask, outside, zero_quaternion_mask
@@ -52,7 +52,7 @@ def diagnose(splat: Splat, config: DiagnoseConfig) -> Diagnosis:
 
 
 def core_within(splat: Splat, stats: FieldStats | None = None) -> Core | None:
-    """The core of the usable positions: finite, and within NOWHERE. None if there are none."""
+    """The core of the usable positions: finite, and within MAX_COORDINATE. None if there are none."""
     means = _usable(splat, stats or field_stats(splat.means))[0]
     return core_of(means) if len(means) else None
 
@@ -61,9 +61,9 @@ def _usable(splat: Splat, stats: FieldStats) -> tuple[Float32, Float32]:
     """The usable positions and their log scales; no copy if all are usable."""
     if stats.min is None or stats.max is None:
         return splat.means[:0], splat.log_scales[:0]
-    if not stats.nonfinite and max(-stats.min, stats.max) <= NOWHERE:
+    if not stats.nonfinite and max(-stats.min, stats.max) <= MAX_COORDINATE:
         return splat.means, splat.log_scales
-    usable = (np.abs(splat.means) <= NOWHERE).all(axis=1)  # false for NaN too
+    usable = (np.abs(splat.means) <= MAX_COORDINATE).all(axis=1)  # false for NaN too
     return splat.means[usable], splat.log_scales[usable]
 
 
@@ -75,7 +75,7 @@ def on_one_point(splat: Splat) -> bool:
 
 def position_limit(core: Core | None, max_extent: float) -> float:
     """The distance from the core beyond which a position is out of bounds, world units."""
-    return min(max_extent * core.extent if core and core.extent else max_extent, NOWHERE)
+    return min(max_extent * core.extent if core and core.extent else max_extent, MAX_COORDINATE)
 
 
 def size_bounds(core: Core | None, max_extent: float) -> tuple[float, float]:
@@ -135,8 +135,10 @@ def _positions(splat: Splat, stats: FieldStats, core: Core | None, config: Diagn
     """Positions out of bounds; among the others, strays, or that nearly all coincide."""
     if core is None:
         if stats.min is not None:
-            message = f"means: no Gaussian has a position within {NOWHERE:g} units: no shape is left, make it again"
-            yield Finding("out_of_bounds", "means", len(splat), message, {"limit": NOWHERE, "extent": 0.0})
+            message = (
+                f"means: no Gaussian has a position within {MAX_COORDINATE:g} units: no shape is left, make it again"
+            )
+            yield Finding("out_of_bounds", "means", len(splat), message, {"limit": MAX_COORDINATE, "extent": 0.0})
         return
     limit = position_limit(core, config.max_extent)
     means, log_scales = _usable(splat, stats)

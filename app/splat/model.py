@@ -16,8 +16,8 @@ Float32 = NDArray[np.float32]
 SH_C0 = 0.28209479177387814
 """Value of the degree-0 real spherical harmonic, 1 / (2 sqrt(pi)): colour = 0.5 + SH_C0 * sh[:, 0]."""
 
-NOWHERE = 1e9
-"""Positions beyond this are treated as lost, whatever the unit."""
+MAX_COORDINATE = 1e9
+"""Positions with a larger coordinate are treated as lost, whatever the unit."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
-"""3DGS PLY, from and to bytes. Knows no paths: app.splat.files opens, selects the format and replaces files.
+"""3DGS PLY, from and to bytes. app.splat.files opens and replaces the files and selects the format.
 
-One layout is written, piece by piece, without a second copy of the splat. app.splat.ply_rows reads the rows.
+One layout is written, in pieces, without a second copy of the splat. app.splat.ply_rows reads the rows.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def decode_ply(data: bytes | memoryview, max_gaussians: int, name: str = "PLY da
     name: what to call the data in a message.
 
     Values are not checked: NaN and infinity are findings of a diagnosis, not errors of the file.
-    Raises BadFile if the file is no such PLY, truncated, over the limit, or without any finite position.
+    Raises BadFile if the data are no such PLY, are truncated, exceed the limit, or have no finite position.
     """
     header = read_header(data, name)
     check_counts(header, len(data) - header.size, max_gaussians, name)
@@ -110,7 +110,7 @@ def _rest(count: int) -> tuple[str, ...]:
 
 
 def _splat(rows: NDArray[np.void], rest: int) -> Splat:
-    """Everything is copied, as the rows may be views of a mapped file. Doubles beyond float32 become infinite."""
+    """Everything is copied, because the rows may be views of a mapped file. Doubles beyond float32 become infinite."""
     notes = []
     kept = min(rest, REST_COUNTS[-1])
     sh = np.empty((len(rows), 1 + kept // 3, 3), np.float32)
@@ -165,7 +165,7 @@ def _fill(table: Float32, splat: Splat, rows: slice) -> None:
 
 
 def _put(table: Float32, column: int, values: Float32) -> None:
-    """Copies (n, k) values into adjacent columns, a row as one record: float by float takes three times as long."""
+    """Copies (n, k) values into adjacent columns, each row as one record: single floats take three times as long."""
     width = values.shape[1]
     if width:
         record = f"V{4 * width}"

@@ -19,7 +19,7 @@ from app.splat import neighbours
 from app.splat.diagnosis import core_within, far_positions, holds_plain_sizes
 from app.splat.extent import core_of, oversized_mask, stray_mask
 from app.splat.findings import BEYOND_REPAIR, Diagnosis, Field, FieldStats, Kind
-from app.splat.model import NOWHERE, SH_C0, Float32, Splat
+from app.splat.model import MAX_COORDINATE, SH_C0, Float32, Splat
 from app.splat.repair_opacities import restored
 from app.splat.statistics import Mask, field_stats, nonfinite_mask, outside, zero_quaternion_mask
 
@@ -109,7 +109,7 @@ def _positions(splat: Splat, diagnosis: Diagnosis, config: RepairConfig) -> tupl
     if found := diagnosis.find("out_of_bounds", "means"):
         kept &= ~far_positions(splat.means, core_within(splat), found.figures["limit"])
         done["out_of_bounds", "means"] = "dropped: far from everything else"
-    kept &= ~outside(splat.means, -NOWHERE, NOWHERE).any(axis=1)
+    kept &= ~outside(splat.means, -MAX_COORDINATE, MAX_COORDINATE).any(axis=1)
     if diagnosis.find("stray_position"):
         index = np.flatnonzero(kept)
         means, log_scales = splat.means[index], splat.log_scales[index]

@@ -1,4 +1,4 @@
-"""One signed POST to a webhook's address. It reaches no address that is not allowed, whatever the name resolves to."""
+"""One signed POST to a webhook. Only allowed addresses are connected to, whatever the host name resolves to."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEADLINE_SECONDS = 8.0
 
 
 class NotDelivered(Exception):
-    """Why, in a few words."""
+    """The message says why, in a few words."""
 
 
 def sign(key: bytes, id: str, timestamp: int, body: bytes) -> Mapping[str, str]:
@@ -37,7 +37,7 @@ def sign(key: bytes, id: str, timestamp: int, body: bytes) -> Mapping[str, str]:
 def send(url: str, body: bytes, headers: Mapping[str, str], *, private: bool) -> None:
     """POSTs JSON. Redirects are not followed and no proxy is used. private: whether private addresses are allowed.
 
-    Raises NotDelivered for every answer but 2xx, and where there is none in time.
+    Raises NotDelivered for every answer but 2xx, and if there is no answer in time.
     """
     parts = split(url)
     host, port = str(parts.hostname), parts.port or PORTS[parts.scheme]
@@ -55,7 +55,7 @@ def send(url: str, body: bytes, headers: Mapping[str, str], *, private: bool) ->
 
 
 def _resolve(host: str, port: int, *, private: bool) -> list[tuple[str, int]]:
-    """The addresses of a host. They are connected to as they are: a second look-up might give others."""
+    """The addresses of a host. The connection uses these: a second look-up might give others."""
     found = [(str(each[4][0]), port) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     if not private and (wrong := [address for address, _ in found if not is_public(address)]):
         raise NotDelivered(f"{host} is {wrong[0]}, a private address (webhooks.private)")
