@@ -161,6 +161,7 @@ class CutoutConfig(Section):
 class TrellisConfig(SamplerSettings):
     model: str = "TRELLIS-image-large"
     encoder: str = "dinov2-with-registers-large"
+    flows: str = ""
 
 
 class GpuConfig(Section):

@@ -15,7 +15,7 @@ def requested_samplers(request: SamplerSettings, config: Config) -> SamplerSetti
     given = request.given
     if given and not config.profile.generator.has_samplers:
         raise BadInput(f"profile {config.profile.name!r} has no samplers: omit the settings of [trellis]")
-    found = config.trellis.overridden_by(request)
+    found = config.with_generator_settings().trellis.overridden_by(request)
     limits = {"steps": config.limits.max_steps, "oversample": config.limits.max_oversample}
     for name, value in given.items():
         kind = name.rpartition("_")[2]

@@ -124,6 +124,24 @@ def test_sampler_settings_that_cannot_be_used_are_refused_before_anything_is_loa
     assert "loading" not in result.stderr
 
 
+def test_flows_of_another_folder_take_the_place_of_the_models_own(run, tmp_path, monkeypatch):
+    image = rocket(tmp_path / "rocket.png", cut_out=True)
+    own = document(run("generate", "--image", image, "-o", tmp_path / "own", "--json"))["certificate"]
+    random_models.write_trellis(tmp_path / "flows", "tiny", seed=77)
+    monkeypatch.setenv("SPLATGATE__TRELLIS__FLOWS", str(tmp_path / "flows"))
+    result = run("generate", "--image", image, "--preset", "few-step", "-o", tmp_path / "other", "--json")
+    other = document(result)["certificate"]
+    assert [each["model"] for each in other["models"] if each["role"] == "image_to_splat"] == [
+        "TRELLIS-image-large",
+        "flows",
+    ]
+    assert other["samplers"]["latent"] == {"steps": 2, "guidance": 1.0, "interval": [0.5, 1.0], "rescale": 1.0}
+    assert other["gaussians"] != own["gaussians"]
+    assert "with flows flows" in result.stderr
+    (tmp_path / "flows/ckpts/slat_flow_img_dit_L_64l8p2_fp16.safetensors").unlink()
+    assert "slat_flow_img_dit_L_64l8p2_fp16.safetensors" in run("generate", "--image", image).stderr
+
+
 def test_without_a_prompt_the_views_are_scored_against_the_picture(run, tmp_path):
     image = rocket(tmp_path / "rocket.png", cut_out=True)
     result = run("generate", "--image", image, "-o", tmp_path / "a", "--json")

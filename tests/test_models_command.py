@@ -47,6 +47,21 @@ def states(environment: dict[str, str]) -> dict[str, str]:
     return {row["name"]: row["state"] for row in document(run(environment, "models", "list", "--json"))["models"]}
 
 
+def test_a_model_of_pickles_is_not_fetched_and_the_command_says_how_it_gets_here(
+    environment: dict[str, str], server: FakeHub
+) -> None:
+    result = run(environment, "models", "fetch", "MDT-dist")
+    assert result.exit_code == 1
+    for words in ("licence of its weights is not stated", "pickles", "scripts/convert_checkpoint --model MDT-dist"):
+        assert words in result.stderr
+    assert "not fetched, see docs/full-profile.md: MDT-dist" in run(environment, "models", "list").stdout
+    flows = environment | {"SPLATGATE__TRELLIS__FLOWS": "MDT-dist", "SPLATGATE__PROFILE__NAME": "full"}
+    missing = run(flows, "generate", "a chair").stderr
+    assert "MDT-dist: distilled flows for TRELLIS, as an option, 2.3 GB, licence not stated" in missing
+    assert "dinov2-with-registers-large ViT-L-14-openai && scripts/convert_checkpoint --model MDT-dist" in missing
+    assert not server.requests
+
+
 def test_fetch_list_and_verify_tell_the_same(environment: dict[str, str]) -> None:
     assert states(environment)[TRELLIS.name] == "missing"
     result = run(environment, "models", "fetch", TRELLIS.name)

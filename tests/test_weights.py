@@ -46,7 +46,7 @@ def put(model: Model, config: Config, files: dict[str, bytes]) -> None:
 def test_every_model_is_pinned_to_a_commit_and_states_licence_and_size() -> None:
     assert len({model.name for model in MODELS}) == len(MODELS)
     for model in MODELS:
-        assert is_commit(model.revision), model.name
+        assert is_commit(model.revision) or model.by_hand, model.name
         assert model.licence
         assert model.about_bytes > 0
         assert "/" not in model.name, "a name with a slash is a path in the configuration"
@@ -93,6 +93,10 @@ def test_pipelines_leave_the_copies_for_other_programs_out() -> None:
                 "validate": {"enabled": False},
             },
             ("Z-Image-Turbo", "birefnet-general", "TRELLIS-image-large", "dinov2-with-registers-large"),
+        ),
+        (
+            {"trellis": {"flows": "MDT-dist"}, "validate": {"enabled": False}},
+            ("FLUX.1-schnell", "u2net", "TRELLIS-image-large", "MDT-dist", "dinov2-with-registers-large"),
         ),
         (
             {"image": {"model": "./mine"}, "trellis": {"encoder": "/own"}, "score": {"weights": "clip.safetensors"}},

@@ -194,7 +194,7 @@ def model_facts(config: Config) -> Iterator[Fact]:
         problem = state.problem if state.condition == "broken" else ""
         if state.condition == "missing":
             gated |= model.gated
-            problem = f"splatgate models fetch {model.name}   (about {size}, licence {model.licence})"
+            problem = f"{store.fetch_command([model])}   (about {size}, licence {model.licence})"
         yield Fact("models", model.name, f"{state.condition}, {size}", problem, bool(problem))
     if gated:
         yield _hub_token_fact()

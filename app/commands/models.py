@@ -64,7 +64,7 @@ def list_models(config: Config, as_json: bool) -> None:
 
 @models.command()
 @NAMES
-@click.option("--all", "everything", is_flag=True, help="Fetch every known model, including the optional ones.")
+@click.option("--all", "everything", is_flag=True, help="Fetch every model that can be, including the optional ones.")
 @JSON
 @configured
 def fetch(config: Config, names: tuple[str, ...], everything: bool, as_json: bool) -> None:
@@ -134,8 +134,8 @@ def verify(config: Config, names: tuple[str, ...], as_json: bool) -> None:
 def _chosen(config: Config, names: tuple[str, ...], everything: bool) -> list[Model]:
     from app.weights.manifest import MODELS, find
 
-    if everything:
-        return list(MODELS)
+    if everything:  # of what can be fetched
+        return [model for model in MODELS if not model.by_hand]
     return [find(name) for name in dict.fromkeys(names)] or list(_needed(config))
 
 
@@ -179,6 +179,9 @@ def _print_problems(states: list[State]) -> None:
         if state.condition == "broken":
             click.secho(state.problem, fg="red")
     missing = [state.model for state in states if state.condition == "missing"]
+    for model in missing:
+        if model.by_hand:
+            click.echo(f"not fetched, see docs/full-profile.md: {model.name}")
     if gated := [model.name for model in missing if model.gated]:
         click.echo(f"gated, fetched only with an account that has accepted the conditions: {', '.join(gated)}")
 

@@ -8,7 +8,6 @@ GENERATOR = Generator(
     examples=("a small wooden rowing boat", "a red ceramic teapot", "a stone lion"),
     load="app.stages.full:load",
     takes_pictures=True,
-    has_samplers=True,
     needs_gpu=True,
-    models=("image.model", "cutout.model", "trellis.model", "trellis.encoder"),
+    models=("image.model", "cutout.model", "trellis.model", "trellis.flows", "trellis.encoder"),
 )

@@ -16,8 +16,6 @@ class Generator:
     load: function (config, on_load) -> app.pipeline.LoadedGenerator.
     check_prompt: function (prompt) that raises BadPrompt if the generator cannot make it; empty if it takes any prompt.
     examples: prompts that it generates well, for the page. takes_pictures: whether a caller may send a picture.
-    has_samplers: whether the sampler settings of [trellis] apply; what it loads is then an
-    app.pipeline.SamplingGenerator.
     needs_gpu: whether it needs a GPU.
     stand_in: the sentence that labels its results, if it stands in for real models; empty otherwise.
     models: the keys of the configuration that name its models (docs/models.md), such as "image.model".
@@ -31,12 +29,16 @@ class Generator:
     check_prompt: str = ""
     examples: tuple[str, ...] = ()
     takes_pictures: bool = False
-    has_samplers: bool = False
     needs_gpu: bool = False
     stand_in: str = ""
     models: tuple[str, ...] = ()
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     self_test_score: float | None = None
+
+    @property
+    def has_samplers(self) -> bool:
+        """Whether it loads TRELLIS, so that its samplers can be set; it is then an app.pipeline.SamplingGenerator."""
+        return "trellis.model" in self.models
 
     def check(self, prompt: str) -> None:
         """Raises BadPrompt if the generator cannot make this prompt."""

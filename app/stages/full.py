@@ -48,7 +48,7 @@ class Full:
 
     @property
     def model_id(self) -> str:
-        return f"{self.models[0].model} + {self.models[-1].model}"
+        return " + ".join(each.model for each in self.models if each.role in ("text_to_image", "image_to_splat"))
 
     def with_samplers(self, settings: SamplerSettings) -> Full:
         """The same models, sampled by these settings."""
@@ -99,11 +99,12 @@ def load(config: Config, on_load: OnLoad = no_progress) -> Full:
         _found(name, config, on_load) for name in (config.image.model, config.trellis.model, config.trellis.encoder)
     )
     cut = _found(config.cutout.model, config, on_load, one_file=True)
+    flows = _flows(config, on_load)
     on_load(f"loading {picture.name} and {cut.name}", 0, picture.bytes + cut.bytes)
     drawer = text_to_image.load(_image_params(config, picture.name, device), picture.path)
     cutter = cutout.load(_cutout_params(config), cut.path)
     on_load(f"loading {splat.name} and {encoder.name}", 0, splat.bytes + encoder.bytes)
-    trellis = image_to_splat.load(splat.path, encoder.path, device)
+    trellis = image_to_splat.load(splat.path, encoder.path, device, flows.path if flows else None)
     return Full(
         drawer,
         cutter,
@@ -113,6 +114,7 @@ def load(config: Config, on_load: OnLoad = no_progress) -> Full:
             ModelInfo("cutout", cut.name, cut.sha256),
             ModelInfo("image_features", encoder.name, encoder.sha256),
             ModelInfo("image_to_splat", splat.name, splat.sha256),
+            *([ModelInfo("image_to_splat", flows.name, flows.sha256)] if flows else []),
         ),
         trellis.published,
     ).with_samplers(config.trellis)
@@ -141,6 +143,15 @@ def _image_params(config: Config, name: str, device: Literal["cpu", "cuda"]) -> 
 def _cutout_params(config: Config) -> CutoutParams:
     kind: Kind = "birefnet-general" if "birefnet" in Path(config.cutout.model).stem.lower() else "u2net"
     return CutoutParams(kind, config.cutout.min_share, config.cutout.max_share)
+
+
+def _flows(config: Config, on_load: OnLoad) -> _Found | None:
+    """The flows that take the place of TRELLIS's own; None without."""
+    if config.trellis.flows:
+        return _found(config.trellis.flows, config, on_load)
+    if config.trellis.preset == "few-step":
+        logger.warning('trellis.preset = "few-step" is for distilled flows, and trellis.flows is empty')
+    return None
 
 
 @dataclass(frozen=True)

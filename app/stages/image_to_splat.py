@@ -25,13 +25,15 @@ NAMES = {
 """The encoder's parameters: our name -> the name in its config.json."""
 
 
-def load(folder: Path, encoder: Path, device: Literal["cpu", "cuda"]) -> Trellis:
-    """folder: TRELLIS as published. encoder: DINOv2 with registers as published for transformers.
+def load(folder: Path, encoder: Path, device: Literal["cpu", "cuda"], flows: Path | None = None) -> Trellis:
+    """folder: TRELLIS as published. encoder: DINOv2 with registers as published for transformers. flows: a folder with
+    other weights of its flows.
 
     Raises BadWeights, naming the file and the error.
     """
-    trellis = load_trellis(folder, encoder / "model.safetensors", device, encoder_params=encoder_params(encoder))
-    logger.info(f"image to splat: {folder.name} on {device}")
+    params = encoder_params(encoder)
+    trellis = load_trellis(folder, encoder / "model.safetensors", device, encoder_params=params, flows=flows)
+    logger.info(f"image to splat: {folder.name}{f' with flows {flows.name}' if flows else ''} on {device}")
     return trellis
 
 

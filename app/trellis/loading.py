@@ -86,8 +86,10 @@ def fill_from_file(model: M, path: Path, device: torch.device, torso: torch.dtyp
         raise BadWeights(f"{path}: {error}; fetch it again, and the config beside it") from None
 
 
-def load_model(stem: Path, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
-    """The model of <stem>.json and <stem>.safetensors.
+def load_model(
+    stem: Path, device: torch.device, dtype: torch.dtype | None = None, weights: Path | None = None
+) -> nn.Module:
+    """The model of <stem>.json and <stem>.safetensors, or of other weights.
 
     dtype: of the torso. None is float16 if the config has use_fp16 and the device is a GPU, else float32.
     Raises BadWeights, naming the file and what is wrong.
@@ -99,7 +101,7 @@ def load_model(stem: Path, device: torch.device, dtype: torch.dtype | None = Non
         raise BadWeights(f"{stem}.json: has no {error}") from None
     half = config["args"].get("use_fp16", False) and device.type == "cuda"
     torso = dtype or (torch.float16 if half else torch.float32)
-    return fill_from_file(model, stem.with_name(stem.name + ".safetensors"), device, torso)
+    return fill_from_file(model, weights or stem.with_name(stem.name + ".safetensors"), device, torso)
 
 
 def read_json(path: Path) -> dict[str, Any]:

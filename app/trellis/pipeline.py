@@ -23,6 +23,7 @@ from app.trellis.samplers import Sampling, model_times, read_sampler, sample, sc
 from app.trellis.structure import NoVoxel, StructureDecoder, StructureFlow, occupied
 
 M = TypeVar("M", bound=nn.Module)
+FLOWS = "sparse_structure_flow_model", "slat_flow_model"
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,12 @@ def load(
     device: str | torch.device,
     dtype: torch.dtype | None = None,
     encoder_params: DinoParams | None = None,
+    flows: Path | None = None,
 ) -> Trellis:
     """folder: TRELLIS as published: pipeline.json and the models that it names. encoder: safetensors of DINOv2, a
     ViT-L/14 with registers unless `encoder_params` says otherwise.
 
+    flows: a folder with other weights of both flows, in ckpts/ under the same names: distilled ones.
     dtype: of the inner layers. None is float16 on a GPU if the model's config asks for it, else float32.
     Raises BadWeights, naming the file and the key or argument at fault.
     """
@@ -142,7 +145,9 @@ def load(
         )
 
     def load_part(name: str, kind: type[M]) -> M:
-        model = load_model(find_model(folder, stems, name), device, dtype)
+        stem = find_model(folder, stems, name)
+        weights = flows / f"ckpts/{stem.name}.safetensors" if flows and name in FLOWS else None
+        model = load_model(stem, device, dtype, weights)
         if not isinstance(model, kind):
             raise BadWeights(f"{folder}: {name} is a {type(model).__name__}, expected a {kind.__name__}")
         return model

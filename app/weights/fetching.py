@@ -54,6 +54,8 @@ def plan(model: Model, config: Config, on_bytes: OnBytes = lambda _count: None) 
         pass
     else:
         return None
+    if model.by_hand:
+        raise FetchFailed(store.by_hand_message(model))
     commit, files = listing(model, config)
     folder = store.folder_of(model, config)
     todo = tuple(file for file in files if not file.is_at(folder / file.path))

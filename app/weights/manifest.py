@@ -30,6 +30,7 @@ class Model:
     files: names or patterns within the repository. about_bytes: their total size as published.
     gated: only accounts that have accepted the publisher's conditions can download it.
     pinned: (file, sha256) pairs that must match whatever the repository says.
+    by_hand: published as pickles, so it is never fetched: scripts/convert_checkpoint makes its files of a download.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Model:
     purpose: str
     gated: bool = False
     pinned: tuple[tuple[str, str], ...] = ()
+    by_hand: bool = False
 
     def __post_init__(self) -> None:
         for pattern in self.files:
@@ -60,9 +62,10 @@ def check_path(path: str, model: str) -> None:
         raise BadWeights(f"{model}: {path!r} is refused: the path leaves the model's folder")
 
 
+FLOWS = "ss_flow_img_dit_L_16l8_fp16", "slat_flow_img_dit_L_64l8p2_fp16"
 CKPTS = (
-    *("ss_flow_img_dit_L_16l8_fp16", "ss_dec_conv3d_16l8_fp16"),
-    *("slat_flow_img_dit_L_64l8p2_fp16", "slat_dec_gs_swin8_B_64l8gs32_fp16"),
+    *FLOWS,
+    *("ss_dec_conv3d_16l8_fp16", "slat_dec_gs_swin8_B_64l8gs32_fp16"),
 )
 """The models that lead to Gaussians; the other decoders and the encoders are not used."""
 
@@ -133,6 +136,17 @@ MODELS = (
         purpose="picture to splat",
     ),
     Model(
+        name="MDT-dist",
+        role="image_to_splat",
+        repository="Zanwei/mdt-dist",
+        revision="main",
+        files=tuple(f"ckpts/{stem}.safetensors" for stem in FLOWS),
+        licence="not stated",
+        about_bytes=2_312_000_000,  # two bytes a parameter
+        purpose="distilled flows for TRELLIS, as an option",
+        by_hand=True,
+    ),
+    Model(
         name="dinov2-with-registers-large",
         role="image_features",
         repository="facebook/dinov2-with-registers-large",
@@ -182,10 +196,10 @@ def own_paths(config: Config) -> tuple[str, ...]:
 
 
 def _named(config: Config) -> tuple[str, ...]:
-    """The values of the keys that name the generator's models."""
+    """The values of the keys that name the generator's models, without empty ones."""
     tree = config.model_dump(by_alias=True)
     keys = (key.split(".") for key in config.profile.generator.models)
-    return tuple(tree[section][key] for section, key in keys)
+    return tuple(tree[section][key] for section, key in keys if tree[section][key])
 
 
 def scorer_is_ours(config: Config) -> bool:

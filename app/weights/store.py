@@ -121,13 +121,32 @@ def missing_message(missing: Iterable[Model], config: Config) -> str:
         gate = "; gated: needs an account that has accepted the conditions" if model.gated else ""
         size, licence = gigabytes(model.about_bytes), model.licence
         lines.append(f"  {model.name}: {model.purpose}, {size}, licence {licence}, from {model.repository}{gate}")
-    lines.append(f"to fetch them, run: {fetch_command(missing)}")
+    lines += [by_hand_message(model) for model in missing if model.by_hand]
+    lines.append(f"to get them, run: {fetch_command(missing)}")
     return "\n".join(lines)
 
 
 def fetch_command(missing: Iterable[Model]) -> str:
-    """The command that fetches these models."""
-    return f"splatgate models fetch {' '.join(model.name for model in missing)}"
+    """The command that brings these models here: it fetches them, and converts those that are not fetched."""
+    missing = tuple(missing)
+    fetched = [model.name for model in missing if not model.by_hand]
+    commands = [f"splatgate models fetch {' '.join(fetched)}"] if fetched else []
+    commands += [convert_command(model) for model in missing if model.by_hand]
+    return " && ".join(commands)
+
+
+def convert_command(model: Model) -> str:
+    """The command that makes the files of a model that is not fetched. DOWNLOAD, COMMIT: as by_hand_message says."""
+    return f"scripts/convert_checkpoint --model {model.name} DOWNLOAD --commit COMMIT"
+
+
+def by_hand_message(model: Model) -> str:
+    """Why a model is not fetched, and how it gets here."""
+    return (
+        f"{model.name} is not fetched: the licence of its weights is {model.licence}, and its files are pickles, which "
+        f"can hold code. If you may use them, download {model.repository} at a COMMIT to a folder DOWNLOAD, then run "
+        f"`{convert_command(model)}`"
+    )
 
 
 def root(config: Config) -> Path:
@@ -145,14 +164,14 @@ def lock_of(model: Model, config: Config) -> LockedModel:
     if locked is None and folder_of(model, config).is_dir():
         raise NotFetched(
             f"{model.name}: {folder_of(model, config)} has files that are not in models.lock.json; run "
-            f"`splatgate models fetch {model.name}`, which keeps those that are correct"
+            f"`{fetch_command([model])}`, which keeps those that are correct"
         )
     if locked is None:
         raise NotFetched(missing_message([model], config))
     if not locked.is_of(model):
         raise WrongWeights(
             f"{model.name}: the lock has {locked.repository} at {locked.commit[:12]}, this release uses "
-            f"{model.repository} at {model.revision[:12]}; run `splatgate models fetch {model.name}`"
+            f"{model.repository} at {model.revision[:12]}; run `{fetch_command([model])}`"
         )
     return locked
 
@@ -226,7 +245,9 @@ def _check_digest(model: Model, path: str, file: LockedFile, sha256: str) -> Non
 
 
 def _again(model: Model) -> str:
-    return f"run `splatgate models fetch {model.name}`, which downloads only what is wrong"
+    if model.by_hand:
+        return f"delete the folder and run `{convert_command(model)}`"
+    return f"run `{fetch_command([model])}`, which downloads only what is wrong"
 
 
 def files_in(folder: Path) -> list[str]:
