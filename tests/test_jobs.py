@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 import threading
@@ -356,6 +357,29 @@ def test_a_job_ends_once_with_its_files_and_counts(jobs: Jobs) -> None:
         ("reason", "no_score"): 1,
     }
     assert [result.job for result in jobs.statistics.results(0)] == [job.id]
+
+
+def test_histograms_keep_what_retention_removes_and_what_a_restart_forgets(jobs: Jobs, config: Config) -> None:
+    times = tuple(StageSeconds(1, stage, seconds) for stage, seconds in ((Stage.RENDER, 0.3), (Stage.SCORE, 400.0)))
+    for score in (0.5, -0.25, math.nan):
+        job_store(jobs).end(begun(jobs), replace(DONE, score=score), times)
+    with jobs.store.writing() as connection:
+        for table in (tables.results, tables.stage_times):
+            connection.execute(sa.delete(table))
+    with closing(Jobs(config)) as restarted:
+        found = restarted.statistics.histograms()
+    counts = {(name, label): sum(each.counts) for name, series in found.items() for label, each in series.items()}
+    assert counts == {
+        ("stage_seconds", "render"): 3,
+        ("stage_seconds", "score"): 3,
+        ("job_seconds", "generate"): 3,
+        ("score", "generate"): 2,
+        ("gaussians", "generate"): 3,
+    }
+    assert found["stage_seconds"]["score"].counts[-1] == 3, "beyond every bound"
+    assert found["stage_seconds"]["score"].total == pytest.approx(1_200.0)
+    assert found["score"]["generate"].total == pytest.approx(0.25)
+    assert found["score"]["generate"].counts[0] == 1, "negative"
 
 
 def test_a_job_ends_whatever_the_text_of_its_error_is(jobs: Jobs) -> None:

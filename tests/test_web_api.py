@@ -23,10 +23,10 @@ from PIL import Image
 from app.child import PIPE_VARIABLE, ReadyPipe
 from app.config import Config
 from app.jobs.client import Jobs
+from app.jobs.histograms import BOUNDS
 from app.jobs.records import JobRequest
 from app.web import create_app
 from app.web.assets import download_name
-from app.web.metrics import SCORES
 
 ROCKET = {"prompt": "a blue rocket"}
 
@@ -404,8 +404,8 @@ def test_not_ready_says_why(client: FlaskClient) -> None:
 
 def test_scores_of_words_and_of_pictures_are_told_apart_by_their_buckets() -> None:
     for threshold in (Config().validation.threshold, Config().validation.image_threshold):
-        assert threshold in SCORES
-        assert sum(threshold < bound < threshold + 0.2 for bound in SCORES) >= 3
+        assert threshold in BOUNDS["score"]
+        assert sum(threshold < bound < threshold + 0.2 for bound in BOUNDS["score"]) >= 3
 
 
 def test_live_only_while_the_supervisor_lives(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,13 +5,15 @@ An engine that counted as lost and resumes finds that its claim is void, and dro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import sqlalchemy as sa
 
 from app.gate import MetricValue
 from app.jobs.assets import Stored
+from app.jobs.histograms import Observation, observe
 from app.jobs.records import ENDED, Job, JobOutcome, Kind, State
 from app.jobs.store import Store
 from app.jobs.tables import assets, jobs, results, stage_times, to_job
@@ -146,6 +148,7 @@ class JobStore:
             if result.state == "DONE":
                 _add_result(connection, claim, result, now)
             _count(self.store, connection, result)
+            observe(self.store, connection, _observations(claim.job, result, times, now))
 
     def release(self, claim: Claim) -> None:
         """Queues the job again; this start does not count against it."""
@@ -226,8 +229,23 @@ def _quarantine(row: sa.RowMapping, max_deaths: int) -> Stop | None:
 
 def _add_result(connection: sa.Connection, claim: Claim, result: JobResult, now: float) -> None:
     row = {"job": claim.job.id, "kind": claim.job.kind, "outcome": result.outcome, "score": result.score}
-    seconds = max(0.0, now - (claim.job.started or now))  # the clock may have been set back
+    seconds = _seconds(claim.job, now)
     connection.execute(sa.insert(results).values(**row, gaussians=result.gaussians, seconds=seconds))
+
+
+def _observations(job: Job, result: JobResult, times: tuple[StageSeconds, ...], now: float) -> Iterator[Observation]:
+    yield from (Observation("stage_seconds", time.stage, time.seconds) for time in times)
+    if result.state == "DONE":
+        yield Observation("job_seconds", job.kind, _seconds(job, now))
+        if result.score is not None and math.isfinite(result.score):
+            yield Observation("score", job.kind, result.score)
+        if result.gaussians is not None:
+            yield Observation("gaussians", job.kind, result.gaussians)
+
+
+def _seconds(job: Job, now: float) -> float:
+    """How long a job ran; not negative where the clock was set back."""
+    return max(0.0, now - (job.started or now))
 
 
 def _count(store: Store, connection: sa.Connection, result: JobResult) -> None:

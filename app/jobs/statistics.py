@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from app.jobs import queries, tables
+from app.jobs import histograms, queries, tables
+from app.jobs.histograms import Histogram
 from app.jobs.lazy_store import LazyStore
 from app.jobs.records import Result, StageTime, Stats, Usage
 
@@ -29,6 +30,11 @@ class Statistics:
         now = self._database.clock()
         with self._database.store.reading() as connection:
             return queries.stats(connection, now)
+
+    def histograms(self) -> dict[str, dict[str, Histogram]]:
+        """The histograms by name and label."""
+        with self._database.store.reading() as connection:
+            return histograms.read(connection)
 
     def usage(self, owner: str, seconds: float) -> Usage:
         """What a caller uses. Jobs of the last `seconds` count as recent."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from app.config import Config
 from app.errors import DatabaseDamaged, DatabaseDown
@@ -116,20 +117,24 @@ class Store:
             self.tally(connection, "probe", "")
             connection.execute(sa.delete(tallies).where(tallies.c.what == "probe"))
 
+    def insert(self, table: sa.Table) -> Any:
+        """INSERT of this database's dialect, which has ON CONFLICT."""
+        return sqlite.insert(table) if self.sqlite else postgresql.insert(table)
+
     def tally(self, connection: sa.Connection, what: str, label: str, count: int = 1) -> None:
         """Adds to a count that only rises."""
-        insert = _insert(self.sqlite)(tallies).values(what=what, label=label[:128], count=count)
+        insert = self.insert(tallies).values(what=what, label=label[:128], count=count)
         added = {"count": tallies.c.count + insert.excluded.count}
         connection.execute(insert.on_conflict_do_update(index_elements=["what", "label"], set_=added))
 
     def put(self, connection: sa.Connection, name: str, value: str) -> None:
         """Sets a fact about the database."""
-        insert = _insert(self.sqlite)(info).values(name=name, value=value)
+        insert = self.insert(info).values(name=name, value=value)
         connection.execute(insert.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
 
     def set_default(self, connection: sa.Connection, name: str, value: str) -> None:
         """Sets a fact about the database unless it is set."""
-        connection.execute(_insert(self.sqlite)(info).values(name=name, value=value).on_conflict_do_nothing())
+        connection.execute(self.insert(info).values(name=name, value=value).on_conflict_do_nothing())
 
     def warn(self, name: str, text: str) -> None:
         """Sets the warning of this name for /readyz; an empty text clears it."""
@@ -215,10 +220,3 @@ def _make_folder(url: sa.URL) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DatabaseDown(f"{folder}: cannot hold the database: {error.strerror}; set serve.data") from None
-
-
-def _insert(sqlite: bool) -> Any:
-    from sqlalchemy.dialects import postgresql
-    from sqlalchemy.dialects import sqlite as sqlite_dialect
-
-    return sqlite_dialect.insert if sqlite else postgresql.insert

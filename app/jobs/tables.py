@@ -122,6 +122,16 @@ tallies = sa.Table(
     sa.Column("count", sa.BigInteger, nullable=False),
 )
 
+histograms = sa.Table(
+    "histograms",
+    metadata,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("label", sa.String(32), primary_key=True),
+    sa.Column("bound", sa.String(16), primary_key=True),  # of the bucket; "+Inf" for the last
+    sa.Column("count", sa.BigInteger, nullable=False),
+    sa.Column("total", sa.Float, nullable=False),  # sum of the values in the bucket
+)
+
 webhooks = sa.Table(
     "webhooks",
     metadata,

@@ -1,15 +1,9 @@
-"""/metrics: numbers from the database, so that a restart of this process loses none.
-
-Counters and histograms cover every row in the database; each scrape reads only the rows added since the last one.
-"""
+"""/metrics: numbers from the database, so that a restart of this process loses none."""
 
 from __future__ import annotations
 
-import threading
-from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
 
 from flask import Flask, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
@@ -19,15 +13,15 @@ from prometheus_client.registry import Collector
 
 from app.errors import SplatgateError
 from app.jobs.client import Jobs
-from app.jobs.records import Engine, Result, StageTime, Stats
+from app.jobs.histograms import Histogram
+from app.jobs.records import Engine, Stats
 
-Row = TypeVar("Row", StageTime, Result)
-
-PAGE = 1_000
-SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-SCORES = tuple(round(step / 100, 2) for step in (*range(0, 40, 2), *range(40, 101, 5)))
-"""Buckets of scores: fine for comparisons with prompts, coarser for comparisons with pictures, which score higher."""
-GAUSSIANS = (1e3, 7e3, 2e4, 5e4, 1e5, 1.5e5, 2e5, 3e5, 5e5, 1e6, 2e6, 4e6)
+HISTOGRAMS = {
+    "stage_seconds": ("splatgate_stage_seconds", "Seconds a stage took.", "stage"),
+    "job_seconds": ("splatgate_job_seconds", "Seconds from a job's start to its end.", "kind"),
+    "score": ("splatgate_score", "Scores of judged splats.", "kind"),
+    "gaussians": ("splatgate_gaussians", "Gaussians of splats.", "kind"),
+}
 
 TALLIES = {
     "state": ("splatgate_jobs", "Jobs by the state in which they ended.", "state"),
@@ -58,38 +52,11 @@ def serve_metrics(app: Flask, jobs: Jobs) -> None:
     app.add_url_rule("/metrics", view_func=metrics)
 
 
-class Histogram:
-    """Counts by bucket for each label."""
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self._bounds = bounds
-        self._counts: dict[str, list[int]] = defaultdict(lambda: [0] * (len(bounds) + 1))
-        self._sums: dict[str, float] = defaultdict(float)
-
-    def add(self, label: str, value: float) -> None:
-        self._counts[label][bisect_left(self._bounds, value)] += 1
-        self._sums[label] += value
-
-    def metric(self, name: str, what: str, label: str) -> HistogramMetricFamily:
-        family = HistogramMetricFamily(name, what, labels=[label])
-        for key, counts in sorted(self._counts.items()):
-            family.add_metric([key], self._cumulative(counts), self._sums[key])
-        return family
-
-    def _cumulative(self, counts: list[int]) -> list[tuple[str, float]]:
-        names = [*map(str, self._bounds), "+Inf"]
-        return [(name, sum(counts[: i + 1])) for i, name in enumerate(names)]
-
-
 class JobsCollector(Collector):
     """Collects the metrics at each scrape. If the database cannot be used, there is only splatgate_database_up = 0."""
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
-        self._lock = threading.Lock()
-        self._stage_row = self._result_row = 0
-        self._stages, self._jobs_took = Histogram(SECONDS), Histogram(SECONDS)
-        self._scores, self._gaussians = Histogram(SCORES), Histogram(GAUSSIANS)
 
     def describe(self) -> Iterable[Metric]:
         return ()  # registering must not open the database
@@ -98,40 +65,14 @@ class JobsCollector(Collector):
         up = GaugeMetricFamily("splatgate_database_up", "Whether the database can be used.")
         try:
             stats, engines = self._jobs.statistics.stats(), self._jobs.engines()
-            with self._lock:
-                self._read_new_rows()
-                histograms = list(self._histograms())
+            histograms = self._jobs.statistics.histograms()
         except SplatgateError:
             up.add_metric([], 0)
             yield up
             return
         up.add_metric([], 1)
         yield up
-        yield from (*_counters(stats), *_gauges(stats), *histograms, *_engines(engines))
-
-    def _read_new_rows(self) -> None:
-        for stage in _all(self._jobs.statistics.stage_times, self._stage_row):
-            self._stages.add(stage.stage, stage.seconds)
-            self._stage_row = stage.row
-        for result in _all(self._jobs.statistics.results, self._result_row):
-            self._jobs_took.add(result.kind, result.seconds)
-            if result.score is not None:
-                self._scores.add(result.kind, result.score)
-            if result.gaussians is not None:
-                self._gaussians.add(result.kind, result.gaussians)
-            self._result_row = result.row
-
-    def _histograms(self) -> Iterator[Metric]:
-        yield self._stages.metric("splatgate_stage_seconds", "Seconds a stage took.", "stage")
-        yield self._jobs_took.metric("splatgate_job_seconds", "Seconds from a job's start to its end.", "kind")
-        yield self._scores.metric("splatgate_score", "Scores of judged splats.", "kind")
-        yield self._gaussians.metric("splatgate_gaussians", "Gaussians of splats.", "kind")
-
-
-def _all(read: Callable[[int, int], list[Row]], row: int) -> Iterator[Row]:
-    while rows := read(row, PAGE):
-        yield from rows
-        row = rows[-1].row
+        yield from (*_counters(stats), *_gauges(stats), *_histograms(histograms), *_engines(engines))
 
 
 def _counters(stats: Stats) -> Iterator[Metric]:
@@ -140,6 +81,15 @@ def _counters(stats: Stats) -> Iterator[Metric]:
         for tally in stats.tallies:
             if tally.what == what:
                 family.add_metric([tally.label], tally.count)
+        yield family
+
+
+def _histograms(found: dict[str, dict[str, Histogram]]) -> Iterator[Metric]:
+    for key, (name, meaning, label) in HISTOGRAMS.items():
+        family = HistogramMetricFamily(name, meaning, labels=[label])
+        for series, histogram in found[key].items():
+            names = (*map(str, histogram.bounds), "+Inf")
+            family.add_metric([series], list(zip(names, accumulate(histogram.counts), strict=True)), histogram.total)
         yield family
 
 
