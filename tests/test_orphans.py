@@ -18,6 +18,7 @@ from app.errors import BadFile
 from app.jobs.adoption import adopt, find_result
 from app.jobs.client import Jobs
 from app.jobs.clock_guard import DAY, ClockGuard
+from app.jobs.facts import read_warnings
 from app.jobs.job_request import new_id
 from app.jobs.listing import Listing
 from app.jobs.orphans import Orphans
@@ -90,11 +91,11 @@ def test_many_orphans_at_once_are_left_alone_and_reported(jobs: Jobs, count: int
     ids = left_behind(jobs, count)
     assert orphans(jobs).sweep() == 0
     assert set(jobs.assets.jobs()) == set(ids)
-    assert f"does not know {count} of the {count} folders" in jobs.store.warnings()["orphans"]
+    assert f"does not know {count} of the {count} folders" in read_warnings(jobs.store)["orphans"]
     for id in ids[2:]:
         jobs.assets.remove(id)
     assert orphans(jobs).sweep() == 2
-    assert jobs.store.warnings() == {}
+    assert read_warnings(jobs.store) == {}
 
 
 def test_a_second_deployment_on_the_same_store_removes_nothing(jobs: Jobs, tmp_path: Path, sqlite_file: Path) -> None:
@@ -102,7 +103,7 @@ def test_a_second_deployment_on_the_same_store_removes_nothing(jobs: Jobs, tmp_p
     (theirs,) = left_behind(jobs)
     with client(fresh(tmp_path / "two", sqlite_file, tmp_path / "store")) as other:
         assert orphans(other).sweep() == 0
-        assert "belongs to another database" in other.store.warnings()["orphans"]
+        assert "belongs to another database" in read_warnings(other.store)["orphans"]
         assert other.assets.jobs() == [theirs]
 
 
@@ -113,7 +114,7 @@ def test_an_older_backup_of_the_database_removes_nothing(jobs: Jobs, tmp_path: P
     (newer,) = left_behind(jobs)
     with client(settings(backup, assets={"url": str(tmp_path / "store")})) as restored:
         assert orphans(restored).sweep() == 0
-        assert "older backup was restored" in restored.store.warnings()["orphans"]
+        assert "older backup was restored" in read_warnings(restored.store)["orphans"]
         assert restored.assets.jobs() == [newer]
 
 
@@ -122,7 +123,7 @@ def test_a_damaged_marker_stops_the_sweep(jobs: Jobs) -> None:
     for damaged in (b"", b"[]", b"{}", b'{"database": "x", "generation": "many"}', b"\xff"):
         jobs.assets.put(MARKER, damaged)
         assert orphans(jobs).sweep() == 0
-        assert "is damaged" in jobs.store.warnings()["orphans"]
+        assert "is damaged" in read_warnings(jobs.store)["orphans"]
 
 
 def test_a_clock_that_jumps_ahead_deletes_nothing_until_it_had_time_to_be_corrected(jobs: Jobs) -> None:
@@ -133,9 +134,9 @@ def test_a_clock_that_jumps_ahead_deletes_nothing_until_it_had_time_to_be_correc
     assert not guard.trusted()
     again = ClockGuard(jobs.store, DAY, lambda: now + 600, lambda: 0.0)
     assert not again.trusted(), "a restart does not end the wait"
-    assert "clock" in jobs.store.warnings()
+    assert "clock" in read_warnings(jobs.store)
     assert ClockGuard(jobs.store, DAY, lambda: NOW + 60, lambda: 0.0).trusted(), "the clock was corrected"
-    assert jobs.store.warnings() == {}
+    assert read_warnings(jobs.store) == {}
 
 
 def test_a_clock_that_stays_ahead_is_trusted_after_the_wait(jobs: Jobs) -> None:
@@ -203,7 +204,7 @@ def test_results_that_a_new_database_does_not_know_are_adopted(jobs: Jobs, resul
     with jobs.open_asset(ids[0], "asset.ply").stream as stream:
         assert stream.read() == (result / "asset.ply").read_bytes()
     assert orphans(jobs, time.time).sweep() == 0
-    assert jobs.store.warnings() == {}
+    assert read_warnings(jobs.store) == {}
 
 
 def test_a_result_whose_files_were_changed_is_not_adopted(jobs: Jobs, result: Path) -> None:
@@ -235,7 +236,7 @@ def test_a_store_of_another_database_is_adopted_only_on_request(
         assert "adopted 1 results" in command(other, "adopt", "--take-over").output
         assert orphans(other).sweep() == 0
     assert orphans(jobs).sweep() == 0
-    assert "belongs to another database" in jobs.store.warnings()["orphans"]
+    assert "belongs to another database" in read_warnings(jobs.store)["orphans"]
 
 
 def test_purge_removes_what_is_quarantined_and_on_request_what_is_unknown(jobs: Jobs) -> None:

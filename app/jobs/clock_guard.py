@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from loguru import logger
 
 from app.config import AssetsConfig
+from app.jobs.facts import read_facts, set_fact, warn
 from app.jobs.store import Store
 
 CLOCK, HELD_UNTIL = "clock", "clock_held_until"
@@ -50,7 +51,7 @@ class ClockGuard:
         """Whether the wall clock may be used to decide what is too old. Raises DatabaseDown."""
         now, checked = self._clock(), self._monotonic()
         ran = 0.0 if self._checked is None else checked - self._checked
-        values = self._store.facts()
+        values = read_facts(self._store)
         last, held_until = float(values.get(CLOCK, now)), float(values.get(HELD_UNTIL, 0.0))
         if now < last - SET_BACK_SECONDS:
             held_until = 0.0
@@ -59,10 +60,11 @@ class ClockGuard:
             logger.warning(f"the clock jumped ahead by {(now - last - ran) / DAY:.1f} days; {_held(held_until)}")
         self._checked = checked
         with self._store.writing() as connection:
-            self._store.put(connection, CLOCK, repr(now))
-            self._store.put(connection, HELD_UNTIL, repr(held_until))
+            set_fact(self._store, connection, CLOCK, repr(now))
+            set_fact(self._store, connection, HELD_UNTIL, repr(held_until))
         held = now < held_until
-        self._store.warn(WARNING, f"the clock jumped ahead or the service was off; {_held(held_until)}" if held else "")
+        why = f"the clock jumped ahead or the service was off; {_held(held_until)}" if held else ""
+        warn(self._store, WARNING, why)
         return not held
 
 

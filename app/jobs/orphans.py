@@ -18,6 +18,7 @@ from app.config import AssetsConfig
 from app.errors import BadFile
 from app.jobs.assets import Assets
 from app.jobs.clock_guard import DAY, ClockGuard
+from app.jobs.facts import warn
 from app.jobs.ownership import Ownership
 from app.jobs.store import Store
 from app.jobs.tables import jobs
@@ -65,7 +66,7 @@ class Orphans:
         folders = self.assets.jobs()
         orphans = [id for id in self._unknown(folders) if made(id) < self.clock() - MIN_AGE_SECONDS]
         refusal = self._conflict(ownership) or self._too_many(len(orphans), len(folders))
-        self.store.warn(WARNING, refusal)
+        warn(self.store, WARNING, refusal)
         if refusal:
             logger.warning(f"orphaned assets are left alone: {refusal}")
             return 0

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 
 from app.errors import BadFile, NotFound
 from app.jobs.assets import Assets
+from app.jobs.facts import read_facts, set_default, set_fact
 from app.jobs.store import Store
 
 MARKER = "splatgate-store.json"
@@ -38,11 +39,11 @@ class Ownership:
 
     def own(self) -> Marker:
         """This database's id and generation. The first call creates them."""
-        values = self.store.facts()
+        values = read_facts(self.store)
         if DATABASE_ID not in values:
             with self.store.writing() as connection:
-                self.store.set_default(connection, DATABASE_ID, secrets.token_hex(16))
-                self.store.set_default(connection, GENERATION, "0")
+                set_default(self.store, connection, DATABASE_ID, secrets.token_hex(16))
+                set_default(self.store, connection, GENERATION, "0")
             return self.own()
         return Marker(values[DATABASE_ID], int(values[GENERATION]))
 
@@ -84,5 +85,5 @@ class Ownership:
         seen = self.marker()
         generation = max(own.generation, seen.generation if seen else 0) + 1
         with self.store.writing() as connection:
-            self.store.put(connection, GENERATION, str(generation))
+            set_fact(self.store, connection, GENERATION, str(generation))
         self.assets.put(MARKER, json.dumps(asdict(Marker(own.database, generation))).encode())

@@ -24,7 +24,7 @@ from app.jobs.database import (
     prepare_postgresql,
     prepare_sqlite,
 )
-from app.jobs.tables import info, metadata, tallies
+from app.jobs.tables import metadata, tallies
 
 QUEUE = "jobs"
 """The DBOS queue; its workflow has the job's id."""
@@ -37,8 +37,6 @@ LOCK, PREPARING = 0x53504C54, 0x53504C55
 
 MIGRATION_SECONDS = 60.0
 """How long a process waits while another one migrates the database, before it fails and starts over."""
-
-WARNING = "warning: "
 
 
 class Store:
@@ -126,31 +124,6 @@ class Store:
         insert = self.insert(tallies).values(what=what, label=label[:128], count=count)
         added = {"count": tallies.c.count + insert.excluded.count}
         connection.execute(insert.on_conflict_do_update(index_elements=["what", "label"], set_=added))
-
-    def put(self, connection: sa.Connection, name: str, value: str) -> None:
-        """Sets a fact about the database."""
-        insert = self.insert(info).values(name=name, value=value)
-        connection.execute(insert.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
-
-    def set_default(self, connection: sa.Connection, name: str, value: str) -> None:
-        """Sets a fact about the database unless it is set."""
-        connection.execute(self.insert(info).values(name=name, value=value).on_conflict_do_nothing())
-
-    def warn(self, name: str, text: str) -> None:
-        """Sets the warning of this name for /readyz; an empty text clears it."""
-        if self.warnings().get(name, "") != text:
-            with self.writing() as connection:
-                self.put(connection, WARNING + name, text)
-
-    def facts(self) -> dict[str, str]:
-        """The facts about the database, by name."""
-        with self.reading() as connection:
-            return {row.name: row.value for row in connection.execute(sa.select(info))}
-
-    def warnings(self) -> dict[str, str]:
-        """The warnings in force, by name."""
-        facts = self.facts().items()
-        return {name.removeprefix(WARNING): text for name, text in facts if text and name.startswith(WARNING)}
 
     def count_ends(self, kind: str, causes: tuple[str, ...]) -> None:
         """Counts the ends of processes of this kind, by cause."""

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from app.child import supervisor_alive
 from app.errors import SplatgateError, StorageDown, Unavailable
+from app.jobs.facts import read_warnings
 from app.jobs.heartbeats import DEAD
 from app.jobs.records import SERVING, Engine
 from app.web.context import all_jobs
@@ -41,7 +42,7 @@ def readyz() -> Response:
     why = outside = _storage_problem()
     try:
         engines = all_jobs().engines()
-        warnings = tuple(all_jobs().store.warnings().values())
+        warnings = tuple(read_warnings(all_jobs().store).values())
     except SplatgateError as error:
         why = outside = why or str(error)
     ready = not why and any(engine.state in SERVING for engine in engines)
