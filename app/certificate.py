@@ -172,7 +172,7 @@ class Certificate(Record):
 
 def read_certificate(path: Path) -> Certificate:
     """Reads a certificate without checking its claims. Raises BadFile, naming the invalid key."""
-    text = read_bytes(path, MAX_BYTES, "no certificate of ours is so long, give a certificate.json")
+    text = read_bytes(path, MAX_BYTES, "a certificate is never that long; give a certificate.json")
     try:
         return Certificate.model_validate_json(text)
     except ValidationError as error:

@@ -16,7 +16,8 @@ from app.errors import BadInput
 from app.picture_format import format_of
 
 SHORTEST = 64
-"""Characters of base64 in a row that are no prompt, whatever they encode. A slash may be that of a path."""
+"""This many base64 characters in a row are no prompt, whatever they encode. A slash does not count: it may be part of a
+path."""
 
 START = 80
 """Characters at the beginning by which a format is recognised."""
@@ -25,7 +26,7 @@ MARK = re.compile(
     r"data:\s*[a-z]+/[\w.+-]+[^,\s]{0,100},|(data:\s*)?;\s*base64\s*,|\bbase64\s*[,:](?=\s*[\w+/%\\-]{16})",
     re.IGNORECASE | re.ASCII,
 )
-"""What stands in front of the data in a data URL, or in what is left of one."""
+"""The part of a data URL before the data, or what is left of it."""
 
 MISREAD_MARK = "\xef\xbb\xbf"
 """UTF-8's byte order mark, read as Latin-1."""
@@ -36,7 +37,7 @@ LONG_RUN = re.compile(rf"[A-Za-z0-9+]{{{SHORTEST},}}")
 
 @dataclass(frozen=True)
 class EncodedPicture:
-    """format: what the first bytes say; None for an unknown one. data: base64. around: the text around it."""
+    """format: by the first bytes; None if unknown. data: base64. around: the text around it."""
 
     format: str | None
     data: str
@@ -65,7 +66,7 @@ def find(text: str) -> EncodedPicture | None:
 
 
 def decode(data: str) -> bytes:
-    """The bytes of base64 in any of its spellings. Raises BadInput."""
+    """Decodes base64 in any of its variants. Raises BadInput."""
     try:
         return base64.b64decode(_padded(_standard(data)), validate=True)
     except (binascii.Error, ValueError):
@@ -73,13 +74,13 @@ def decode(data: str) -> bytes:
 
 
 def _until_other(text: str) -> tuple[str, str]:
-    """The text up to the first character that base64 has not, and the rest."""
+    """The text up to the first character that is not base64, and the rest."""
     other = NO_BASE64.search(text)
     return (text[: other.start()], text[other.start() :]) if other else (text, "")
 
 
 def _trimmed(text: str) -> str:
-    """Without quotes, byte order marks and blanks in front, or the b'' of a bytes literal."""
+    """Without leading quotes, byte order marks and blanks, or the b'' of a bytes literal."""
     return re.sub(r"^[^A-Za-z0-9+/_%-]+", "", re.sub(r"^[^A-Za-z0-9+/_%-]*b['\"]", "", text))
 
 
@@ -98,12 +99,12 @@ def _format(data: str) -> str | None:
 
 
 def _is_mixed(run: str) -> bool:
-    """Whether it has small and capital letters and digits, as no word of this length has."""
+    """Whether it has lower-case and capital letters and digits; no word of this length does."""
     return bool(re.search("[a-z]", run) and re.search("[A-Z]", run) and re.search("[0-9]", run))
 
 
 def _standard(data: str) -> str:
-    """Base64 of the usual alphabet, without breaks and padding."""
+    """Base64 of the standard alphabet, without line breaks and padding."""
     text = unquote(unquote(data)) if "%" in data else data
     for escaped in ("\\r", "\\n", "\\"):  # JSON within JSON
         text = text.replace(escaped, "")
@@ -112,7 +113,7 @@ def _standard(data: str) -> str:
 
 
 def _joined(text: str) -> str:
-    """The lines as one, without what indents all of them. Other spaces stay: they may have been `+`."""
+    """The lines as one, without common indentation. Other spaces stay: they may have been `+`."""
     lines = text.splitlines()
     if len(lines) > 1 and all(line[:1].isspace() for line in lines[1:]):
         lines = [line.lstrip() for line in lines]
@@ -122,7 +123,7 @@ def _joined(text: str) -> str:
 
 
 def _is_wrapped(text: str) -> bool:
-    """Whether spaces stand for line breaks: the lines of base64 are of equal length."""
+    """Whether spaces were line breaks: lines of base64 have equal lengths."""
     *lines, last = text.split(" ")
     length = len(lines[0]) if lines else 0
     equal = length % 4 == 0 < length and all(len(line) == length for line in lines) and len(last) <= length

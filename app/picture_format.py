@@ -1,11 +1,11 @@
-"""What format a picture has, by its first bytes. It needs no imaging library, so the web process may ask too."""
+"""The format of a picture by its first bytes. Needs no imaging library, so that the web process can use it."""
 
 from __future__ import annotations
 
 import re
 
 START = 4_096
-"""Bytes at the beginning of a file that are looked at."""
+"""Bytes at the beginning of a file that are examined."""
 
 FORMATS = {
     "PNG": rb"\x89PNG\r\n\x1a\n",
@@ -25,6 +25,6 @@ FORMATS = {
 
 
 def format_of(data: bytes) -> str | None:
-    """The name of the format; None for what is none of FORMATS."""
+    """The name of the format; None if it is none of FORMATS."""
     start = data[:START]
     return next((name for name, pattern in FORMATS.items() if re.match(pattern, start, re.DOTALL)), None)

@@ -1,4 +1,4 @@
-"""What a prompt may be, whatever the profile. Both the pipeline and the web process, which loads no model, ask here."""
+"""Checks that apply to prompts of every profile. Used by the pipeline and by the web process, which loads no model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.errors import BadPrompt
 
 LINE_BREAKS_AND_TABS = "\t\n\r"
 INVISIBLE = ("Cc", "Cf", "Co", "Mn", "Me", "Zs", "Zl", "Zp")
-"""Categories of Unicode of which nothing is seen without another character: controls, joiners, marks, blanks."""
+"""Unicode categories that are invisible without another character: controls, joiners, marks, blanks."""
 
 BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
 """Hangul fillers and the empty Braille pattern: letters and a symbol to Unicode, blank on the screen."""
@@ -22,12 +22,13 @@ PICTURE_OPTIONS = "HTTP: the field image of /generate/, picture of /v1/jobs; com
 
 
 def is_blank(text: str) -> bool:
-    """Whether nothing of a text is visible."""
+    """Whether a text is invisible."""
     return all(unicodedata.category(c) in INVISIBLE or c in BLANK_LETTERS for c in text)
 
 
 def check_prompt(prompt: str, limits: LimitsConfig) -> None:
-    """Raises BadPrompt for what no profile takes: empty, not text, too long, a picture, or with control characters."""
+    """Raises BadPrompt for a prompt that no profile takes: empty, not text, too long, a picture, or with control
+    characters."""
     if is_blank(prompt):
         raise BadPrompt('the prompt is empty: say what to make, e.g. "a blue rocket"')
     if not _is_text(prompt):

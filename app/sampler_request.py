@@ -1,4 +1,4 @@
-"""What a caller may set of the samplers, within [limits]; asked by the pipeline and by the web process."""
+"""The sampler settings of a request, within [limits]; used by the pipeline and by the web process."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The sampler settings of TRELLIS: what configuration and callers may set, and the presets.
 
-This file does not know the samplers themselves (app/trellis/samplers.py).
+The samplers themselves are in app/trellis/samplers.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
         **{"latent_steps": 2, "latent_guidance": 1.0, "latent_interval": (0.5, 1.0), "latent_rescale": 1.0},
     },
 }
-"""Settings by preset; what a preset leaves out is as in the model's pipeline.json. "published" is that file as it is,
+"""Settings by preset; what a preset leaves out is as in the model's pipeline.json. "published" is that file unchanged,
 "app" the settings of the authors' demo, "few-step" those of the distilled flows MDT-dist."""
 
 Unset = Literal["preset"]

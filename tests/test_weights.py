@@ -245,7 +245,7 @@ def test_a_file_is_hashed_once_and_again_when_it_was_written(config: Config, mon
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # the time of change cannot be put back
     store.locate(DINO.name, config)
     assert hashed[2:] == ["model.safetensors"]
-    store.verify(DINO, config, anew=True)
+    store.verify(DINO, config, rehash=True)
     assert len(hashed) == 5
 
 

@@ -118,7 +118,7 @@ def verify(config: Config, names: tuple[str, ...], as_json: bool) -> None:
         size = locked[model.name].bytes if model.name in locked else 0
         with _bar(f"hashing {model.name}", size) as on_bytes:
             try:
-                store.verify(model, config, anew=True, on_bytes=on_bytes)
+                store.verify(model, config, rehash=True, on_bytes=on_bytes)
             except BadWeights as error:
                 problems[model.name] = str(error)
     if as_json:

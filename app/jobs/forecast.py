@@ -15,7 +15,7 @@ from app.jobs.tables import jobs
 
 @dataclass(frozen=True)
 class Forecast:
-    """position: 1 is the next to run, None for a job that does not wait. eta: seconds to its end, None if unknown."""
+    """position: 1 is the next to run, None if the job does not wait. eta: seconds to its end, None if unknown."""
 
     position: int | None = None
     eta: float | None = None
@@ -26,7 +26,7 @@ NOTHING = Forecast()
 
 
 def forecasts(connection: sa.Connection, serving: int, now: float) -> dict[str, Forecast]:
-    """Of every job that waits or runs, by its id. serving: engines that take jobs; now: seconds since 1970."""
+    """Forecasts of the waiting and running jobs, by id. serving: engines that take jobs. now: seconds since 1970."""
     t = jobs.c
     query = sa.select(t.id, t.kind, t.state, t.started).where(t.state.in_(("RUNNING", "QUEUED")))
     rows = connection.execute(query.order_by(t.priority, sa.func.coalesce(t.sequence, 0), t.id)).all()
@@ -44,7 +44,7 @@ def _etas(
 ) -> dict[str, float]:
     """Seconds to the end of each job whose kind has a median. Each job takes the engine that is free first.
 
-    elapsed: seconds that the running ones have run. A kind that was never measured counts as the slowest that was.
+    elapsed: seconds that the running jobs have run. A kind without measurements counts as the slowest kind.
     """
     if not engines or not seconds:
         return {}

@@ -1,4 +1,4 @@
-"""Checks of a request before it becomes a job, and the id that it gets."""
+"""Checks of a request before it becomes a job, and the id of the job."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BOUNDS = {
 
 
 NEEDS: dict[Kind, str] = {"validate": "splat", "repair": "splat", "turntable": "source", "cutout": "picture"}
-"""The field without which a request of this kind makes no sense."""
+"""The field that a request of this kind needs."""
 
 
 def new_id(now: float) -> str:

@@ -1,4 +1,4 @@
-"""Moving a waiting job to the front of the queue, as far as its caller may."""
+"""Moves a waiting job to the front of the queue, if its caller may pass the jobs before it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from app.jobs.tables import jobs
 class Passing:
     """Which jobs a caller may pass: those whose priority number is above `best_priority`, and at that priority its own.
 
-    owner: the name of the caller; None for one that may pass the jobs of everybody.
+    owner: the name of the caller; None if it may pass the jobs of every caller.
     """
 
     best_priority: int = 1
     owner: str | None = None
 
     def forbids(self) -> sa.ColumnElement[bool]:
-        """The condition for the jobs that it may not pass."""
+        """The condition of the jobs that it may not pass."""
         t, best = jobs.c, self.best_priority
         if self.owner is None:
             return t.priority < best
@@ -34,7 +34,7 @@ ANY = Passing()
 
 def move_to_front(connection: sa.Connection, id: str, passing: Passing) -> tuple[int, int]:
     """Gives the job a priority and a sequence before all other waiting jobs, and returns both. Needs a transaction that
-    runs alone. Raises Conflict if the job does not wait, Forbidden for a caller that may not pass a job before it."""
+    runs alone. Raises Conflict if the job does not wait, Forbidden if the caller may not pass a job before it."""
     t = jobs.c
     rank = t.priority, sa.func.coalesce(t.sequence, 0).label("sequence"), t.id
     waiting = sa.select(*rank).where(t.state == "QUEUED").order_by(*rank)

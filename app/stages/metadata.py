@@ -1,7 +1,7 @@
 """Removes metadata from a picture before Pillow reads it.
 
-Pillow refuses a PNG or JPEG for a text, a date or a colour profile that is broken or large, although no pixel depends
-on it. It ignores what is broken in a WebP.
+Pillow refuses a PNG or JPEG with a broken or large text, date or colour profile, although no pixel depends on it. In a
+WebP it ignores broken metadata.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from collections.abc import Iterator
 PNG = b"\x89PNG\r\n\x1a\n"
 CHUNK = struct.Struct(">I4s")  # the length of the data, the type
 DEPTH = len(PNG) + CHUNK.size + 8
-"""Where the header of a PNG says how many bits a channel has."""
+"""Offset of the number of bits per channel in a PNG."""
 
 CHUNKS = (b"tRNS", b"eXIf")
-"""Chunks of a PNG that are not critical, and say how it looks: its transparent colour, its orientation."""
+"""Ancillary chunks of a PNG that affect how it looks: its transparent colour, its orientation."""
 
 JPEG = b"\xff\xd8"
 SEGMENT = struct.Struct(">BBH")  # 0xFF, the marker, the length with its own two bytes
 SCAN, COMMENT = 0xDA, 0xFE
 APPLICATION = range(0xE0, 0xF0)
 MARKERS = {0xE0: (b"JFIF\0", 14), 0xE1: (b"", 0), 0xEE: (b"Adobe", 12)}
-"""Segments of applications that say how a JPEG looks: colour space, orientation. First bytes and least size."""
+"""Application segments that affect how a JPEG looks (colour space, orientation): first bytes and minimum size."""
 
 
 def without_metadata(data: bytes) -> bytes:
-    """The PNG or JPEG without what does not change how it looks; another file as it is. From where it is damaged, it
-    is kept as it is, for Pillow to name."""
+    """The PNG or JPEG without the metadata that do not affect how it looks; other files unchanged. Everything from a
+    damaged place on is kept, for Pillow to report."""
     if data.startswith(PNG):
         return b"".join((PNG, *_chunks(memoryview(data))))
     if data.startswith(JPEG):
@@ -37,7 +37,7 @@ def without_metadata(data: bytes) -> bytes:
 
 
 def bits(data: bytes) -> int:
-    """Bits of a channel."""
+    """Bits per channel."""
     return data[DEPTH] if data.startswith(PNG) and len(data) > DEPTH else 8
 
 

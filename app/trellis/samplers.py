@@ -1,7 +1,7 @@
 """Euler integration of a flow from noise (time 1) to data (time 0), with classifier-free guidance in an interval.
 
 `schedule` decides before the run which conditions each step evaluates and with which weights, so that one loop serves
-guided and unguided steps. This file does not know what is being sampled.
+guided and unguided steps. Nothing here depends on what is being sampled.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Velocity = Callable[[Tensor, int, tuple[int, ...]], Tensor]
 """(state, step number, indices of conditions) -> one velocity for each of these conditions, stacked on a first axis."""
 
 DEFAULTS: dict[str, Any] = {"steps": 50, "cfg_strength": 3.0, "cfg_interval": (0.0, 1.0), "rescale_t": 1.0}
-"""What the original takes for a parameter that pipeline.json does not give."""
+"""The default of the original for a parameter that pipeline.json omits."""
 
 CONDITION, NEGATIVE = 0, 1
 """Indices of the two conditions of a run."""
@@ -30,7 +30,7 @@ CONDITION, NEGATIVE = 0, 1
 @dataclass(frozen=True)
 class SamplerParams:
     """steps: number of Euler steps. cfg_strength s: the velocity is (1 + s) v_condition - s v_negative at times inside
-    `cfg_interval`, ends included, and v_condition elsewhere. rescale_t: above 1, more of the steps lie near the noise.
+    `cfg_interval`, ends included, and v_condition elsewhere. rescale_t: above 1, more of the steps are near the noise.
     """
 
     steps: int = 25
@@ -111,7 +111,7 @@ def _check_bounds(params: SamplerParams) -> None:
 
 
 def times(steps: int, rescale_t: float) -> list[float]:
-    """steps + 1 times from 1 to 0, float64: with rescale_t = 3 one is exactly 0.5, where the interval may begin."""
+    """steps + 1 times from 1 to 0, float64: with rescale_t = 3 one is exactly 0.5, a possible end of the interval."""
     u = np.linspace(1, 0, steps + 1)
     return [float(t) for t in rescale_t * u / (1 + (rescale_t - 1) * u)]
 

@@ -49,7 +49,7 @@ def plan(model: Model, config: Config, on_bytes: OnBytes = lambda _count: None) 
     content other than this release pins.
     """
     try:
-        store.verify(model, config, anew=True, on_bytes=on_bytes)
+        store.verify(model, config, rehash=True, on_bytes=on_bytes)
     except BadWeights:  # missing or wrong: fetch it
         pass
     else:

@@ -193,14 +193,16 @@ def state_of(model: Model, config: Config) -> State:
     return State(model, "verified" if None not in digests.values() else "present", locked)
 
 
-def verify(model: Model, config: Config, *, anew: bool = False, on_bytes: OnBytes = lambda _count: None) -> LockedModel:
+def verify(
+    model: Model, config: Config, *, rehash: bool = False, on_bytes: OnBytes = lambda _count: None
+) -> LockedModel:
     """Checks every file against the lock, and hashes those that have changed since they were last hashed.
 
-    anew: hash all of them. on_bytes: called by several threads. Raises NotFetched or WrongWeights.
+    rehash: hash all of them. on_bytes: called by several threads. Raises NotFetched or WrongWeights.
     """
     locked = lock_of(model, config)
     _check_sizes(model, locked, config)
-    for path, sha256 in digests(model, list(locked.files), config, anew=anew, on_bytes=on_bytes).items():
+    for path, sha256 in digests(model, list(locked.files), config, rehash=rehash, on_bytes=on_bytes).items():
         _check_digest(model, path, locked.files[path], sha256)
     return locked
 
@@ -210,11 +212,11 @@ def digests(
     paths: list[str],
     config: Config,
     *,
-    anew: bool = False,
+    rehash: bool = False,
     on_bytes: OnBytes = lambda _count: None,
 ) -> dict[str, str]:
     """The sha256 (hex) of files in a model's folder, hashed in parallel and cached. Raises WrongWeights."""
-    folder, known = folder_of(model, config), {} if anew else _known(config)
+    folder, known = folder_of(model, config), {} if rehash else _known(config)
     with ThreadPoolExecutor(HASHERS) as pool:
         each = pool.map(lambda path: _digest(known, folder / path, config, on_bytes), paths)
         found = dict(zip(paths, each, strict=True))

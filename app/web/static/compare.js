@@ -34,7 +34,7 @@ export class Compare {
     this.load(sides);
   }
 
-  // One after the other: they would only take turns at the processor.
+  // One after the other: in parallel they would only compete for the processor.
   async load(sides) {
     for (const [index, { read }] of sides.entries()) {
       const viewer = this.viewers[index];

@@ -1,4 +1,4 @@
-// Tells of finished jobs while the page is in the background: in its title, and by a notification if the user wants one.
+// Announces finished jobs while the page is in the background: in the title, and by a notification if the user wants one.
 
 import { ended, title, verdict } from "./words.js";
 
@@ -24,7 +24,7 @@ function allowed() {
   return "Notification" in window && Notification.permission === "granted";
 }
 
-// Makes a button ask for permission. It is hidden where nothing is left to ask.
+// Makes a button request the permission. It is hidden if there is nothing to request.
 export function offerNotifications(button) {
   const askable = () => "Notification" in window && Notification.permission === "default";
   button.hidden = !askable();

@@ -79,7 +79,7 @@ export class Orbit {
     this.moveTo(this.start);
   }
 
-  // Moves to a view, by the shorter way, about the origin; at once for those who want less motion.
+  // Moves to a view, by the shorter way, about the origin; immediately if the user prefers reduced motion.
   moveTo(view) {
     this.stop();
     const from = { azimuth: this.azimuth, pitch: this.pitch, radius: this.radius, target: this.target };

@@ -7,7 +7,7 @@ import { Color, ColorManagement, PerspectiveCamera, Scene, WebGLRenderer } from 
 const LOW_PASS = 0.3; // px²: gsplat adds it to the covariance of every projected Gaussian
 const MIN_ALPHA = 1 / 255; // gsplat skips what is fainter
 const MAX_STD_DEV = Math.sqrt(-2 * Math.log(MIN_ALPHA)); // where an opaque Gaussian reaches MIN_ALPHA
-const LARGEST = 2048; // px a side
+const LARGEST = 2048; // pixels per side
 const RELEASE_MS = 50;
 const BACKGROUNDS = { white: 0xffffff, grey: 0x808080, black: 0x000000 };
 
