@@ -1,4 +1,4 @@
-"""What several test modules share: one real service, started once, and only when a test asks for it."""
+"""Fixtures of several test modules: one real service, started once, when a test first uses it."""
 
 import os
 from collections.abc import Iterator

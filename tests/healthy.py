@@ -1,4 +1,4 @@
-"""Splats for tests to damage: one made with the habits of real ones, and the real assets where they are present."""
+"""Splats for tests to damage: one with the statistics of real ones, and the real assets if they are present."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""An object store for tests: a server that speaks S3 over HTTP, in a process of its own, with one bucket."""
+"""An object store for tests: an S3 server in its own process, with one bucket."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECRET = "this-is-the-secret-key-of-the-bucket"  # what no log and no message ma
 
 @contextmanager
 def object_store(port: int, log: Path) -> Iterator[str]:
-    """A server with an empty bucket. Gives its address."""
+    """A server with an empty bucket. Yields its address."""
     url = f"http://127.0.0.1:{port}"
     with log.open("wb") as stream:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]

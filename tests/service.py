@@ -1,4 +1,4 @@
-"""A real web process, and a real engine behind it, for tests: processes of their own, on a free port, in a folder."""
+"""A real web process and a real engine for tests, as separate processes on a free port, in one folder."""
 
 from __future__ import annotations
 

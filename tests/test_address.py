@@ -1,4 +1,4 @@
-"""Where the web process listens, and where `splatgate health` looks for it: the same place."""
+"""The web process listens where `splatgate health` connects to."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_request_reaches_a_socket_that_listens_there(host: str) -> None:
 
 @pytest.mark.e2e
 def test_health_finds_a_service_whose_host_setting_is_not_where_it_listens(tmp_path: Path) -> None:
-    """Without tokens it listens on loopback, and serve.host is what a proxy in front is called, perhaps."""
+    """Without tokens it listens on loopback; serve.host may then be the name of a proxy in front."""
     with web(tmp_path, SERVE__HOST="gpu7.example") as service:
         environ = clean_environ()
         environ |= {"SPLATGATE__SERVE__HOST": "gpu7.example", "SPLATGATE__SERVE__PORT": str(service.port)}

@@ -1,4 +1,4 @@
-"""The loop over attempts: when it ends, and which attempt it keeps."""
+"""The loop over attempts: when it stops, and which attempt it keeps."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The online copy of the database: whole, readable, and only as many as asked for."""
+"""Backups of the database: complete, readable, and no more than requested."""
 
 import sqlite3
 import threading

@@ -1,4 +1,4 @@
-"""One declaration of a bound: every place that checks it draws the line at the same values."""
+"""Bounds are declared once, and every place that checks them uses the same values."""
 
 from __future__ import annotations
 

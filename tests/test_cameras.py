@@ -1,4 +1,4 @@
-"""Cameras stand where the worker protocol says, and a placement does to a splat what the public judge does."""
+"""Cameras are where the worker protocol says, and the placement of a splat is that of the public judge."""
 
 from __future__ import annotations
 

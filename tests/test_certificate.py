@@ -1,4 +1,4 @@
-"""Certificates of format 1, which older releases wrote, still check."""
+"""Certificates of format 1, written by older releases, are still accepted."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: files written, words printed, exit codes."""
+"""The command line: files written, output, exit codes."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def judged_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def judged(judged_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that passed, small enough to be checked again and again, under the settings that it passed with."""
+    """A folder that passed, small enough to be checked many times, with the settings that it passed with."""
     set_small(monkeypatch)
     return judged_folder
 
@@ -68,7 +68,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda _path, _mode: False)  # whoever runs the tests may write everywhere
+    monkeypatch.setattr(
+        os, "access", lambda _path, _mode: False
+    )  # the user who runs the tests may be allowed to write everywhere
     result = run("generate", "a blue rocket", "-o", "/nowhere/out")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "error: /nowhere/out: cannot write to /; choose another folder with -o" in result.stderr
@@ -405,7 +407,7 @@ def test_convert_there_and_back(small: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [["convert"], ["repair", "-o"]])
 def test_what_lies_beyond_the_reach_of_spz_stays_a_ply(small: Path, tmp_path: Path, command: list[str]) -> None:
-    """Large as a whole it is in another unit, not broken, and only the smaller format has no room for it."""
+    """A splat in a much larger unit is not broken; only the smaller format cannot hold it."""
     splat, source = read_splat(small, 10_000), tmp_path / "large.ply"
     write_splat(source, replace(splat, means=1e7 * splat.means))
     result = run(command[0], source, *command[1:], tmp_path / "out.spz")

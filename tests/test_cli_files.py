@@ -1,4 +1,4 @@
-"""`inspect`, `repair`, `convert` and `render` on files as people bring them."""
+"""`inspect`, `repair`, `convert` and `render` on files as users have them."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""`splatgate generate`: whole folders or none, many prompts at once, and what it says of a wrong call."""
+"""`splatgate generate`: complete folders or none, batches of prompts, and the errors of wrong calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cutout, by real ONNX models of a few bytes: one that takes what is dark for the object, one that sees nothing."""
+"""The cutout, with real ONNX models of a few bytes: one whose object is whatever is dark, one that finds nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def model(path: Path, side: int, weight: float) -> Path:
 
 @pytest.fixture(params=list(SIDES))
 def dark(request: pytest.FixtureRequest, tmp_path: Path) -> Cutout:
-    """Takes what is dark for the object."""
+    """Its object is whatever is dark."""
     return cutout.load(CutoutParams(request.param), model(tmp_path / "m.onnx", SIDES[request.param], -1.0))
 
 
@@ -47,7 +47,7 @@ def disc(size: tuple[int, int] = (200, 160), radius: int = 40) -> Image.Image:
 
 
 def test_loading_compiles_nothing(tmp_path):
-    """In a process that has not imported rembg: numba would leave there what it compiled."""
+    """In a process that has not imported rembg, because numba keeps compiled functions."""
     lines = (
         "import sys, numba",
         "from pathlib import Path",

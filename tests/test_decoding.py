@@ -1,4 +1,4 @@
-"""Files from strangers are decoded in a child, which may run out of time or memory without harm to the service."""
+"""Uploaded files are decoded in a child, which may run out of time or memory without harm to the service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands around the code: image, compose, units, monitoring. They must agree with it and with each other."""
+"""Image, compose files, systemd units and monitoring agree with the code and with each other."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def test_the_alert_rules_fire_when_they_should() -> None:
 
 
 def test_compose_files_are_what_the_specification_allows(tmp_path: Path) -> None:
-    """The schema knows no tags: `!reset` is an order to Compose, and what it says is the value for one without it."""
+    """Drops YAML tags, which the schema does not know: `!reset` is an instruction to Compose."""
     for file in COMPOSE_FILES:
         (tmp_path / file.name).write_text(file.read_text().replace("!reset ", ""))
     copies = [tmp_path / file.name for file in COMPOSE_FILES]
@@ -193,7 +193,7 @@ def test_units_are_valid_and_sandboxed(unit: str, tmp_path: Path) -> None:
 
 
 def watch_health(folder: Path, docker: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """The watcher, until it ends, with a stand-in for the docker command: shell, a case for each subcommand."""
+    """Runs the watcher until it ends, with a stand-in for docker: a shell script with a case for each subcommand."""
     (folder / "docker").write_text(f'#!/bin/sh\necho "$@" >> "$LOG"\ncase "$1" in\n{docker}\nesac\n')
     (folder / "docker").chmod(0o755)
     environ |= {"PATH": f"{folder}:/usr/bin:/bin", "LOG": str(folder / "log")}
@@ -201,7 +201,7 @@ def watch_health(folder: Path, docker: str, **environ: str) -> subprocess.Comple
 
 
 def test_the_health_watcher_keeps_to_its_limit(tmp_path: Path) -> None:
-    """A container that is sick again and again."""
+    """A container that keeps becoming unhealthy."""
     docker = (
         '  events) for i in 1 2 3 4 5; do echo "c0ffee health_status: unhealthy"; done; exec sleep 60 ;;\n'
         "  inspect) case \"$3\" in *Name*) echo /splatgate-app-1 ;; *) echo 'not ready: no engine' ;; esac ;;"
@@ -231,7 +231,7 @@ def test_the_health_watcher_leaves_alone_what_a_restart_would_not_help(tmp_path:
 
 
 def test_readiness_is_printed_as_the_health_watcher_reads_it(tmp_path: Path) -> None:
-    """`splatgate health` is what Docker runs: a field that is spelled otherwise would be missed."""
+    """Docker runs `splatgate health`; it would not notice a field with another name."""
     config = Config.model_validate({"serve": {"data": str(tmp_path)}, "limits": {"min_free_mb": 1 << 40}})
     with closing(Jobs(config)) as jobs:
         full = create_app(config, jobs).test_client().get("/readyz")

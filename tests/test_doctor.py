@@ -1,4 +1,4 @@
-"""What `splatgate doctor` concludes from what it sees: cards, drivers and memory that this machine does not have."""
+"""What `splatgate doctor` concludes from GPUs, drivers and memory that this machine does not have."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_disk_with_less_than_the_least_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture
 def other_program() -> Iterator[int]:
-    """A server that knows nothing of /livez."""
+    """A server without /livez."""
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_address[1]

@@ -1,4 +1,4 @@
-"""Engines, real ones, with real jobs: what they make, and what is left of a job when they are killed."""
+"""Real engines with real jobs: their results, and what happens to a job when its engine is killed."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def test_concurrent_jobs_start_in_the_order_of_their_positions(make: Make) -> No
 
 @pytest.mark.e2e
 def test_an_idle_engine_starts_one_job_at_a_time_in_the_order_of_submission(make: Make) -> None:
-    """Whatever DBOS may hand out at once."""
+    """However many jobs DBOS hands out at once."""
     config = make(**SMALL)
     with host(config) as here, client(config) as jobs:
         engine = here.start_ready()
@@ -279,7 +279,7 @@ def hand_out(jobs: Jobs, at_once: int) -> None:
 
 
 def one_at_a_time(ended: list[Job]) -> list[str]:
-    """Each was begun when the one before had ended. Returns their ids in the order in which they were begun."""
+    """Each job was started after the previous one had ended. Returns their ids in the order of their starts."""
     assert {job.state for job in ended} == {"DONE"}
     begun = sorted(ended, key=lambda job: job.started or 0)
     for before, after in pairwise(begun):
@@ -418,7 +418,7 @@ def test_another_host_takes_over_the_jobs_of_a_lost_one(postgres_server: Server,
 
 @pytest.mark.e2e
 def test_an_engine_that_lost_its_job_takes_the_next_and_the_lost_one_when_its_new_owner_dies(make: Make) -> None:
-    """It was taken for lost while it lived. The other one is of this test: it has the job, and is slow."""
+    """The engine was declared lost although alive. The test plays the other engine, which has the job and is slow."""
     config = make(validate=STRICT, shapes={"gaussians": 40_000})
     with host(config) as here, client(config) as jobs:
         here.start_ready()
@@ -497,7 +497,7 @@ def test_an_engine_that_cannot_start_yet_keeps_no_job_of_its_predecessor_from_an
 
 @pytest.mark.e2e
 def test_a_stop_that_meets_the_beginning_of_a_job_waits_for_it(make: Make) -> None:
-    """Else the process would end between the beginning and the work, and an orderly stop would count as a death."""
+    """Otherwise the process could exit between the claim and the work, and an orderly stop would count as a death."""
     begins, goes_on = threading.Event(), threading.Event()
 
     def clock() -> float:  # asked when the job is claimed
@@ -536,7 +536,7 @@ def test_engine_and_waiting_caller_outlive_their_connections(postgres_server: Se
 
 @pytest.mark.e2e
 def test_a_claim_that_the_database_lost_is_made_again(make: Make) -> None:
-    """As after a failover to a replica that lags behind: the engine works on, and its claim is not there any more."""
+    """As after a failover to a replica that lags behind: the engine keeps working, but its claim is gone."""
     config = make(validate=STRICT, shapes={"gaussians": 40_000})
     with host(config) as here, client(config) as jobs:
         here.start_ready()
@@ -636,7 +636,7 @@ def test_a_self_test_that_scores_otherwise_keeps_the_engine_from_its_jobs(tmp_pa
 
 
 def test_the_delivered_settings_score_what_they_always_scored(tmp_path: Path) -> None:
-    """The constant in the code, held against the real models."""
+    """The constant in the code is what the real models score."""
     config = Config()
     tested = self_test(load_stages(config), config, "cpu", tmp_path / "record.json", lambda _line: None)
     assert tested.expected is not None
@@ -688,7 +688,7 @@ def test_out_of_memory_is_tried_once_more_with_waiting_models(idle: Engine) -> N
 
 
 def test_models_that_cannot_be_loaded_again_end_the_process(idle: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without models it would fail every job to come, and call itself ready."""
+    """Without models it would fail every job and still be READY."""
 
     def cannot(_config: Config) -> NoReturn:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")

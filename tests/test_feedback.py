@@ -1,4 +1,4 @@
-"""The judges' answers from log to advice: taken in once, joined, reported; on the command line and over HTTP."""
+"""The judges' answers from log to advice: imported once, matched, reported; on the command line and over HTTP."""
 
 import gzip
 import io
@@ -287,7 +287,7 @@ def test_more_answers_than_a_report_reads_are_reported(
     assert (found.answers, found.left_out) == (10, len(log.splitlines()) - 10)
 
 
-# ---- forgetting ------------------------------------------------------------------------------------------------------
+# ---- retention -------------------------------------------------------------------------------------------------------
 
 DAY = 86_400.0
 UNDATED = "Feedback from [7]: Score=0.7, AvgScore=1, ELO=1, Reward=1, Observations=2\n"
@@ -547,7 +547,7 @@ def test_the_schema_describes_the_three_endpoints(client: FlaskClient) -> None:
     assert set(schema["paths"]) == {"/v1/feedback", "/v1/feedback/report", "/v1/feedback/report.png"}
     body = schema["paths"]["/v1/feedback"]["post"]["requestBody"]["content"]
     assert set(body) == {"text/plain", "application/json"}
-    assert "$ref" not in json.dumps(body), "the schema of the body stands for itself"
+    assert "$ref" not in json.dumps(body), "the schema of the body is self-contained"
     assert "Report" in json.dumps(schema["components"]["schemas"])
 
 

@@ -1,4 +1,4 @@
-"""Shares, intervals and the advice, held against known values and against judges whose cut is known."""
+"""Shares, intervals and the advice, against known values and against judges with a known cut-off."""
 
 import math
 
@@ -74,7 +74,7 @@ def test_scores_under_the_cut_are_low_but_not_zero() -> None:
 
 @given(st.lists(st.floats(0.6, 1), min_size=5, max_size=40), st.data())
 def test_quartiles_do_not_depend_on_what_the_censored_scores_were(scores: list[float], data: st.DataObject) -> None:
-    """Rejected scores replaced by any values under the cut move no quartile that is named."""
+    """Replacing rejected scores by any values under the cut-off changes no quartile that is reported."""
     rejected = data.draw(st.lists(st.floats(0.01, 0.59), max_size=20))
     found, whole = quartiles(np.array(scores + [0.0] * len(rejected))), quartiles(np.array(scores + rejected))
     assert found

@@ -1,4 +1,4 @@
-"""The judges' lines, as callers' logs hold them."""
+"""The judges' answers as they appear in the logs of callers."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""Splat files on disk: content decides, nothing is half written, whatever cannot be read or written is one BadFile."""
+"""Splat files: content decides the format, writes are atomic, and every failure is one BadFile."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_robocop_stands_upright_with_his_hammer_on_the_right_as_in_the_reference
 
 
 def profile(mask: np.ndarray, axis: int) -> np.ndarray:
-    """How much of a silhouette there is in each of 50 columns (axis 0) or rows (axis 1) between its ends."""
+    """The share of the silhouette in each of 50 columns (axis 0) or rows (axis 1) between its ends."""
     filled = mask.sum(axis=axis)
     ends = np.flatnonzero(filled)[[0, -1]]
     return np.interp(np.linspace(*ends, 50), np.arange(len(filled)), filled)
@@ -167,7 +167,7 @@ def test_a_file_over_the_limit_is_not_read_to_its_end(tmp_path):
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """Root may read everything; for the length of the block nobody is asking."""
+    """Inside the block a root process is the user nobody, because root may read everything."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(65_534)

@@ -1,4 +1,4 @@
-"""Files as people bring them: damaged in transfer, of other run-times, of other kinds, of relatives of our formats."""
+"""Files as users have them: damaged in transfer, from other run-times, of other kinds, of related formats."""
 
 import gzip
 import io
@@ -228,7 +228,7 @@ def test_axes_that_an_spz_does_not_declare_are_its_own(system: int) -> None:
 
 @pytest.mark.parametrize("up", list(UP))
 def test_a_turned_splat_looks_the_same_from_the_turned_camera(up: str) -> None:
-    """+Y of the result is the named axis of the file; colours that depend on the view turn along."""
+    """+Y of the result is the named axis of the file; view-dependent colours rotate too."""
     axis = np.zeros(3)
     axis["xyz".index(up[-1])] = -1 if up[0] == "-" else 1
     splat = ball(3_000, seed=3, degree=3)

@@ -1,4 +1,4 @@
-"""Profile full, from words or a picture to judged files, with tiny random models: everything real but the numbers."""
+"""Profile full, from prompt or picture to judged files, with tiny random models: all is real but the weights."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_a_path_that_holds_no_model_says_so(run, tmp_path, monkeypatch):
     [("resident", "cuda", True, True), ("offload", "cuda", True, False), ("resident", "cpu", False, False)],
 )
 def test_the_scorer_is_recorded_only_where_its_weights_stay_on_the_gpu(mode, device, moved, recorded, monkeypatch):
-    """A recording of weights that visit, or that are on the CPU, would score something else."""
+    """A CUDA graph of offloaded weights, or of weights on the CPU, would give other scores."""
     parts = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)

@@ -283,7 +283,7 @@ def test_a_server_that_is_no_hub_is_reported(config: Config, server: FakeHub) ->
 
 def test_no_network_names_the_endpoint_and_the_remedy(config: Config) -> None:
     with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # bound and not listening: whoever connects is refused
+        nobody.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
         endpoint = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         with pytest.raises(FetchFailed, match=r"cannot reach http://127\.0\.0\.1:\d+.*Check the network"):
             fetching.plan(DINO, with_models(config, endpoint=endpoint))

@@ -1,4 +1,4 @@
-"""`splatgate jobs`: against a real web process; its jobs are ended by hand where no engine is needed."""
+"""`splatgate jobs`: against a real web process; the tests end jobs themselves if no engine is needed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(url: str, *arguments: str, **variables: str) -> Result:
 
 @pytest.fixture
 def something_else() -> Iterator[str]:
-    """A server that is no Splatgate."""
+    """A server other than Splatgate."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

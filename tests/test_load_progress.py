@@ -1,4 +1,4 @@
-"""What an engine says while it starts: what it reads, how far it is, that it waits for models; and who hears it."""
+"""What a starting engine reports: what it reads, how far it is, that it waits for models; and where it shows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GB = 1_000_000_000
 
 
 class Listener:
-    """Takes what is said, at a time that the test sets."""
+    """Collects the reports, at a time that the test sets."""
 
     def __init__(self) -> None:
         self.now = 100.0

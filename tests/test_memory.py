@@ -1,4 +1,4 @@
-"""Where weights live: what is chosen, what stays, and that a block's weights come back as they were."""
+"""Placement of weights: what is chosen, what stays on the GPU, and that offloaded weights do not change."""
 
 from itertools import pairwise
 

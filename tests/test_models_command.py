@@ -1,4 +1,4 @@
-"""`splatgate models` and `splatgate doctor` as a user meets them."""
+"""`splatgate models` and `splatgate doctor` on the command line."""
 
 import json
 import os

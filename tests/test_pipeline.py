@@ -1,4 +1,4 @@
-"""The story, where a stage brings what the next one cannot use."""
+"""The pipeline, if a stage returns something that the next one cannot use."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""PLY in and out: what 3DGS tools write is read exactly, what we write is read by others, garbage is one BadFile."""
+"""PLY: files of 3DGS tools are read exactly, ours are read by other tools, garbage is one BadFile."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ MOST = 4_000_000
 
 
 def outcome(data: bytes, limit: int) -> Splat | str:
-    """The splat, or what is said of the file."""
+    """The splat, or the message of the error."""
     try:
         return decode_ply(data, limit, "fuzz")
     except BadFile as error:
@@ -360,7 +360,7 @@ def mutated(draw: st.DrawFn, originals: tuple[bytes, ...]) -> bytes:
 
 @st.composite
 def plausible(draw: st.DrawFn) -> bytes:
-    """A header that parses, with elements of any sort around the vertices, and a body that it knows nothing of."""
+    """A header that parses, with any elements around the vertices, and a body unrelated to it."""
     types = st.sampled_from([*NUMPY_TYPES, "list uchar short", "list char double", "list float int", "list uint uchar"])
     elements = [(name, draw(st.integers(0, 4)), draw(st.lists(types, max_size=3))) for name in ("camera", "face")]
     elements.insert(draw(st.integers(0, 2)), ("vertex", draw(st.integers(1, 3)), []))

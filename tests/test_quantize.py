@@ -1,4 +1,4 @@
-"""Weights of fewer bits: the numbers stay near, the memory shrinks, and what is quantised may visit."""
+"""Quantization: results stay close, memory shrinks, and quantized weights can be offloaded."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The CPU kernel draws what the formula says and what the public judge drew; nothing broken reaches a pixel."""
+"""The CPU kernel draws what the formula gives and what the public judge drew; broken values reach no pixel."""
 
 from __future__ import annotations
 
@@ -369,7 +369,7 @@ def test_tensors_are_placed_and_coloured_as_arrays_are(degree: int, monkeypatch:
 
 
 def quantised(views: Views) -> np.ndarray:
-    """As the reference pictures were written: cut, not rounded, to 8 bits."""
+    """As the reference pictures were written: truncated to 8 bits, not rounded."""
     return np.floor(np.concatenate(list(views.images), axis=1) * 255)
 
 

@@ -1,4 +1,4 @@
-"""Reasons: one sentence for each code, and what an older or a newer release stored."""
+"""Reasons: one sentence for each code, including those that older and newer releases stored."""
 
 import string
 

@@ -316,7 +316,7 @@ def test_the_report_is_json_with_the_statistics_before_and_after() -> None:
 
 
 def odd(shape: str, count: int, seed: int) -> Splat:
-    """Splats that break a careless neighbour search: on one point, a line, a plane, a lattice."""
+    """Splats that break a naive neighbour search: on one point, a line, a plane, a lattice."""
     splat = ball(count, seed)
     means = splat.means.copy()
     if shape == "point":
@@ -400,7 +400,7 @@ def test_whatever_is_corrupted_by_the_thousand(
 
 @pytest.mark.parametrize("count", [2, 5])
 def test_sizes_that_fit_the_spacing_in_neither_space_are_estimated_from_it(count: int) -> None:
-    """Their logarithms, 2.1 and 2.2, would be taken for plain sizes by the next diagnosis, and that for ever."""
+    """The next diagnosis would mistake their logarithms, 2.1 and 2.2, for plain sizes, again and again."""
     sizes = np.full((count, 3), 9.21)
     sizes[0] = 8
     repaired, report = heal(replace(ball(count), log_scales=sizes))

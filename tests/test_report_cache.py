@@ -1,4 +1,4 @@
-"""The cache of feedback reports: one computation for all who ask, until something changes or a minute has passed."""
+"""The cache of feedback reports: one computation for all requests, until something changes or a minute has passed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sampler settings: presets, what overrides what, and limits of what a caller may set."""
+"""Sampler settings: presets, precedence, and the limits for callers."""
 
 from __future__ import annotations
 

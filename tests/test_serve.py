@@ -1,4 +1,4 @@
-"""`splatgate serve` as a person, a unit or a container starts it: what it runs, and what it starts again."""
+"""`splatgate serve` as a user, a systemd unit or a container starts it: what it runs and restarts."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # other people's, of models b
 
 
 def filled(model: torch.nn.Module) -> torch.nn.Module:
-    """With random weights everywhere: what begins at zero would hide half of a difference."""
+    """With random weights everywhere: weights that start at zero would hide differences."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)

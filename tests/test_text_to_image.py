@@ -1,4 +1,4 @@
-"""Text to image: the classes of three published models, built tiny with random weights, through the same code."""
+"""Text to image: tiny models of the classes of three published ones, with random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""scripts/check_goldens: every array of our own goldens and, where they are, of those recorded from the original."""
+"""scripts/check_goldens: every array of our own goldens and, if present, of those recorded from the original."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of TRELLIS against what defines them: dense volumes, plain attention, one branch at a time."""
+"""Parts of TRELLIS against reference implementations: dense volumes, plain attention, one branch at a time."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def flow() -> LatentFlow:
 @settings(max_examples=10)
 @given(seeds, st.floats(0.1, 0.6))
 def test_padding_changes_nothing(flow, seed, density):
-    """What a GPU computes on padded sizes is what the true sizes give."""
+    """Padded sizes, as on a GPU, give the same result as the true sizes."""
     coords = voxels(seed, 8, density)
     state, condition = (
         torch.randn(len(coords), 4, generator=generator(seed)),

@@ -1,4 +1,4 @@
-"""The turntable as a file: what a player finds in it, and that it shows the splat from all sides, the right way up."""
+"""The turntable file: its format, and that it shows the splat from all sides, the right way up."""
 
 import itertools
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_the_background_is_white_and_the_top_is_up(film: Path) -> None:
 
 
 def test_the_same_splat_gives_the_same_bytes(film: Path, splat: Splat, tmp_path: Path) -> None:
-    """Often, and with other memory in use each time: x264 with its macroblock tree gave others one time in four."""
+    """With other memory in use each time: with its macroblock tree, x264 gave other bytes one time in four."""
     kept = []
     for number in range(12):
         kept.append(np.full(997 * (number + 1), number))

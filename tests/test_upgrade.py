@@ -1,4 +1,4 @@
-"""A data folder of an earlier release: it opens, and its jobs go on. scripts/make_old_data made tests/data."""
+"""A data folder of an earlier release opens, and its jobs continue. scripts/make_old_data made tests/data."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_jobs_of_an_earlier_release_are_there_as_they_were(upgraded: Config)
 
 @pytest.mark.e2e
 def test_the_jobs_of_an_earlier_release_continue_in_their_order(upgraded: Config) -> None:
-    """The one that was running goes on after its first attempt, which its engine had finished."""
+    """The running job continues after its first attempt, which its engine had finished."""
     with client(upgraded) as jobs, host(upgraded) as here:
         (cut,), waiting = (jobs.list_jobs(Listing(states=(state,)), 9) for state in ("RUNNING", "QUEUED"))
         waiting.sort(key=lambda job: jobs.forecasts()[job.id].position or 0)

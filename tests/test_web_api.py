@@ -1,4 +1,4 @@
-"""The HTTP side in one process with a real database, without an engine: what it takes, refuses, shows and keeps."""
+"""The web application with a real database and without an engine: what it accepts, refuses, shows and stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is let in: with tokens, without, from a page of another site, by another name."""
+"""Which requests are allowed: with tokens, without, from a page of another site, for another host name."""
 
 from __future__ import annotations
 

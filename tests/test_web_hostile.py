@@ -1,4 +1,4 @@
-"""Requests that no client of ours sends: they cost little, and are answered as what they are."""
+"""Malformed and hostile requests: they cost little and get the right error."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def client(tmp_path: Path) -> Iterator[FlaskClient]:
 
 @pytest.fixture
 def crowded(tmp_path: Path) -> Iterator[FlaskClient]:
-    """Of a service that makes pictures into splats, and whose one place for uploads is taken."""
+    """A client of a service that takes pictures, whose only upload slot is taken."""
     limits = {"max_uploads": 1, "body_seconds": 0.1}
     for client in client_of(tmp_path, limits=limits, profile={"name": "full"}):
         assert client.application.extensions[SLOTS].acquire(blocking=False)

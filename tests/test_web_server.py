@@ -1,4 +1,4 @@
-"""The real web process, met by slow clients, half bodies, crowds, full disks and broken databases; no engine needed."""
+"""The real web process with slow clients, truncated bodies, many clients, full disks and broken databases."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_client_that_drips_its_headers_is_dropped(service: Service) -> None:
 
 
 def test_half_bodies_hold_no_thread(service: Service) -> None:
-    """There are eight places for requests, and 24 threads."""
+    """There are eight slots for requests, and 24 threads."""
     with ExitStack() as clients:
         for _ in range(8):
             clients.enter_context(_half_request(service))

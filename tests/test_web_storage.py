@@ -1,4 +1,4 @@
-"""What callers are told when the disk is full, the folder cannot be made, or the database is none."""
+"""The answers when the disk is full, the folder cannot be created, or the database is invalid."""
 
 from __future__ import annotations
 

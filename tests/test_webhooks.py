@@ -1,4 +1,4 @@
-"""Webhooks, sent to a real HTTP receiver: what arrives, what is tried again, and what is never sent."""
+"""Webhooks to a real HTTP receiver: what arrives, what is retried, and what is never sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manifest, the lock, and models on the disk held against it; no network."""
+"""The manifest, the lock, and the verification of models on disk; no network."""
 
 import json
 import os
@@ -258,7 +258,7 @@ def test_progress_counts_every_byte_of_a_model(config: Config, what: str) -> Non
     store.locate(DINO.name, config, lambda *each: told.append(each))
     assert sum(more for _, more, _ in told) == 3_000_002
     assert {(words, of) for words, _, of in told} == {(f"verifying {DINO.name}", 3_000_002)}
-    assert len(told) == (2 if what == "remembered" else 4), "large files are told in pieces"
+    assert len(told) == (2 if what == "remembered" else 4), "large files are reported in pieces"
 
 
 def test_what_has_arrived_counts_the_parts_of_a_fetch(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""The supervisor and the web process never load torch, nor anything else that takes seconds to import."""
+"""The supervisor and the web process never load torch, nor anything else that is slow to import."""
 
 import json
 import subprocess

@@ -1,12 +1,12 @@
-"""How much memory something takes at a time, for tests of what must not take much."""
+"""Peak memory of a call, for tests of what must not take much."""
 
 import tracemalloc
 from collections.abc import Callable
 
 
 def peak_of(call: Callable[[], object], limit: int) -> int:
-    """Bytes allocated at a time: whoever is over the limit may try twice more, for a thread that an earlier test of
-    this process has left is counted too."""
+    """The peak of allocated bytes. Tries twice more if it is over the limit, because threads that earlier tests of this
+    process left behind are counted too."""
     peaks: list[int] = []
     while not peaks or (peaks[-1] >= limit and len(peaks) < 3):
         tracemalloc.start()
