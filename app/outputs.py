@@ -156,7 +156,7 @@ def _write_asset(folder: Path, format: Format, splat: Splat) -> AssetRecord:
 def _write_source_picture(folder: Path, picture: Picture) -> AssetRecord:
     path = folder / "picture.png"
     with replacing(path) as stream:
-        stream.write(encode_png(picture.image))
+        stream.write(picture.png or encode_png(picture.image))
     return _record("picture.png", path)
 
 

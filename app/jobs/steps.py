@@ -53,6 +53,7 @@ class Steps:
         self.job_store = job_store
         self.assets = assets
         self.decoder = Decoder(config.limits)
+        self._drawn: tuple[Stored, Picture] | None = None  # the last drawn picture, for the build that comes next
 
     def draw(self, progress: Progress, attempt: int) -> DrawResult:
         """Draws the picture of an attempt, or takes the caller's."""
@@ -66,7 +67,10 @@ class Steps:
             return DrawResult(failure=error.reason)
         if not picture:
             return DrawResult()
-        return DrawResult(self._store_picture(progress, attempt, "picture.png", picture), picture.model, picture.seed)
+        picture = replace(picture, png=encode_png(picture.image))
+        file = self._store_picture(progress, attempt, "picture.png", picture)
+        self._drawn = file, picture
+        return DrawResult(file, picture.model, picture.seed)
 
     def build(self, progress: Progress, attempt: int, drawn: DrawResult) -> JobResult:
         """Builds and validates the splat of an attempt. It counts as refused if a stage produced nothing usable."""
@@ -126,14 +130,17 @@ class Steps:
         path = progress.claim.folder(attempt)
         with self.assets.folder(path) as folder:
             with replacing(folder / name) as stream:
-                stream.write(encode_png(picture.image))
+                stream.write(picture.png or encode_png(picture.image))
             (file,) = stored(folder, path, (name,))
         return file
 
     def _picture(self, drawn: DrawResult) -> Picture | None:
         if not drawn.picture:
             return None
+        last, self._drawn = self._drawn, None
+        if last and last[0] == drawn.picture:
+            return last[1]
         data = self.assets.read(drawn.picture.path)
         if drawn.model == GIVEN:
             return self.decoder.picture(data, FORMATS)
-        return Picture(read_picture(data, self.config.limits).image, drawn.seed, drawn.model)
+        return Picture(read_picture(data, self.config.limits).image, drawn.seed, drawn.model, data)

@@ -64,12 +64,13 @@ class ModelInfo:
 class Picture:
     """image: RGB, or RGBA if it has transparency. seed: the seed it was generated with; None if the caller gave it.
 
-    model: the id of the model that generated it, or "given".
+    model: the id of the model that generated it, or "given". png: the image as a PNG file; None if never encoded.
     """
 
     image: Image.Image
     seed: int | None
     model: str
+    png: bytes | None = None
 
 
 def read_picture(source: Path | bytes, limits: LimitsConfig, formats: tuple[str, ...] = FORMATS) -> Picture:
