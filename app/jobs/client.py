@@ -1,4 +1,4 @@
-"""What the web process does with jobs: submit, list, wait, cancel, fetch. It never loads a model."""
+"""The operations of the web process on jobs: submit, list, wait, cancel, fetch. No model is loaded."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ MAX_PAGE = 1_000
 
 
 class Jobs:
-    """The jobs as a caller sees them. Thread-safe; one for each web process.
+    """The jobs as callers see them. Thread-safe; one per web process.
 
-    The database is opened at the first call, not before, so that the process starts without one. Every method raises
-    DatabaseDown while the database cannot be used. clock: seconds since 1970; None takes the database's. restarted: why
-    earlier web processes ended; counted once the database is open.
+    The database is opened at the first call, so that the process starts without one. Every method raises
+    DatabaseDown while the database cannot be used. clock: seconds since 1970; None: the clock of the
+    database. restarted: why earlier web processes ended; counted once the database is open.
     """
 
     def __init__(
@@ -63,19 +63,19 @@ class Jobs:
     def submit(
         self, request: JobRequest, *, key: str | None = None, shared: bool = False, owner: str | None = None
     ) -> Job:
-        """Stores a request durably and returns its job; with a key that was used before, the job it was used for.
+        """Stores a request durably and returns its job; if the key was used before, the job of that request.
 
-        shared: a job without a key that waits or runs for the same request of the same owner is returned instead, with
-        a new deadline, so that a caller whose connection broke does not go to the end of the queue.
+        shared: if a job without a key waits or runs for the same request of the same owner, it is returned instead,
+        with a new deadline, so that a caller whose connection broke does not go to the end of the queue.
         Raises QueueFull, StorageDown, KeyReused if the key was used for another request, NotFound or Conflict if the
-        source of a turntable does not exist or has no splat, BadInput for what no engine here could do.
+        source of a turntable does not exist or has no splat, BadInput if no engine here can serve it.
         """
         database = self._database
         taker = submission.Submission(self.config, database.store, database.queue, self.assets, database.clock)
         return self.get(taker.take(request, key, shared, owner))
 
     def cancel(self, id: str) -> Job:
-        """Cancels a waiting job at once, a running one between two stages. An ended job stays as it is."""
+        """Cancels a waiting job at once, a running one between two stages. An ended job does not change."""
         now = self.clock()
         with self.store.writing() as connection:
             if submission.cancel(connection, id, now):
@@ -119,7 +119,7 @@ class Jobs:
             return queries.with_assets(connection, connection.execute(query).mappings().all())
 
     def wait(self, id: str, timeout: float) -> Job:
-        """The job once it has ended, or as it is after `timeout` seconds."""
+        """Waits up to `timeout` seconds for the end of the job, and returns the job."""
         end = time.monotonic() + timeout
         job = self.get(id)
         while not job.ended and (left := end - time.monotonic()) > 0:
@@ -127,28 +127,28 @@ class Jobs:
         return job
 
     def changes(self, id: str, after_version: int, timeout: float) -> Job | None:
-        """The job as soon as its version is above `after_version`; None where it did not change within `timeout`."""
+        """The job as soon as its version is above `after_version`; None if it does not change within `timeout`."""
         if self._watch.wait(id, after_version, timeout):
             return self.get(id)
         return None
 
     def follow(self, id: str) -> Following:
-        """Watches a job: its version is known from then on without asking. To be closed."""
+        """Watches a job: its version is known from then on without a query. Close it afterwards."""
         return self._watch.follow(id)
 
     def forecasts(self) -> dict[str, Forecast]:
-        """Of every job that waits or runs, by its id: its position in the queue, and the expected time to its end."""
+        """By id of each waiting or running job: its position in the queue, and the expected time to its end."""
         now = self.clock()
         serving = sum(engine.state in SERVING for engine in self.engines())
         with self.store.reading() as connection:
             return forecasts(connection, serving, now)
 
     def engines(self) -> list[Engine]:
-        """Every engine that was ever seen here and not removed; LOST where it has been silent for too long."""
+        """Every engine that has reported and was not removed; LOST if it has been silent for too long."""
         return list_engines(self.store, self.clock(), self.config.jobs.lost_after_seconds)
 
     def open_asset(self, id: str, name: str) -> Asset:
-        """Opens a file of a job. Raises NotFound where the job, or the job's file, is not there."""
+        """Opens a file of a job. Raises NotFound if the job or the file does not exist."""
         query = sa.select(tables.assets).where(tables.assets.c.job == id, tables.assets.c.name == name)
         with self.store.reading() as connection:
             row = connection.execute(query).mappings().first()
@@ -164,5 +164,5 @@ class Jobs:
 
 
 def unknown_job(id: str) -> str:
-    """What is said of a job that does not exist."""
-    return f"no job {id[:64]!r}: it never was, or its time here is over (assets.keep_days)"
+    """The error message for a job that does not exist."""
+    return f"no job {id[:64]!r}: it never existed, or it was deleted (assets.keep_days)"

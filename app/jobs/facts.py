@@ -1,4 +1,4 @@
-"""Facts about the database as a whole, by name, and warnings to operators, which are facts too."""
+"""Named facts about the whole database. Warnings to operators are facts too."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ def warn(store: Store, name: str, text: str) -> None:
 
 
 def read_warnings(store: Store) -> dict[str, str]:
-    """The warnings in force, by name."""
+    """The current warnings, by name."""
     facts = read_facts(store).items()
     return {name.removeprefix(_WARNING): text for name, text in facts if text and name.startswith(_WARNING)}

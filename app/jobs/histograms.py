@@ -1,4 +1,4 @@
-"""Histograms of times, scores and sizes, kept in the database, so that they only ever rise, also across restarts."""
+"""Histograms of times, scores and sizes. They are in the database, so that counts never fall, even across restarts."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 
 BOUNDS = {
     "stage_seconds": _SECONDS,
     "job_seconds": _SECONDS,
-    # fine where words are scored, coarser where pictures are: a picture is compared with pictures
+    # fine in the range of scores against prompts, coarser in that of scores against pictures
     "score": tuple(round(step / 100, 2) for step in (*range(0, 40, 2), *range(40, 101, 5))),
     "gaussians": (1e3, 7e3, 2e4, 5e4, 1e5, 1.5e5, 2e5, 3e5, 5e5, 1e6, 2e6, 4e6),
 }
-"""The upper bounds of each histogram's buckets. Above the last there is one more, without a bound."""
+"""The upper bounds of the buckets of each histogram. A last bucket has no bound."""
 
 
 class Observation(NamedTuple):
-    """A value for the histogram of this name. label: of the series, as "render" or "generate"."""
+    """A value for the histogram of this name. label: of the series, such as "render" or "generate"."""
 
     name: str
     label: str
@@ -38,7 +38,7 @@ _KEY = ("name", "label", "bound")
 
 @dataclass
 class Histogram:
-    """counts: of each bucket, not cumulated; the last is of the values above every bound. total: sum of the values."""
+    """counts: of each bucket, not cumulative; the last counts values above all bounds. total: sum of the values."""
 
     bounds: tuple[float, ...]
     counts: list[int] = field(init=False)
@@ -56,7 +56,7 @@ def observe(store: Store, connection: sa.Connection, observations: Iterable[Obse
     ]
     insert = store.insert(histograms)
     added = {key: histograms.c[key] + insert.excluded[key] for key in ("count", "total")}
-    for row in sorted(rows, key=itemgetter(*_KEY)):  # one order: no deadlock
+    for row in sorted(rows, key=itemgetter(*_KEY)):  # a fixed order prevents deadlocks
         connection.execute(insert.values(row).on_conflict_do_update(index_elements=_KEY, set_=added))
 
 

@@ -1,4 +1,4 @@
-"""The database of a process that starts without one: it is opened at the first use."""
+"""A database that is opened at first use, so that a process can start without one."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class _Opened:
 class LazyStore:
     """Store, queue and clock. Thread-safe. Everything but `close` raises DatabaseDown while it cannot be opened.
 
-    clock: seconds since 1970; None takes the database's. restarted: why earlier processes of this kind ended; counted
-    once the database is open.
+    clock: seconds since 1970; None: the clock of the database. restarted: why earlier processes of this kind
+    ended; counted once the database is open.
     """
 
     def __init__(self, config: Config, clock: Callable[[], float] | None, restarted: tuple[str, ...]) -> None:

@@ -1,6 +1,6 @@
-"""A job's way through an engine: durable steps, so that a job whose engine died goes on after its last finished step.
+"""The workflow of a job: durable steps, so that a job whose engine died continues after its last finished step.
 
-This file does not know processes, GPUs or heartbeats, nor what a step does.
+Nothing here depends on processes, GPUs or heartbeats, nor on what a step does.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from app.reason import Reason
 from app.stage import Stage
 
 Values = dict[str, Any]
-"""A step's result as JSON has it."""
+"""A step's result, as in JSON."""
 
 SINGLE_STEPS: dict[Kind, Callable[[Steps, Progress], JobResult]] = {
     "validate": validate_splat,
@@ -41,16 +41,16 @@ SINGLE_STEPS: dict[Kind, Callable[[Steps, Progress], JobResult]] = {
 """The kinds of jobs that are one step."""
 
 STORAGE_SECONDS = 1.0
-"""Between two looks whether files can be stored."""
+"""Between two checks whether files can be stored."""
 
 
 @dataclass(frozen=True)
 class EngineHooks:
-    """What the engine does for its worker.
+    """Callbacks from the worker to its engine.
 
-    guard: runs a heavy call, and deals with memory and broken GPUs. arm: gets each stage as it begins, and None when
-    none runs. busy: gets the id of the job that runs, or None. can_store: whether a job could put its files away.
-    fatal: ends the process.
+    guard: runs an expensive call, and handles lack of memory and broken GPUs. arm: gets each stage as it starts, and
+    None when none runs. busy: gets the id of the running job, or None. can_store: whether the files of a job can be
+    stored. fatal: ends the process.
     """
 
     guard: Callable[[Callable[[], Values]], Values]
@@ -61,7 +61,7 @@ class EngineHooks:
 
 
 class Worker:
-    """Runs the jobs that it is given, one at a time, in the order in which they came."""
+    """Runs the jobs that it gets, one at a time, in the order of their arrival."""
 
     def __init__(self, steps: Steps, job_store: JobStore, queue: JobQueue, assets: Assets, hooks: EngineHooks) -> None:
         self._steps = steps
@@ -74,24 +74,24 @@ class Worker:
 
     @property
     def jobs(self) -> set[str]:
-        """The ids of the jobs that are here, running or about to."""
+        """The ids of the jobs that run or wait here."""
         return self._turns.jobs
 
     def drain(self, timeout: float) -> bool:
-        """Begins no further job, and waits up to `timeout` seconds for the running stage to end. Returns whether it
-        did. The process must end now."""
+        """Starts no further job, and waits up to `timeout` seconds for the running stage to end. Returns whether it
+        ended. The process must exit then."""
         return self._turns.drain(timeout)
 
     def release(self) -> None:
-        """The job that was drained waits again. Raises DatabaseDown."""
+        """Returns the drained job to the queue. Raises DatabaseDown."""
         if claim := self._claim:
             self._job_store.release(claim)
 
     def run(self, id: str) -> None:
         """The workflow: one job from its claim to its end.
 
-        Returns when the job has ended. Where the claim was lost, the job is put back before: DBOS then records nothing
-        of what happens here, and so never takes a job for done whose row has not ended.
+        Returns when the job has ended. If the claim was lost, the job is put back first: then DBOS records nothing of
+        this run, and cannot consider a job done whose row has not ended.
         """
         with self._turns.take(id):
             self._turns.checkpoint()
@@ -109,7 +109,7 @@ class Worker:
                 self._hold(None)
 
     def _wait_for_storage(self) -> None:
-        """Until the files of a job can be put away. Until then it waits, and does not fail half-way."""
+        """Returns once the files of a job can be stored, so that no job fails half-way."""
         while not self._hooks.can_store():
             time.sleep(STORAGE_SECONDS)
             self._turns.checkpoint()
@@ -122,23 +122,23 @@ class Worker:
         logger.info(f"job {claim.job.id}: {result.state} {result.outcome or result.error}")
 
     def _give_up(self, id: str) -> None:
-        """The claim is lost. Where DBOS still says that the job is ours, it is put back: nothing of this run counts."""
+        """After the claim was lost: puts the job back if DBOS still assigns it to this engine. The run is void."""
         try:
             if self._queue.held().get(id) == self._job_store.instance:
                 self._queue.put_back(id)
         except DatabaseDown as error:
             self._hooks.fatal(error)
-        logger.warning(f"job {id}: this engine lost its claim; what it did is dropped")
+        logger.warning(f"job {id}: this engine lost its claim and discards its work")
 
     def _end_process(self, error: DatabaseDown | StorageDown) -> NoReturn:
-        """Without database or storage nothing can be done for a job: the next engine finds it as it was."""
+        """Without database or storage a job cannot continue: it is released, for the next engine."""
         if self._claim:
             with suppress(DatabaseDown):
                 self._job_store.release(self._claim)
         self._hooks.fatal(error)
 
     def _result(self, progress: Progress) -> JobResult:
-        """What became of the job. A failure of its own ends it; one of the database is for the engine to deal with."""
+        """The result of the job. A failure of the job ends it; a failure of the database is handled by the engine."""
         job = progress.claim.job
         try:
             if job.kind == "generate":
@@ -154,7 +154,7 @@ class Worker:
             raise DatabaseDown(f"job {job.id}: a finished step could not be recorded: {reason}") from error
         except (SplatgateError, PortableWorkflowError) as error:  # the latter: a failed step, as it was recorded
             return JobResult("FAILED", str(error))
-        except Exception as error:  # noqa: BLE001  the edge: whatever a stage throws ends its job, not the engine
+        except Exception as error:  # noqa: BLE001  any exception of a stage ends its job, not the engine
             logger.opt(exception=error).error(f"job {job.id}: failed")
             return JobResult("FAILED", f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
 
@@ -167,7 +167,7 @@ class Worker:
         )
 
     def _durable(self, name: str, progress: Progress, call: Callable[[], Values]) -> Values:
-        """A step: what it returned once, it returns ever after. Being stopped is a result too.
+        """A step: once it has returned a result, it always returns that result. Being stopped is a result too.
 
         Raises Stopped and ClaimLost.
         """
@@ -195,7 +195,7 @@ class Worker:
         return values
 
     def _tidy(self, claim: Claim, result: JobResult) -> None:
-        """Removes the files that nobody can ask for: attempts that were not chosen, a failed job's everything."""
+        """Removes files that cannot be fetched: those of attempts that were not chosen, and all of a failed job."""
         id, kept = claim.job.id, {"input", *(file.path.split("/")[1] for file in result.files)}
         try:
             if result.state != "DONE":
@@ -204,7 +204,7 @@ class Worker:
                 for name in set(self._assets.names(id)) - kept:
                     self._assets.remove(f"{id}/{name}")
         except Unavailable as error:
-            logger.warning(f"{error}; it goes with the job, when that is forgotten")
+            logger.warning(f"{error}; it is deleted with the job")
 
     def _hold(self, claim: Claim | None) -> None:
         self._claim = claim
