@@ -235,7 +235,9 @@ def test_another_commit_than_this_release_uses_is_refused(config: Config) -> Non
 
 def test_a_file_is_hashed_once_and_again_when_it_was_written(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[str] = []
-    monkeypatch.setattr(store, "sha256_of", lambda path, told: hashed.append(path.name) or sha256_of(path, told))
+    monkeypatch.setattr(
+        "app.weights.digests.sha256_of", lambda path, told: hashed.append(path.name) or sha256_of(path, told)
+    )
     store.locate(DINO.name, config)
     store.locate(DINO.name, config)
     assert sorted(hashed) == ["config.json", "model.safetensors"]
@@ -277,6 +279,64 @@ def test_a_broken_memory_of_digests_only_costs_hashing_again(config: Config, con
     assert store.state_of(DINO, config).condition == "present"
     store.locate(DINO.name, config)
     assert store.state_of(DINO, config).condition == "verified"
+
+
+def own_files(folder: Path) -> list[Path]:
+    folder.mkdir(parents=True)
+    files = [folder / "b.safetensors", folder / "a.json"]
+    for file in files:
+        file.write_bytes(file.name.encode() * 1000)
+    return files
+
+
+def hashed_by(files: list[Path], config: Config, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were read. The digests are checked, and the progress."""
+    read: list[Path] = []
+    monkeypatch.setattr("app.weights.digests.sha256_of", lambda path, on: read.append(path) or sha256_of(path, on))
+    told: list[int] = []
+    found = store.digests_of_own(files, config, told.append)
+    assert found == {file: sha256_of(file) for file in files}
+    assert sum(told) == sum(file.stat().st_size for file in files)
+    return sorted(path.name for path in read)
+
+
+def test_weights_given_by_path_are_hashed_once_until_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config.model_validate({"serve": {"data": str(tmp_path / "data")}})
+    files = own_files(tmp_path / "mine")
+    assert hashed_by(files, config, monkeypatch) == ["a.json", "b.safetensors"]
+    assert hashed_by(files, config, monkeypatch) == []
+    before = files[0].stat()
+    files[0].write_bytes(b"x" * before.st_size)
+    os.utime(files[0], ns=(before.st_atime_ns, before.st_mtime_ns))  # ctime still tells
+    assert hashed_by(files, config, monkeypatch) == ["b.safetensors"]
+    (tmp_path / "new").write_bytes(files[1].read_bytes())
+    (tmp_path / "new").replace(files[1])
+    assert hashed_by(files, config, monkeypatch) == ["a.json"]
+
+
+def test_a_relative_path_is_the_same_file_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config.model_validate({"serve": {"data": str(tmp_path / "data")}})
+    own_files(tmp_path / "here/mine")
+    for name in ("a.json", "b.safetensors"):
+        (tmp_path / "there/mine").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "there/mine" / name).write_bytes(b"other content")
+    relative = [Path("mine/a.json"), Path("mine/b.safetensors")]
+    for place, expected in (("here", 2), ("there", 2), ("here", 0), ("there", 0)):
+        monkeypatch.chdir(tmp_path / place)
+        assert len(hashed_by(relative, config, monkeypatch)) == expected
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_a_data_folder_that_cannot_be_written_only_costs_hashing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    config = Config.model_validate({"serve": {"data": str(tmp_path / "closed/data")}})
+    files = own_files(tmp_path / "mine")
+    for _ in range(2):
+        assert hashed_by(files, config, monkeypatch) == ["a.json", "b.safetensors"]
 
 
 def test_a_quick_check_distinguishes_missing_present_and_broken(config: Config) -> None:

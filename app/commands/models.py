@@ -18,8 +18,9 @@ from app.cli import JSON, configured, print_json
 from app.config import Config
 
 if TYPE_CHECKING:
+    from app.weights.digests import OnBytes
     from app.weights.manifest import Model
-    from app.weights.store import OnBytes, State
+    from app.weights.store import State
 
 NAMES = click.argument("names", nargs=-1)
 STEP = 0.05

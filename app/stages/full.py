@@ -16,7 +16,6 @@ from loguru import logger
 from torch import nn
 
 from app.config import Config
-from app.digest import sha256_of
 from app.errors import BadInput, BadWeights
 from app.samplers import SamplerSettings
 from app.splat.model import Splat
@@ -30,7 +29,7 @@ from app.trellis.graphs import GraphCache
 from app.trellis.pipeline import Trellis
 from app.trellis.samplers import Sampling
 from app.weights.manifest import find
-from app.weights.store import OnLoad, files_in, locate, locate_file, lock_of, no_progress
+from app.weights.store import OnLoad, digests_of_own, files_in, locate, locate_file, lock_of, no_progress
 
 DENOISERS = {"transformer", "unet"}
 """Names in a pipeline of the network that runs once per step. The others run once per picture."""
@@ -174,7 +173,7 @@ def _found(name: str, config: Config, on_load: OnLoad, *, one_file: bool = False
     if not files:
         raise BadWeights(f"{path}: there is nothing there; correct the path, or use a name of `splatgate models list`")
     total = sum(file.stat().st_size for file in files)
-    digests = {file: sha256_of(file, lambda count: on_load(f"hashing {path}", count, total)) for file in files}
+    digests = digests_of_own(files, config, lambda count: on_load(f"hashing {path}", count, total))
     lines = "".join(f"{sha256}  {file.relative_to(path.parent)}\n" for file, sha256 in digests.items())
     digest = hashlib.sha256(lines.encode()).hexdigest()
     return _Found(path.stem if one_file else path.name, path, digest, total)

@@ -18,10 +18,10 @@ from threading import Event
 from app.config import Config
 from app.errors import BadWeights, FetchFailed, WrongWeights
 from app.weights import store
+from app.weights.digests import OnBytes
 from app.weights.hub import RemoteFile, append, explained, listing
 from app.weights.lock import LockedFile, LockedModel, read_lock, write_lock
 from app.weights.manifest import Model, gigabytes
-from app.weights.store import OnBytes
 
 PARTS = ".parts"
 

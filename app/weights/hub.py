@@ -20,9 +20,9 @@ from app.config import Config
 from app.digest import sha256_of
 from app.errors import FULL, FetchFailed, WrongWeights
 from app.weights import store
+from app.weights.digests import OnBytes
 from app.weights.lock import read_lock
 from app.weights.manifest import Model, check_path
-from app.weights.store import OnBytes
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -1,47 +1,35 @@
 """The models on this host's disk, checked against models.lock.json.
 
 Every load goes through `locate`: all files are present, there are no others, and each has the size and sha256 of the
-lock. Hashing 40 GB at every start would take half a minute of a core, so digests are cached in models.verified.json
-with the file's size, inode and times of last write and change. A file is hashed again if any of these differs; the
-kernel sets the time of change (ctime), which no program can set back. `splatgate models verify` hashes everything
-again and so finds silent disk corruption.
+lock. Hashing 40 GB at every start would take half a minute of a core, so digests are cached in models.verified.json.
+`splatgate models verify` hashes everything again and so finds silent disk corruption.
 
 This file does not use the network.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import stat
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from loguru import logger
-
 from app.config import Config
-from app.digest import sha256_of
-from app.errors import BadFile, BadWeights, NotFetched, StorageDown, WrongWeights
+from app.errors import BadFile, BadWeights, NotFetched, WrongWeights
+from app.weights.digests import DigestCache, OnBytes
 from app.weights.lock import LockedFile, LockedModel, read_lock
 from app.weights.manifest import Model, find, gigabytes, needed
-from app.writing import replacing
 
 VERIFIED = "models.verified.json"
-HASHERS = 4
-"""Files hashed in parallel: one core was measured at 1.4 GB/s, and few disks read faster than four cores hash."""
-
-OnBytes = Callable[[int], None]
-"""Called with the number of bytes processed since the last call."""
+"""The cache of digests in the models folder, and in the data folder that of models given by path."""
 
 OnLoad = Callable[[str, int, int], None]
 """Called with the activity ("verifying u2net"), the bytes processed since the last call, and the total;
 by any thread."""
 
 Condition = Literal["missing", "present", "verified", "broken"]
-Stamp = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -181,8 +169,9 @@ def state_of(model: Model, config: Config) -> State:
     try:
         locked = lock_of(model, config)
         _check_sizes(model, locked, config)
-        known = _known(config)
-        digests = {path: _remembered(known, folder_of(model, config) / path, config) for path in locked.files}
+        folder = folder_of(model, config)
+        cached = _cache(config).cached([folder / path for path in locked.files])
+        digests = dict(zip(locked.files, cached.values(), strict=True))
         for path, digest in digests.items():
             if digest is not None:
                 _check_digest(model, path, locked.files[path], digest)
@@ -216,12 +205,24 @@ def digests(
     on_bytes: OnBytes = lambda _count: None,
 ) -> dict[str, str]:
     """The sha256 (hex) of files in a model's folder, hashed in parallel and cached. Raises WrongWeights."""
-    folder, known = folder_of(model, config), {} if rehash else _known(config)
-    with ThreadPoolExecutor(HASHERS) as pool:
-        each = pool.map(lambda path: _digest(known, folder / path, config, on_bytes), paths)
-        found = dict(zip(paths, each, strict=True))
-    _remember({f"{model.name}/{path}": value for path, value in found.items()}, config)
-    return {path: sha256 for path, (_, sha256) in found.items()}
+    files = [folder_of(model, config) / path for path in paths]
+    try:
+        found = _cache(config).digests(files, rehash=rehash, on_bytes=on_bytes)
+    except BadFile as error:
+        raise WrongWeights(str(error)) from None
+    return dict(zip(paths, found.values(), strict=True))
+
+
+def digests_of_own(files: list[Path], config: Config, on_bytes: OnBytes) -> dict[Path, str]:
+    """The sha256 (hex) of files of a model that is given by path, hashed and cached likewise. Raises BadFile."""
+    data = Path(config.serve.data)
+    with suppress(OSError):  # the cache warns where it cannot be written
+        data.mkdir(parents=True, exist_ok=True)
+    return DigestCache(data / VERIFIED).digests(files, on_bytes=on_bytes)
+
+
+def _cache(config: Config) -> DigestCache:
+    return DigestCache(root(config) / VERIFIED)
 
 
 def _check_sizes(model: Model, locked: LockedModel, config: Config) -> None:
@@ -256,56 +257,3 @@ def files_in(folder: Path) -> list[str]:
     """Paths of all files below a folder, with "/"; without those that begin with a dot."""
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file() or path.is_symlink())
     return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
-
-
-# ---- cached digests ------------------------------------------------------------------------------------------------
-
-Known = dict[str, tuple[Stamp, str]]
-
-
-def _stamp(path: Path) -> Stamp:
-    """Size, inode, and the times (ns) of the last write and the last change of any kind."""
-    found = path.stat()
-    return found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _remembered(known: Known, path: Path, config: Config) -> str | None:
-    stamp, digest = known.get(path.relative_to(root(config)).as_posix(), (None, None))
-    return digest if stamp == _stamp(path) else None
-
-
-def _digest(known: Known, path: Path, config: Config, on_bytes: OnBytes) -> tuple[Stamp, str]:
-    stamp = _stamp(path)  # before reading: a write in between makes the stamp stale, not the digest wrong
-    if digest := _remembered(known, path, config):
-        on_bytes(stamp[0])
-        return stamp, digest
-    try:
-        return stamp, sha256_of(path, on_bytes)
-    except BadFile as error:
-        raise WrongWeights(str(error)) from None
-
-
-def _known(config: Config) -> Known:
-    """The cached digests. If the cache is unreadable, files are hashed again."""
-    try:
-        table = json.loads((root(config) / VERIFIED).read_text(encoding="utf-8"))
-        return {path: ((row[0], row[1], row[2], row[3]), str(row[4])) for path, row in table.items()}
-    except (OSError, ValueError, AttributeError, TypeError, LookupError):
-        return {}
-
-
-def _remember(found: Known, config: Config) -> None:
-    before = _known(config)
-    table = before | found
-    if table == before:
-        return
-    text = json.dumps({path: [*stamp, digest] for path, (stamp, digest) in sorted(table.items())}, indent=1)
-    try:
-        with replacing(root(config) / VERIFIED) as stream:
-            stream.write(text.encode())
-    except StorageDown as error:
-        logger.warning(f"{error}: the models will be hashed again at each start")
-    except BadFile as error:
-        if os.access(root(config), os.W_OK):
-            raise
-        logger.warning(f"{error}: the models will be hashed again at each start")
