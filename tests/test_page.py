@@ -7,6 +7,7 @@ Content-Security-Policy, and on a request to any other host.
 import io
 import itertools
 import json
+import re
 import time
 import urllib.error
 import urllib.request
@@ -35,7 +36,7 @@ from chromium_page import (
     waiting,
 )
 from PIL import Image
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, Request, Route, expect
 from service import engine, wait_until, web
 
 from app.config import Config
@@ -188,6 +189,8 @@ def test_a_splat_is_repaired_and_shown_before_and_after(
     assert Path(saved.value.path()).read_bytes().startswith(b"ply")
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
+    page.get_by_label("Kind").select_option("repair")
+    expect(page.locator("#cards .card")).to_contain_text(["(a repaired splat)"])
     (tmp_path / "notes.txt").write_text("no splat")
     field.set_input_files(tmp_path / "notes.txt")
     expect(page.locator("#bring-status")).to_contain_text("notes.txt is neither a picture nor a splat")
@@ -485,9 +488,36 @@ def test_the_cutout_of_a_picture_is_shown_and_nothing_of_it_is_kept(
     page.get_by_label("Picture").set_input_files(tmp_path / "red.png")
     cutout = page.get_by_alt_text("The object that was cut out")
     expect(cutout).to_have_js_property("naturalWidth", 64)
-    wait_for(lambda: page.request.get(f"{full}v1/jobs").json()["jobs"] == [])
+    wait_for(lambda: page.request.get(f"{full}v1/jobs?kind=cutout").json()["jobs"] == [])
     page.get_by_role("button", name="Remove").click()
     expect(cutout).to_have_count(0)
+
+
+@pytest.mark.filterwarnings("ignore")  # of models being written
+def test_next_seeds_come_with_the_picture_that_was_given_and_not_with_one_that_was_drawn(
+    full: str, visit: Callable[..., Page], tmp_path: Path
+) -> None:
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "red.png")
+    page = visit(full)
+    bodies: list[dict[str, str]] = []
+
+    def note(request: Request) -> None:
+        if request.method == "POST" and request.url.endswith("/v1/jobs"):
+            bodies.append(request.post_data_json)
+
+    page.on("request", note)
+    again = page.locator("#now").get_by_role("button", name=re.compile("^(Try the next 4 seeds|Next seed)$"))
+    submit(page, "a red cube")
+    again.click()
+    expect(again).to_have_count(0)
+    wait_for(lambda: len(bodies) > 1)
+    assert not any("picture" in body for body in bodies)
+    bodies.clear()
+    page.get_by_label("Picture").set_input_files(tmp_path / "red.png")
+    submit(page, "")
+    again.click()
+    wait_for(lambda: len(bodies) > 2)  # the cutout, the job, the next one
+    assert all(body["picture"].startswith("data:image/png;base64,") for body in bodies)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { element, say } from "./dom.js";
+import { encoded } from "./picture.js";
 import { ended } from "./words.js";
 
 export class Cutout {
@@ -22,19 +23,28 @@ export class Cutout {
 
   async show(job) {
     this.job = job;
-    if (!job.assets.includes("cutout.png")) return this.say(job.error || "There is no cutout.");
-    const bytes = await api.file(job, "cutout.png");
-    this.address = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
-    this.place.replaceChildren(element("img", { src: this.address, alt: "The object that was cut out" }));
+    if (job.assets.includes("cutout.png")) {
+      const bytes = await api.file(job, "cutout.png");
+      if (this.disposed) return;
+      this.address = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
+      this.place.replaceChildren(element("img", { src: this.address, alt: "The object that was cut out" }));
+    } else this.say(job.error || "There is no cutout.");
     await this.forget();
   }
 
   // Another picture was chosen, or none.
   dispose() {
+    URL.revokeObjectURL(this.address);
+    return this.giveUp();
+  }
+
+  // The picture is submitted: a cutout that has not come would only delay it.
+  async giveUp() {
+    if (this.address) return;
     this.disposed = true;
     this.stop();
-    URL.revokeObjectURL(this.address);
-    this.forget();
+    this.place.replaceChildren();
+    await this.forget();
   }
 
   // Cancels the job if it has not ended; removes it, with the picture, if it has.
@@ -47,15 +57,4 @@ export class Cutout {
   say(words) {
     if (!this.disposed) say(this.status, words);
   }
-}
-
-// A picture as a data URL.
-export async function encoded(file) {
-  const reader = new FileReader();
-  await new Promise((resolve) => {
-    reader.addEventListener("loadend", resolve);
-    reader.readAsDataURL(file);
-  });
-  if (reader.error) throw new api.Problem(0, `The picture cannot be read: ${reader.error.message}`);
-  return reader.result;
 }

@@ -88,7 +88,8 @@ export class Details {
     this.fill(title(job), this.result.root);
     this.result.show(job);
     if (ended(job)) return;
-    this.stop = api.follow(job.id, (changed) => this.id === changed.id && this.result.show(changed));
+    const gone = () => this.id === job.id && this.fill("Not found", element("p", { class: "problem" }, "This job was deleted."));
+    this.stop = api.follow(job.id, (changed) => this.id === changed.id && this.result.show(changed), gone);
   }
 
   // The title and the buttons stay, and with them the focus.

@@ -21,11 +21,12 @@ export class Gallery {
   // open(id): shows a job. compare(jobs). deleted(): after some were deleted.
   constructor(section, { open, compare }) {
     Object.assign(this, { section, open, compare, jobs: [], cards: new Map(), selected: new Set() });
-    Object.assign(this, { filter: "all", text: "", order: "newest", shown: PAGE, before: null, next: null, queued: 0 });
+    Object.assign(this, { filter: "all", kind: "generate", text: "", order: "newest", shown: PAGE, before: null, next: null, queued: 0 });
     const find = (id) => document.getElementById(id);
     [this.list, this.empty, this.older, this.newest, this.problem] = ["cards", "empty", "older", "newest", "gallery-problem"].map(find);
     this.selection = find("selection");
     find("filter").addEventListener("change", (event) => this.change({ filter: event.target.value }));
+    find("kind").addEventListener("change", (event) => this.change({ kind: event.target.value }));
     find("sort").addEventListener("change", (event) => this.change({ order: event.target.value }));
     find("search").addEventListener("input", (event) => {
       clearTimeout(this.typing);
@@ -51,7 +52,7 @@ export class Gallery {
   async load() {
     const asked = (this.asked = {});
     const { text: q, order, shown: limit, before } = this;
-    const page = await api.list({ kind: "generate", ...FILTERS[this.filter], q, order, limit, before });
+    const page = await api.list({ kind: this.kind, ...FILTERS[this.filter], q, order, limit, before });
     if (this.asked !== asked) return; // a later request has been made
     this.jobs = page.jobs.filter(ended);
     this.next = page.next;
@@ -75,7 +76,7 @@ export class Gallery {
   }
 
   emptyWords() {
-    if (this.filter !== "all" || this.text.trim()) return "No match.";
+    if (this.filter !== "all" || this.kind !== "generate" || this.text.trim()) return "No match.";
     return this.queued ? "No results yet. The jobs in progress will appear here." : "No results yet. Enter a prompt above.";
   }
 
@@ -86,7 +87,7 @@ export class Gallery {
       type: "checkbox", checked: this.selected.has(job.id), "aria-label": `Select “${title(job)}”, seed ${job.seed}`,
       onchange: (event) => this.select(job.id, event.target.checked),
     });
-    const made = element("li", { "data-job": job.id }, cardOf(job, () => this.open(job.id)), element("label", { class: "select" }, box));
+    const made = element("li", { "data-job": job.id }, cardOf(job, () => this.open(job.source ?? job.id)), element("label", { class: "select" }, box));
     this.cards.set(job.id, { version: job.version, element: made });
     return made;
   }

@@ -1,8 +1,9 @@
 // The form: prompt, picture, seed, attempts, and how many variations.
 
 import { submit } from "./api.js";
-import { Cutout, encoded } from "./cutout.js";
+import { Cutout } from "./cutout.js";
 import { element, say } from "./dom.js";
+import { encoded, givenPicture } from "./picture.js";
 
 const NEARLY_FULL = 0.8; // of the longest prompt: from here on its length is shown
 
@@ -42,10 +43,21 @@ export class Make {
 
   // Generates the prompt of a job again. next: with the seeds after its own; else with its own.
   async again(job, { count, next }) {
-    const first = job.seed + (next ? 1 : 0);
-    const picture = job.assets.find((name) => /^picture\./.test(name));
-    if (picture) return this.complain("This result comes from a picture: add the picture again, then generate.");
-    await this.order({ prompt: job.prompt, attempts: job.attempts }, first, count);
+    const order = { prompt: job.prompt, attempts: job.attempts };
+    try {
+      const picture = await givenPicture(job);
+      if (picture) order.picture = await encoded(picture);
+    } catch (problem) {
+      return this.complain(problem.message);
+    }
+    await this.order(order, job.seed + (next ? 1 : 0), count);
+  }
+
+  // Puts prompt, seed and picture of a job into the form.
+  async reuse(job) {
+    this.fill({ prompt: job.prompt, seed: job.seed });
+    const picture = await givenPicture(job).catch((problem) => this.complain(problem.message));
+    if (picture) this.usePicture(picture);
   }
 
   // A file from the field, a drop or the clipboard; null removes it.
@@ -85,7 +97,10 @@ export class Make {
     const button = this.form.querySelector("button[type=submit]");
     button.disabled = true;
     try {
-      if (this.picture) common.picture = await encoded(this.picture);
+      if (this.picture) {
+        common.picture = await encoded(this.picture);
+        await this.cutout.giveUp();
+      }
       const made = await this.order(common, this.number("seed").seed ?? this.drawSeed(), Number(this.fields.count.value));
       if (made && !this.fields.lock.checked) this.drawSeed();
     } catch (problem) {

@@ -23,7 +23,7 @@ const open = (id) => details.open(id);
 // What can be done with a result, wherever it is shown.
 const actions = {
   again: (job, options) => make.again(job, options),
-  reuse: (job) => make.fill({ prompt: job.prompt, seed: job.seed }),
+  reuse: (job) => make.reuse(job),
   changed: () => gallery.load(),
   removed: (job) => {
     submitted.forget(job.id);

@@ -54,7 +54,7 @@ export class Queue {
   }
 
   row(job) {
-    const name = job.kind === "generate" ? title(job) : `${job.kind} ${job.prompt}`.trim();
+    const name = title(job);
     const act = (words, action, attributes = {}) =>
       button(words, () => this.try(action), { "aria-label": `${words}: “${name}”`, ...attributes });
     const front = act("Move to front", () => this.moveToFront(job), { name: "front" });

@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { element, say } from "./dom.js";
+import { givenPicture } from "./picture.js";
 import { Viewer, button } from "./viewer.js";
 import { describe, ended, facts, fileWords, score, title, verdict } from "./words.js";
 
@@ -70,7 +71,7 @@ export class Result {
 
   buttons(job) {
     const generated = job.kind === "generate";
-    const refused = job.outcome === "refused";
+    const refused = generated && job.outcome === "refused";
     const tryMore = button(`Try the next ${TRIES} seeds`, () => this.actions.again(job, { count: TRIES, next: true }));
     if (refused) tryMore.classList.remove("plain");
     return element(
@@ -82,7 +83,8 @@ export class Result {
       generated && !refused && button("Next seed", () => this.actions.again(job, { count: 1, next: true })),
       generated && !refused && button("Reuse prompt and seed", () => this.actions.reuse(job)),
       this.starButton(job),
-      generated && !job.picture && button("Copy as curl", () => this.copy(job)),
+      generated && button("Copy as curl", () => this.copy(job)),
+      !ended(job) && button("Cancel", () => this.try(() => api.cancel(job.id))),
       ended(job) && button("Delete", () => this.remove(job), { class: "plain danger" }),
     );
   }
@@ -108,6 +110,7 @@ export class Result {
     const body = JSON.stringify({ prompt: job.prompt, seed: job.seed, attempts: job.attempts }).replaceAll("'", "'\\''");
     const words = `curl -H 'Content-Type: application/json' -d '${body}' ${location.origin}/v1/jobs`;
     this.try(async () => {
+      if (await givenPicture(job)) return say(this.status, "This result comes from a picture, which is too long for a command.");
       await navigator.clipboard.writeText(words);
       say(this.status, "Copied.");
     });

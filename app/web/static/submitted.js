@@ -95,7 +95,7 @@ class Single {
     });
     this.cancel.parentElement.hidden = ended(job);
     this.status.classList.toggle("hidden", job.state === "DONE"); // the result says it; a screen reader still reads it
-    if (ended(job) && job.assets.some((name) => name.startsWith("asset."))) this.showResult(job);
+    if (job.state === "DONE") this.showResult(job);
   }
 
   showResult(job) {

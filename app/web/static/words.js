@@ -25,6 +25,15 @@ const FILES = {
   "input.spz": "Original splat (SPZ)",
 };
 
+// What a job without a prompt is called.
+const UNNAMED = {
+  generate: "(from a picture)",
+  repair: "(a repaired splat)",
+  validate: "(a validated splat)",
+  turntable: "(a turntable film)",
+  cutout: "(a cutout)",
+};
+
 export function fileWords(name) {
   if (FILES[name]) return FILES[name];
   const [stem, suffix] = [name.slice(0, name.indexOf(".")), name.slice(name.indexOf(".") + 1).toUpperCase()];
@@ -32,7 +41,7 @@ export function fileWords(name) {
 }
 
 export function title(job) {
-  return job.prompt || "(from a picture)";
+  return job.prompt || UNNAMED[job.kind];
 }
 
 export function score(value) {
@@ -58,7 +67,7 @@ export function ended(job) {
 
 // What became of a job, as { word, kind }: kind is one of passed, refused, unjudged, failed, cancelled, waiting.
 export function verdict(job) {
-  if (job.state === "DONE" && job.kind === "generate") {
+  if (job.state === "DONE" && job.outcome) {
     return { word: job.outcome, kind: job.outcome === "not validated" ? "unjudged" : job.outcome };
   }
   if (job.state === "DONE") return { word: "done", kind: "unjudged" };
