@@ -16,7 +16,9 @@ export class Cutout {
 
   async order(file) {
     this.say("Cutting out the object…");
-    this.job = await api.submit({ kind: "cutout", picture: await encoded(file) });
+    const picture = await encoded(file);
+    if (this.disposed) return;
+    this.job = await api.submit({ kind: "cutout", picture });
     if (this.disposed) return this.forget();
     this.stop = api.follow(this.job.id, (job) => ended(job) && this.show(job).catch((problem) => this.say(problem.message)));
   }
