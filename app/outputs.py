@@ -26,7 +26,7 @@ from app.certificate import (
     VerdictRecord,
     ViewRecord,
 )
-from app.config import Config
+from app.config import Config, RenderConfig
 from app.digest import sha256_of
 from app.errors import BadFile
 from app.pipeline import Attempt
@@ -38,6 +38,19 @@ from app.splat.raster import Views, side_by_side
 from app.stages.picture import Picture, encode_png
 from app.trellis.samplers import SETTINGS, Sampling
 from app.writing import replacing
+
+PACKAGES = (
+    "torch",
+    "open_clip_torch",
+    "numpy",
+    "numba",
+    "scipy",
+    "gsply",
+    "gsplat",
+    "diffusers",
+    "transformers",
+    "rembg",
+)
 
 
 def write_outputs(attempt: Attempt, folder: Path, config: Config, now: datetime) -> Certificate:
@@ -72,19 +85,6 @@ def write_picture(path: Path, views: Views) -> None:
 
 def certify(attempt: Attempt, assets: tuple[AssetRecord, ...], config: Config, now: datetime) -> Certificate:
     """The certificate of an attempt and its files."""
-    settings = config.render
-    metrics = tuple(
-        MetricRecord(
-            name=name,
-            value=each.value,
-            threshold=attempt.verdict.metrics[name].threshold,
-            per_view=each.per_view,
-            model=each.model.model if each.model else None,
-            weights_sha256=each.model.weights_sha256 if each.model else None,
-            details=dict(each.details),
-        )
-        for name, each in attempt.measurements.items()
-    )
     scorers = dict.fromkeys(each.model for each in attempt.measurements.values() if each.model)
     return Certificate(
         created=now.isoformat(timespec="seconds"),
@@ -101,16 +101,33 @@ def certify(attempt: Attempt, assets: tuple[AssetRecord, ...], config: Config, n
         diagnosis=attempt.diagnosis.to_dict(),
         repairs=attempt.repairs.to_dict(),
         findings_left=tuple(finding.kind for finding in attempt.findings_left),
-        views=tuple(ViewRecord(**view.model_dump()) for view in settings.views),
-        render=RenderRecord(
-            **settings.model_dump(include={"size", "radius", "fov", "placement", "extent", "background"}),
-            backend=attempt.views.backend,
-        ),
-        metrics=metrics,
+        views=tuple(ViewRecord(**view.model_dump()) for view in config.render.views),
+        render=_rendering(attempt.views, config.render),
+        metrics=_metrics(attempt),
         gate=GateRecord(enabled=config.validation.enabled, min_gaussians=config.validation.min_gaussians),
         verdict=VerdictRecord.of(attempt.verdict),
         config_digest=config.digest(),
         versions=versions(),
+    )
+
+
+def _rendering(views: Views, config: RenderConfig) -> RenderRecord:
+    settings = config.model_dump(include={"size", "radius", "fov", "placement", "extent", "background"})
+    return RenderRecord(**settings, backend=views.backend)
+
+
+def _metrics(attempt: Attempt) -> tuple[MetricRecord, ...]:
+    return tuple(
+        MetricRecord(
+            name=name,
+            value=each.value,
+            threshold=attempt.verdict.metrics[name].threshold,
+            per_view=each.per_view,
+            model=each.model.model if each.model else None,
+            weights_sha256=each.model.weights_sha256 if each.model else None,
+            details=dict(each.details),
+        )
+        for name, each in attempt.measurements.items()
     )
 
 
@@ -124,19 +141,7 @@ def _samplers(sampling: Sampling) -> SamplersRecord:
 
 def versions() -> dict[str, str]:
     """The versions of the packages that affect a certificate's numbers."""
-    names = (
-        "torch",
-        "open_clip_torch",
-        "numpy",
-        "numba",
-        "scipy",
-        "gsply",
-        "gsplat",
-        "diffusers",
-        "transformers",
-        "rembg",
-    )
-    found = {name: _version(name) for name in names}
+    found = {name: _version(name) for name in PACKAGES}
     return {"splatgate": __version__, "python": platform.python_version(), **{k: v for k, v in found.items() if v}}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # SQLAlchemy and fsspec are imported when a command runs, not
     from app.jobs.assets import Assets
     from app.jobs.orphans import Orphans
     from app.jobs.ownership import Ownership
+    from app.jobs.store import Store
 
 
 @click.group()
@@ -68,11 +69,6 @@ def adopt(config: Config, jobs: tuple[str, ...], take_over: bool, as_json: bool)
     Results in quarantine are moved back first. Every file is checked against its certificate. The store then belongs
     to this database.
     """
-    from app.jobs.adoption import adopt as add_result
-    from app.jobs.adoption import find_result
-
-    adopted: list[str] = []
-    left: dict[str, str] = {}
     with _opened(config) as (ownership, orphans), progress("Reading certificates") as stage:
         marker = ownership.marker()
         if marker and marker.database != ownership.own().database and not take_over:
@@ -80,18 +76,8 @@ def adopt(config: Config, jobs: tuple[str, ...], take_over: bool, as_json: bool)
         for folder in orphans.quarantined():
             if not jobs or folder.job in jobs:
                 orphans.assets.move(folder.path, folder.job)
-        for id in orphans.unknown():
-            if jobs and id not in jobs:
-                continue
-            stage(f"{len(adopted):,} adopted: {id}")
-            try:
-                if result := find_result(orphans.assets, id):
-                    add_result(ownership.store, result)
-                    adopted.append(id)
-                else:
-                    left[id] = "no certificate: the job did not finish"
-            except BadFile as error:
-                left[id] = str(error)
+        chosen = [id for id in orphans.unknown() if not jobs or id in jobs]
+        adopted, left = _adopt_all(chosen, orphans.assets, ownership.store, stage)
         ownership.confirm()
     if as_json:
         print_json({"adopted": adopted, "left": left})
@@ -99,6 +85,28 @@ def adopt(config: Config, jobs: tuple[str, ...], take_over: bool, as_json: bool)
     for id, reason in left.items():
         click.echo(f"left  {id}  {reason}")
     click.echo(f"adopted {len(adopted):,} results, left {len(left):,} folders")
+
+
+def _adopt_all(
+    ids: list[str], assets: Assets, store: Store, stage: Callable[[str], None]
+) -> tuple[list[str], dict[str, str]]:
+    """The adopted jobs, and why the others were left."""
+    from app.jobs.adoption import adopt as add_result
+    from app.jobs.adoption import find_result
+
+    adopted: list[str] = []
+    left: dict[str, str] = {}
+    for id in ids:
+        stage(f"{len(adopted):,} adopted: {id}")
+        try:
+            if result := find_result(assets, id):
+                add_result(store, result)
+                adopted.append(id)
+            else:
+                left[id] = "no certificate: the job did not finish"
+        except BadFile as error:
+            left[id] = str(error)
+    return adopted, left
 
 
 @assets.command()

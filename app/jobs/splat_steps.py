@@ -13,9 +13,11 @@ from app.jobs.assets import stored
 from app.jobs.job_store import JobResult
 from app.jobs.progress import Progress
 from app.jobs.steps import Steps
+from app.pipeline import OnStage
 from app.splat import formats
 from app.splat.diagnosis import diagnose
 from app.splat.files import decode_splat, write_splat
+from app.splat.model import Splat
 from app.splat.raster import Views
 from app.stage import Stage
 from app.stages.measurement import Subject
@@ -33,15 +35,7 @@ def validate_splat(steps: Steps, progress: Progress) -> JobResult:
     on_stage(Stage.REPAIR)
     splat = steps.given_splat(job)
     findings = diagnose(splat, steps.config.diagnose).to_dict()["findings"]
-    on_stage(Stage.RENDER)
-    views: Views | None = None
-    measured: Measurements = {}
-    if costly := pipeline.overdrawn(splat, steps.config):
-        verdict = Verdict("refused", (costly,))
-    else:
-        views = pipeline.render_views(splat, steps.config)
-        on_stage(Stage.SCORE)
-        measured, verdict = validate(Subject(splat, views, job.prompt), steps.stages.validator, steps.config)
+    views, measured, verdict = _judge(splat, job.prompt, steps, on_stage)
     report = {
         "prompt": job.prompt,
         "profile": steps.config.profile.name,
@@ -69,6 +63,16 @@ def validate_splat(steps: Steps, progress: Progress) -> JobResult:
         findings=tuple(finding["kind"] for finding in findings),
         files=files,
     )
+
+
+def _judge(splat: Splat, prompt: str, steps: Steps, on_stage: OnStage) -> tuple[Views | None, Measurements, Verdict]:
+    """The rendered views, the measurements and the verdict. A splat that is too costly is not rendered."""
+    on_stage(Stage.RENDER)
+    if costly := pipeline.overdrawn(splat, steps.config):
+        return None, {}, Verdict("refused", (costly,))
+    views = pipeline.render_views(splat, steps.config)
+    on_stage(Stage.SCORE)
+    return views, *validate(Subject(splat, views, prompt), steps.stages.validator, steps.config)
 
 
 def repair_splat(steps: Steps, progress: Progress) -> JobResult:
