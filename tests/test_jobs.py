@@ -79,8 +79,8 @@ def job_store(jobs: Jobs, engine: str = "one", now: float | None = None) -> JobS
     return JobStore(jobs.store, engine, f"{engine}-1", 3, (lambda: now) if now else time.time)
 
 
-def begun(jobs: Jobs, engine: str = "one") -> Claim:
-    claim = job_store(jobs, engine).claim(jobs.submit(ROCKET).id)
+def begun(jobs: Jobs, engine: str = "one", owner: str | None = None) -> Claim:
+    claim = job_store(jobs, engine).claim(jobs.submit(ROCKET, owner=owner).id)
     assert claim
     return claim
 
@@ -700,8 +700,8 @@ def test_jobs_of_one_priority_have_ranks_in_the_order_of_submission(jobs: Jobs) 
 # ---- forgetting ------------------------------------------------------------------------------------------------------
 
 
-def finished(jobs: Jobs, size: int) -> str:
-    claim = begun(jobs)
+def finished(jobs: Jobs, size: int, owner: str | None = None) -> str:
+    claim = begun(jobs, owner=owner)
     path = f"{claim.job.id}/1/asset.ply"
     jobs.assets.put(path, b"x" * size)
     job_store(jobs).end(claim, replace(DONE, files=(Stored("asset.ply", path, size, "a" * 64),)))
@@ -729,6 +729,17 @@ def test_above_the_size_limit_the_oldest_jobs_are_deleted_first(jobs: Jobs) -> N
     assert retention(jobs, max_gb=2_500 / 1e9).sweep() == 2
     assert [job.id for job in jobs.list_jobs(Listing(), 9)] == ids[:1:-1]
     assert jobs.statistics.stats().asset_bytes == 2_000
+
+
+def test_the_caller_with_the_most_bytes_makes_room(jobs: Jobs) -> None:
+    """However young its files are: nobody's results are pushed out by those of another."""
+    small, large = [finished(jobs, 1_000, owner="a") for _ in range(3)], [finished(jobs, 4_000, "b") for _ in range(3)]
+    assert retention(jobs, max_gb=8_000 / 1e9).sweep() == 2
+    assert sorted(job.id for job in jobs.list_jobs(Listing(), 9)) == sorted([*small, large[2]])
+    assert retention(jobs, max_gb=3_500 / 1e9).sweep() == 1
+    assert sorted(job.id for job in jobs.list_jobs(Listing(), 9)) == sorted(small)
+    assert retention(jobs, max_gb=2_500 / 1e9).sweep() == 1
+    assert sorted(job.id for job in jobs.list_jobs(Listing(), 9)) == sorted(small[1:])
 
 
 def test_the_reasons_of_an_older_release_still_read(jobs: Jobs) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from collections.abc import Callable
 
 import gsply
 import numpy as np
@@ -409,3 +410,20 @@ def test_garbage_gives_a_splat_or_a_bad_file(data):
 @settings(max_examples=10_000)
 def test_thousands_of_pieces_of_garbage_give_a_splat_or_a_bad_file(data):
     assert measured(data)[1] < 8_000_000
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.ZstdCompressor().compress])
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_few_kilobytes_that_unpack_to_hundreds_of_megabytes_are_refused(
+    pack: Callable[[bytes], bytes], version: int
+) -> None:
+    data = pack(b"NGSP" + struct.pack("<IIBBBB", version, 1_000_000, 0, 12, 0, 0) + bytes(20_000_000))
+    with pytest.raises(BadFile, match="no splat compresses so well"):
+        decode_spz(data, 1_000_000)
+
+
+def test_a_small_splat_may_compress_as_well_as_it_does() -> None:
+    one = random_splat(1)
+    fields = (one.means, one.quats, one.log_scales, one.opacity_logits, one.sh)
+    same = Splat(*(np.repeat(field, 20_000, axis=0) for field in fields))
+    assert len(decode_spz(encode_spz(same), 1_000_000)) == 20_000

@@ -23,7 +23,7 @@ from app.web.tokens import Caller, read_tokens, token_hash
 ALICE, BOB, READER, ROOT = ("sg_" + letter * 43 for letter in "abcd")
 FILE = f"""# callers
 {token_hash(ALICE)} name=alice
-{token_hash(BOB)} name=bob scope=own
+{token_hash(BOB)} name=bob scope=own best_priority=1
 {token_hash(READER)} name=reader scope=all
 {token_hash(ROOT)} name=root scope=admin
 """
@@ -151,7 +151,9 @@ def test_two_tokens_of_one_name_are_one_caller(tmp_path: Path) -> None:
     ],
 )
 def test_a_quota_is_kept(tmp_path: Path, quota: str, body: dict[str, Any], status: int) -> None:
-    with running(tmp_path, f"{token_hash(ALICE)} name=alice {quota}\n{token_hash(BOB)} name=bob\n") as service:
+    with running(
+        tmp_path, f"{token_hash(ALICE)} name=alice {quota}\n{token_hash(BOB)} name=bob best_priority=1\n"
+    ) as service:
         if quota != "max_gb=0":
             service.submit(ALICE), service.submit(ALICE)
         answer = service.ask(ALICE, "POST", "/v1/jobs", json={"prompt": "a blue rocket"} | body)
@@ -160,10 +162,25 @@ def test_a_quota_is_kept(tmp_path: Path, quota: str, body: dict[str, Any], statu
         assert service.status(BOB, "POST", "/v1/jobs", json={"prompt": "a blue rocket"} | body) == 202
 
 
+@pytest.mark.parametrize("scope", ["own", "all", "admin"])
+def test_a_token_for_its_own_jobs_may_not_come_before_everybody_unless_its_line_says_so(
+    tmp_path: Path, scope: str
+) -> None:
+    lines = (
+        f"{token_hash(ALICE)} name=alice scope={scope}\n{token_hash(BOB)} name=bob best_priority=2 max_attempts=50\n"
+    )
+    with running(tmp_path, lines) as service:
+        for body in ({"priority": 9}, {"attempts": 11}):
+            words = {"prompt": "a blue rocket"} | body
+            assert service.status(ALICE, "POST", "/v1/jobs", json=words) == (403 if scope == "own" else 202)
+            assert service.status(BOB, "POST", "/v1/jobs", json=words) == 202
+
+
 @pytest.mark.parametrize(
     ("quota", "token", "waiting", "status"),
     [
-        ("", ALICE, [(BOB, 10), (ALICE, 10)], 200),
+        ("best_priority=1", ALICE, [(BOB, 10), (ALICE, 10)], 200),
+        ("", ALICE, [(BOB, 10), (ALICE, 10)], 403),
         ("best_priority=10", ALICE, [(ALICE, 10), (ALICE, 10)], 200),
         ("best_priority=10", ALICE, [(BOB, 11), (ALICE, 50)], 200),
         ("best_priority=10", ALICE, [(BOB, 10), (ALICE, 10)], 403),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -73,18 +74,28 @@ class Retention:
             return list(connection.scalars(sa.select(jobs.c.id).where(old).order_by(jobs.c.id).limit(BATCH_SIZE)))
 
     def over_size(self) -> list[str]:
-        """The oldest ended, unstarred jobs that must be removed to stay within assets.max_gb."""
-        sizes = sa.select(assets.c.job, sa.func.sum(assets.c.size).label("size")).group_by(assets.c.job).subquery()
-        ended = sa.select(jobs.c.id, sizes.c.size).join(sizes, sizes.c.job == jobs.c.id)
+        """The ended, unstarred jobs that must be removed to stay within assets.max_gb: the oldest of whichever
+        caller has the most bytes, so that nobody's files push out those of another."""
+        size = sa.func.sum(assets.c.size)
+        sizes = sa.select(assets.c.job, size.label("size")).group_by(assets.c.job).subquery()
+        ended = sa.select(jobs.c.id, jobs.c.owner, sizes.c.size).join(sizes, sizes.c.job == jobs.c.id)
         with self.store.reading() as connection:
-            over = int(connection.scalar(sa.select(sa.func.sum(assets.c.size))) or 0) - self.settings.max_gb * 1e9
+            over = int(connection.scalar(sa.select(size)) or 0) - self.settings.max_gb * 1e9
             if over <= 0:
                 return []
-            rows = connection.execute(ended.where(DELETABLE).order_by(jobs.c.id).limit(BATCH_SIZE)).all()
-        chosen = []
+            owned = sa.select(jobs.c.owner, size).join(jobs, jobs.c.id == assets.c.job).group_by(jobs.c.owner)
+            used = {owner: int(total) for owner, total in connection.execute(owned)}  # PostgreSQL sums to a Decimal
+            rows = connection.execute(ended.where(DELETABLE).order_by(jobs.c.id)).all()
+        waiting: dict[str | None, deque[tuple[str, int]]] = {}
         for row in rows:
-            if over <= 0:
-                break
-            chosen.append(row.id)
-            over -= int(row.size)  # PostgreSQL returns a Decimal
+            waiting.setdefault(row.owner, deque()).append((row.id, int(row.size)))
+        chosen: list[str] = []
+        while over > 0 and waiting and len(chosen) < BATCH_SIZE:
+            owner = max(waiting, key=used.__getitem__)
+            id, bytes_ = waiting[owner].popleft()
+            if not waiting[owner]:
+                del waiting[owner]
+            chosen.append(id)
+            used[owner] -= bytes_
+            over -= bytes_
         return chosen

@@ -14,15 +14,14 @@ from app.config import Config
 from app.errors import Conflict, KeyReused, NotFound, QueueFull
 from app.jobs import queries, tables
 from app.jobs.assets import Assets, Stored, stored_bytes
+from app.jobs.fair_queue import cost, next_sequence
 from app.jobs.job_request import check, new_id, picture_name
-from app.jobs.queue import SEQUENCES, JobQueue
+from app.jobs.queue import JobQueue
 from app.jobs.records import JobRequest
 from app.jobs.storage_check import check_storage
 from app.jobs.store import Store
 from app.jobs.webhooks import add_webhook
 from app.splat import formats
-
-FIRST_SEQUENCE = SEQUENCES // 4
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Submission:
                 if not twin:
                     check_storage(self.config, self.assets)
                     self._check_queue(connection, request)
-                    sequence = _next_sequence(connection)
+                    sequence = next_sequence(connection, owner, request.priority, cost(request, self.config))
                     connection.execute(sa.insert(tables.jobs), row | {"sequence": sequence})
                     _insert_assets(connection, row["id"], given, row["created"])
                     if request.webhook_url:
@@ -155,11 +154,3 @@ def _join(connection: sa.Connection, row: dict[str, Any]) -> str | None:
         change = {"deadline": row["deadline"], "version": t.version + 1}
         connection.execute(sa.update(tables.jobs).where(t.id == twin).values(**change))
     return twin
-
-
-def _next_sequence(connection: sa.Connection) -> int:
-    """Above the sequence of all jobs that wait or run; in a transaction that runs alone. The first one leaves room for
-    jobs that are moved to the front."""
-    t = tables.jobs.c
-    highest = sa.select(sa.func.max(t.sequence)).where(t.state.in_(("QUEUED", "RUNNING")))
-    return (connection.scalar(highest) or FIRST_SEQUENCE) + 1

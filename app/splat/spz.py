@@ -63,6 +63,9 @@ _LOG_SCALE_RANGE = (-10.0 - 1 / 32, 5.9375 + 1 / 32)
 _COLOUR_RANGE = 0.5 / 0.15 + 0.5 / 255 / 0.15
 _MAX_FRACTION_BITS = 24
 _LOGIT_MARGIN = 0.499  # in steps: at exactly 0.5 the writer's rounding to even would turn 255 into 254
+MAX_RATIO, FREE_BYTES = 100, 2**24
+"""An SPZ may unpack to this many times its size, or to so many bytes."""
+
 _PIECE = 1 << 20  # bytes unpacked at a time, and the most that may follow the Gaussians (extensions)
 
 
@@ -97,7 +100,7 @@ def decode_spz(data: bytes | memoryview, max_gaussians: int, name: str = "SPZ da
         if view[:4] == MAGIC:
             header, sections, extensions = _read_container(view, max_gaussians, name)
         else:
-            header, sections, extensions = _read_stream(_pieces(view, name), max_gaussians, name)
+            header, sections, extensions = _read_stream(_pieces(view, name), len(view), max_gaussians, name)
     except (zlib.error, zstandard.ZstdError) as error:
         raise BadFile(f"{name}: cannot be unpacked: {error}; the file is damaged, fetch or export it again") from None
     splat = _in_our_axes(_decode(header, sections), extensions)
@@ -234,11 +237,13 @@ def _fill(buffer: bytearray, pieces: Iterator[bytes], size: int) -> None:
         buffer += piece
 
 
-def _read_stream(pieces: Iterator[bytes], max_gaussians: int, name: str) -> tuple[_Header, list[Bytes], bytes]:
+def _read_stream(
+    pieces: Iterator[bytes], packed: int, max_gaussians: int, name: str
+) -> tuple[_Header, list[Bytes], bytes]:
     """Versions 1 to 3: a header of 16 bytes, then the sections, all in one compressed stream."""
     buffer = bytearray()
     _fill(buffer, pieces, 16)
-    header = _header(buffer, range(1, 4), max_gaussians, name)
+    header = _header(buffer, packed, range(1, 4), max_gaussians, name)
     size = header.count * sum(header.widths)
     _fill(buffer, pieces, 16 + size)
     if len(buffer) < 16 + size:
@@ -253,7 +258,7 @@ def _read_stream(pieces: Iterator[bytes], max_gaussians: int, name: str) -> tupl
 
 def _read_container(data: memoryview, max_gaussians: int, name: str) -> tuple[_Header, list[Bytes], bytes]:
     """Version 4: a plain header of 32 bytes, a table of (packed, unpacked) sizes, a zstd stream for each section."""
-    header = _header(data, range(4, 5), max_gaussians, name)
+    header = _header(data, len(data), range(4, 5), max_gaussians, name)
     sizes = [header.count * width for width in header.widths]
     streams = sum(size > 0 for size in sizes)
     count, table = struct.unpack("<BI", bytes(data[15:20]).ljust(5, b"\0"))
@@ -287,7 +292,7 @@ def _in_our_axes(splat: Splat, extensions: bytes) -> Splat:
     return splat
 
 
-def _header(start: bytearray | memoryview, versions: range, max_gaussians: int, name: str) -> _Header:
+def _header(start: bytearray | memoryview, packed: int, versions: range, max_gaussians: int, name: str) -> _Header:
     if bytes(start[:3]) == b"ply":
         raise BadFile(f"{name}: is a compressed PLY (gzip or zstd); decompress it first: gunzip, or zstd -d")
     if len(start) < 16 or bytes(start[:4]) != MAGIC:
@@ -306,6 +311,9 @@ def _header(start: bytearray | memoryview, versions: range, max_gaussians: int, 
             f"{name}: header: {header.count:,} Gaussians are more than limits.max_gaussians = {max_gaussians:,};"
             " raise the limit or prune the splat"
         )
+    size = header.count * sum(header.widths)
+    if size > max(MAX_RATIO * packed, FREE_BYTES):
+        raise BadFile(f"{name}: {packed:,} bytes unpack to {size:,}; no splat compresses so well, export it again")
     return header
 
 

@@ -49,6 +49,10 @@ class Quota(BaseModel):
 NO_QUOTA = Quota()
 
 
+OWN_DEFAULTS = {"best_priority": 10, "max_attempts": 10}
+"""Of a token that may change its own jobs only, where its line says nothing else."""
+
+
 class _Settings(Quota):
     name: str = Field(default="", max_length=64)
     scope: Scope | None = None
@@ -134,11 +138,14 @@ def _token(line: str, place: str, default: Scope) -> Token:
         problem = error.errors(include_url=False)[0]
         raise ConfigError(f"{place}: {problem['loc'][0]} = {problem['input']!r}: {problem['msg']}") from None
     name = settings.name or comment.lstrip("# ")[:64] or first[:8].lower()
-    quota = Quota(**{field: getattr(settings, field) for field in Quota.model_fields})
+    scope = settings.scope or default
+    limits = {field: getattr(settings, field) for field in Quota.model_fields}
+    limits |= {field: value for field, value in OWN_DEFAULTS.items() if scope == "own" and field not in pairs}
+    quota = Quota(**limits)
     expires = settings.expires
     if expires and expires.tzinfo is None:
         expires = expires.replace(tzinfo=UTC)
-    return Token(first.lower(), Caller(name, settings.scope or default, quota), expires)
+    return Token(first.lower(), Caller(name, scope, quota), expires)
 
 
 class TokenFile:
