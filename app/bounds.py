@@ -57,10 +57,10 @@ ATTEMPTS = Bounds(1, 100)
 PRIORITY = Bounds(1, 100)
 DEADLINE = Bounds(0.0, 30 * 86_400.0, above=True)
 """Seconds."""
-FILM_SIZE = Bounds(64, 2048, step=2)
+VIDEO_SIZE = Bounds(64, 2048, step=2)
 """Pixels per side of a turntable; even, because H.264 stores colour at half the resolution."""
-FILM_SECONDS = Bounds(0.0, 60.0, above=True)
-FILM_FPS = Bounds(1, 60)
+VIDEO_SECONDS = Bounds(0.0, 60.0, above=True)
+VIDEO_FPS = Bounds(1, 60)
 VIEW_SIZE = Bounds(16, 4096)
 """Pixels per side."""
 RADIUS = Bounds(0.0, 90.0, above=True)
@@ -85,9 +85,9 @@ Seed = Annotated[int, SEED.field()]
 Attempts = Annotated[int, ATTEMPTS.field()]
 Priority = Annotated[int, PRIORITY.field("1 comes first.")]
 Deadline = Annotated[float, DEADLINE.field("Seconds; a job that has not ended by then is EXPIRED.")]
-FilmSize = Annotated[int, FILM_SIZE.field("Pixels per side of the video.")]
-FilmSeconds = Annotated[float, FILM_SECONDS.field()]
-FilmFps = Annotated[int, FILM_FPS.field()]
+VideoSize = Annotated[int, VIDEO_SIZE.field("Pixels per side of the video.")]
+VideoSeconds = Annotated[float, VIDEO_SECONDS.field()]
+VideoFps = Annotated[int, VIDEO_FPS.field()]
 ViewSize = Annotated[int, VIEW_SIZE.field()]
 Radius = Annotated[float, RADIUS.field()]
 Fov = Annotated[float, FOV.field()]

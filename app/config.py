@@ -124,9 +124,9 @@ class RenderConfig(Section):
 
 
 class TurntableConfig(Section):
-    size: bounds.FilmSize = 512
-    seconds: bounds.FilmSeconds = 6.0
-    fps: bounds.FilmFps = 20
+    size: bounds.VideoSize = 512
+    seconds: bounds.VideoSeconds = 6.0
+    fps: bounds.VideoFps = 20
 
     @property
     def frames(self) -> int:

@@ -65,7 +65,7 @@ def test_an_interval_has_two_ends_in_order() -> None:
     ("line", "words"),
     [
         (bounds.SEED, "a whole number from 0 to 4294967295"),
-        (bounds.FILM_SIZE, "an even number from 64 to 2048"),
+        (bounds.VIDEO_SIZE, "an even number from 64 to 2048"),
         (bounds.FOV, "a number from 1 to 170"),
         (bounds.RADIUS, "a number above 0, at most 90"),
     ],

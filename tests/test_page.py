@@ -196,18 +196,18 @@ def test_a_splat_is_repaired_and_shown_before_and_after(
     expect(page.locator("#bring-status")).to_contain_text("notes.txt is neither a picture nor a splat")
 
 
-def test_where_the_viewer_fails_a_film_is_made_and_plays(product: str, visit: Callable[..., Page]) -> None:
+def test_without_a_viewer_a_turntable_video_is_rendered_and_plays(product: str, visit: Callable[..., Page]) -> None:
     page = visit(product, allowed="Failed to load resource")
     page.route("**/vendor/spark.js", lambda route: route.abort())
     submit(page, "a green cone")
-    expect(page.locator("#now")).to_contain_text("There is no turntable film yet")
-    page.get_by_role("button", name="Make a turntable film").click()
+    expect(page.locator("#now")).to_contain_text("There is no turntable video yet")
+    page.get_by_role("button", name="Make a turntable video").click()
     video = page.locator("video")
     expect(video).to_be_visible()
     wait_for(lambda: video.evaluate("video => video.readyState") >= 2)
     assert video.evaluate("video => [video.videoWidth, video.duration]") == [96, 0.5]
     page.locator("#now").get_by_text("Download").click()
-    expect(page.get_by_role("link", name="Turntable film")).to_be_visible()
+    expect(page.get_by_role("link", name="Turntable video")).to_be_visible()
 
 
 # ---- without an engine: what is shown while nothing is ready ---------------------------------------------------------

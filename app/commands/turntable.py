@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from app.bounds import FILM_FPS, FILM_SECONDS, FILM_SIZE
+from app.bounds import VIDEO_FPS, VIDEO_SECONDS, VIDEO_SIZE
 from app.cli import FILE, JSON, Within, configured, print_json, progress
 from app.config import Config
 
@@ -14,9 +14,9 @@ from app.config import Config
 @click.command()
 @click.argument("file", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="MP4 to write.")
-@click.option("--size", type=Within(FILM_SIZE), help="Pixels per side, even. Default: config.")
-@click.option("--seconds", type=Within(FILM_SECONDS), help="Seconds for one turn. Default: config.")
-@click.option("--fps", type=Within(FILM_FPS), help="Frames per second. Default: config.")
+@click.option("--size", type=Within(VIDEO_SIZE), help="Pixels per side, even. Default: config.")
+@click.option("--seconds", type=Within(VIDEO_SECONDS), help="Seconds for one turn. Default: config.")
+@click.option("--fps", type=Within(VIDEO_FPS), help="Frames per second. Default: config.")
 @JSON
 @configured
 def turntable(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from app.bounds import ATTEMPTS, DEADLINE, FILM_SIZE, PRIORITY, SEED
+from app.bounds import ATTEMPTS, DEADLINE, PRIORITY, SEED, VIDEO_SIZE
 from app.config import Config
 from app.errors import BadInput
 from app.jobs.records import JobRequest, Kind
@@ -22,7 +22,7 @@ BOUNDS = {
     "seed": SEED,
     "attempts": ATTEMPTS,
     "deadline_seconds": DEADLINE,
-    "size": FILM_SIZE,
+    "size": VIDEO_SIZE,
 }
 
 

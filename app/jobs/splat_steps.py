@@ -25,8 +25,8 @@ from app.turntable import write_turntable
 from app.validation import Measurements, per_view_scores, to_report, validate
 from app.writing import replacing
 
-FILM, FILMS = "turntable.mp4", "film-"
-"""The file name of a turntable, and the prefix of its folder, which lies beside the attempts of the source job."""
+VIDEO, VIDEO_FOLDER = "turntable.mp4", "film-"
+"""The file name of a turntable, and the prefix of its folder, which is beside the attempts of the source job."""
 
 
 def validate_splat(steps: Steps, progress: Progress) -> JobResult:
@@ -118,14 +118,14 @@ def make_turntable(steps: Steps, progress: Progress) -> JobResult:
     splat = decode_splat(steps.assets.read(shown.path), steps.config.limits.max_gaussians, shown.name)
     if costly := pipeline.overdrawn(splat, steps.config):  # it may be a caller's repaired splat
         raise BadFile(f"job {source}: its splat is {costly}")
-    before = steps.job_store.find_file(source, (FILM,))
-    path = f"{source}/{FILMS}{job.id}.{progress.claim.start}"
+    before = steps.job_store.find_file(source, (VIDEO,))
+    path = f"{source}/{VIDEO_FOLDER}{job.id}.{progress.claim.start}"
     with steps.assets.folder(path) as folder:
         report = progress.on_fraction(Stage.TURNTABLE)
-        write_turntable(folder / FILM, splat, steps.config, size=job.size, on_progress=report)
-        files = stored(folder, path, (FILM,))
+        write_turntable(folder / VIDEO, splat, steps.config, size=job.size, on_progress=report)
+        files = stored(folder, path, (VIDEO,))
     steps.job_store.attach(source, files)
-    if before and before.path.split("/")[1].startswith(FILMS):
+    if before and before.path.split("/")[1].startswith(VIDEO_FOLDER):
         steps.assets.remove(before.path.rpartition("/")[0])
     return JobResult("DONE", attempt=1, gaussians=len(splat))
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from flask import Response
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 
-from app.bounds import Attempts, Deadline, FilmSize, Priority, Seed
+from app.bounds import Attempts, Deadline, Priority, Seed, VideoSize
 from app.errors import NotFound
 from app.generators import ProfileName
 from app.jobs.forecast import NOTHING, Forecast
@@ -70,7 +70,7 @@ class NewJob(Wire):
     prompt: Annotated[str, Field(description="What to generate; may be empty if there is a picture.")] = ""
     picture: Annotated[str | None, Field(description="PNG or JPEG in base64, to generate the splat from.")] = None
     source: Annotated[JobId | None, Field(description="kind turntable: the job whose splat is shown.")] = None
-    size: FilmSize | None = None
+    size: VideoSize | None = None
     seed: Seed | None = None
     attempts: Attempts | None = None
     priority: Priority = 10

@@ -13,7 +13,7 @@ from flask_openapi3 import APIBlueprint, Tag
 from loguru import logger
 from pydantic import BaseModel
 
-from app.bounds import FILM_SIZE, SEED, Bounds
+from app.bounds import SEED, VIDEO_SIZE, Bounds
 from app.encoded_picture import find
 from app.errors import BadInput
 from app.jobs.records import Job, JobRequest
@@ -95,11 +95,11 @@ def generate() -> Response:
     "/generate_video/",
     strict_slashes=False,
     responses={200: _file("video/mp4"), 422: REFUSED},
-    openapi_extensions=_form(video_res=FILM_SIZE.schema()),
+    openapi_extensions=_form(video_res=VIDEO_SIZE.schema()),
 )
 def generate_video() -> Response:
     """Generate a splat and a turntable of it. Answers with an MP4, or a refusal."""
-    size = _number("video_res", FILM_SIZE)
+    size = _number("video_res", VIDEO_SIZE)
     job = _generated()
     if job.outcome == "refused":
         return _refusal(job)

@@ -27,7 +27,7 @@ export class Result {
     this.showSide(job);
     if (!this.splat(job)) this.stage.remove();
     else if (this.settings.viewer) this.showSplat(job);
-    else this.showFilm(job);
+    else this.showVideo(job);
   }
 
   dispose() {
@@ -48,7 +48,7 @@ export class Result {
   // ---- the splat ------------------------------------------------------------------------------------------------
 
   async showSplat(job) {
-    const failed = (error) => this.job?.id === job.id && this.showFilm(job, error.message);
+    const failed = (error) => this.job?.id === job.id && this.showVideo(job, error.message);
     this.viewer = new Viewer(`The splat of “${title(job)}”`, this.settings.judging, failed);
     this.stage.replaceChildren(this.viewer.root);
     const name = this.splat(job);
@@ -59,11 +59,11 @@ export class Result {
     }
   }
 
-  // Without a viewer, the turntable film.
-  showFilm(job, why = "") {
+  // Without a viewer, the turntable video.
+  showVideo(job, why = "") {
     this.dropViewer();
     const reason = why && element("p", { class: "problem" }, `The 3D viewer does not work here: ${why}.`);
-    const instead = job.assets.includes("turntable.mp4") ? film(job) : "There is no turntable film yet: make one below.";
+    const instead = job.assets.includes("turntable.mp4") ? video(job) : "There is no turntable video yet: make one below.";
     this.stage.replaceChildren(element("div", {}, instead), reason || "");
   }
 
@@ -125,11 +125,11 @@ export class Result {
     }
   }
 
-  // ---- views and film -------------------------------------------------------------------------------------------
+  // ---- views and video ------------------------------------------------------------------------------------------
 
   showSide(job) {
-    const filmable = this.splat(job) && !job.assets.includes("turntable.mp4");
-    this.side.replaceChildren(this.views(job) ?? "", filmable ? this.filmMaker(job) : "");
+    const hasNoVideo = this.splat(job) && !job.assets.includes("turntable.mp4");
+    this.side.replaceChildren(this.views(job) ?? "", hasNoVideo ? this.videoMaker(job) : "");
   }
 
   views(job) {
@@ -146,11 +146,11 @@ export class Result {
     return element("section", {}, element("h3", {}, "Judged views"), element("div", { class: "views" }, shown));
   }
 
-  filmMaker(job) {
+  videoMaker(job) {
     const status = element("p", { role: "status", class: "quiet" });
-    const make = button("Make a turntable film", () => {
+    const make = button("Make a turntable video", () => {
       make.disabled = true;
-      say(status, "Making the film…");
+      say(status, "Rendering the video…");
       order().catch(failed);
     });
     const failed = ({ message }) => {
@@ -158,21 +158,21 @@ export class Result {
       make.disabled = false;
     };
     const order = async () => {
-      const filmJob = await api.submit({ kind: "turntable", source: job.id });
-      this.stop = api.follow(filmJob.id, (changed) => this.filming(job, changed, status, failed).catch(failed));
+      const videoJob = await api.submit({ kind: "turntable", source: job.id });
+      this.stop = api.follow(videoJob.id, (changed) => this.showProgress(job, changed, status, failed).catch(failed));
     };
     return element("section", {}, make, status);
   }
 
-  async filming(job, changed, status, failed) {
+  async showProgress(job, changed, status, failed) {
     if (this.job?.id !== job.id) return;
-    if (changed.fraction !== null) say(status, `Making the film, ${Math.round(changed.fraction * 100)} %`);
+    if (changed.fraction !== null) say(status, `Rendering the video, ${Math.round(changed.fraction * 100)} %`);
     if (ended(changed) && changed.state !== "DONE") failed({ message: changed.error || verdict(changed).word });
     if (changed.state !== "DONE") return;
-    const filmed = await api.job(job.id);
-    this.root.querySelector(".downloads")?.replaceWith(downloads(filmed, filmed.outcome === "refused"));
-    this.showSide(filmed);
-    if (!this.viewer) this.showFilm(filmed);
+    const updated = await api.job(job.id);
+    this.root.querySelector(".downloads")?.replaceWith(downloads(updated, updated.outcome === "refused"));
+    this.showSide(updated);
+    if (!this.viewer) this.showVideo(updated);
   }
 }
 
@@ -188,11 +188,11 @@ function downloads(job, secondary) {
   return element("details", { class: "downloads" }, summary, element("ul", {}, links));
 }
 
-function film(job) {
+function video(job) {
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
   const video = element("video", {
     src: api.asset(job, "turntable.mp4"), controls: true, loop: true, playsinline: true,
-    "aria-label": `A film that goes once around the splat of “${title(job)}”`,
+    "aria-label": `A turntable video of the splat of “${title(job)}”`,
   });
   video.muted = true;
   video.autoplay = !still;

@@ -18,7 +18,7 @@ const FILES = {
   "picture.png": "Picture",
   "picture.jpg": "Picture",
   "cutout.png": "Cutout",
-  "turntable.mp4": "Turntable film",
+  "turntable.mp4": "Turntable video",
   "report.json": "Repair report",
   "verdict.json": "Verdict",
   "input.ply": "Original splat (PLY)",
@@ -30,7 +30,7 @@ const UNNAMED = {
   generate: "(from a picture)",
   repair: "(a repaired splat)",
   validate: "(a validated splat)",
-  turntable: "(a turntable film)",
+  turntable: "(a turntable video)",
   cutout: "(a cutout)",
 };
 
