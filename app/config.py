@@ -142,7 +142,7 @@ class ImageConfig(Section):
     guidance: Annotated[float, Field(ge=0, le=50)] = 0.0
     size: Annotated[int, Field(ge=32, le=2048, multiple_of=32)] = 512
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    max_tokens: Annotated[int, Field(ge=16, le=512)] = 256
+    max_tokens: Literal["auto"] | Annotated[int, Field(ge=16, le=512)] = "auto"
 
     @field_validator("template")
     @classmethod

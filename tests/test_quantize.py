@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from diffusers import Flux2Transformer2DModel, FluxTransformer2DModel, ZImageTransformer2DModel
 from torch import nn
 from torch._inductor import config as inductor
 
 from app.stages.memory import BlockOffloader, _spans, blocks, bytes_of, move, pack, unpack
-from app.stages.quantize import quantize
+from app.stages.quantize import SENSITIVE, quantize
 
 pytestmark = pytest.mark.filterwarnings("ignore::SyntaxWarning")  # torchao's own
 
@@ -47,6 +48,67 @@ def test_quantised_is_small_and_near(kind, most, error, device):
         found = tower(x)
     assert share < most
     assert float((found - expected).norm() / expected.norm()) < error
+
+
+TRANSFORMERS = {
+    "FLUX.1": lambda: FluxTransformer2DModel(
+        in_channels=64, num_layers=1, num_single_layers=2, attention_head_dim=32, num_attention_heads=2,
+        joint_attention_dim=64, pooled_projection_dim=64, axes_dims_rope=(8, 12, 12),
+    ),
+    "FLUX.2": lambda: Flux2Transformer2DModel(
+        in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=32, num_attention_heads=2,
+        joint_attention_dim=64, axes_dims_rope=(8, 8, 8, 8), guidance_embeds=False,
+    ),
+    "Z-Image": lambda: ZImageTransformer2DModel(
+        dim=64, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=64, axes_dims=[8, 12, 12]
+    ),
+}  # fmt: skip
+KEPT = {
+    "FLUX.1": {"norm1.linear", "norm1_context.linear", "norm.linear"},
+    "FLUX.2": set(),  # the blocks share theirs, which are outside
+    "Z-Image": {"adaLN_modulation.0"},
+}
+"""Layers of the blocks that stay as they are: those of the adaptive norms."""
+
+
+@pytest.mark.parametrize("model", TRANSFORMERS)
+def test_fp8_leaves_out_adaptive_norms_and_what_is_outside_of_blocks(model):
+    with torch.random.fork_rng():
+        transformer = TRANSFORMERS[model]().to(torch.bfloat16).requires_grad_(False)
+    weights = {name: weight.clone() for name, weight in transformer.state_dict().items()}
+    quantize(transformer, "fp8", CPU)
+    linear = {
+        name: layer
+        for block in blocks(transformer)
+        for name, layer in block.named_modules()
+        if isinstance(layer, nn.Linear) and layer.in_features % 64 == layer.out_features % 64 == 0
+    }
+    assert {name for name, layer in linear.items() if type(layer.weight.data) is torch.Tensor} == KEPT[model]
+    assert len(linear) > len(KEPT[model]) + 3
+    inside = [f"{prefix}." for prefix, module in transformer.named_children() if isinstance(module, nn.ModuleList)]
+    for name, weight in transformer.state_dict().items():
+        if not name.startswith(tuple(inside)):
+            assert torch.equal(weight, weights[name]), name
+
+
+@pytest.mark.parametrize(
+    ("name", "sensitive"),
+    [
+        ("norm1.linear", True),
+        ("norm1_context.linear", True),
+        ("adaLN_modulation.1", True),
+        ("img_mod.1", True),
+        ("txt_modulation.lin", True),
+        ("attn.to_q", False),
+        ("attn.norm_q", True),  # no linear layer
+        ("ff.net.0.proj", False),
+        ("feed_forward.w1", False),
+        ("modest.proj", False),
+        ("layer.1.DenseReluDense.wo", False),
+    ],
+)
+def test_adaptive_norms_are_told_by_their_names(name, sensitive):
+    assert bool(SENSITIVE.search(name)) == sensitive
 
 
 @pytest.mark.parametrize("kind", ["fp8", "nf4"])

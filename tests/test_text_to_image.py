@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import _random_models as random_models
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from app.errors import BadWeights, StageFailed
+from app.errors import BadWeights, ConfigError, StageFailed
 from app.stages import text_to_image
 from app.stages.text_to_image import ImageParams, TextToImage
 
@@ -62,6 +63,39 @@ def test_a_value_that_is_not_finite_is_no_picture(loaded):
     with pytest.raises(StageFailed, match="tiny drew values that are not finite"):
         loaded.run("a red ball", 1)
     weights.data.copy_(kept)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted", "tokens"),
+    [
+        ("Flux2KleinPipeline", "auto", 512),
+        ("Flux2KleinPipeline", 512, 512),
+        ("FluxPipeline", "auto", 256),
+        ("FluxPipeline", 77, 77),
+        ("ZImagePipeline", "auto", 256),
+        ("SomeOtherPipeline", 512, 512),
+    ],
+)
+def test_each_pipeline_gets_the_tokens_that_it_needs(tmp_path, kind, wanted, tokens):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind}))
+    assert text_to_image.text_tokens(wanted, tmp_path) == tokens
+
+
+@pytest.mark.parametrize("wanted", [16, 256, 511])
+def test_klein_takes_512_tokens_and_no_other_number(tmp_path, wanted):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "Flux2KleinPipeline"}))
+    with pytest.raises(ConfigError, match=rf"image.max_tokens = {wanted}: .* needs 512: set image.max_tokens"):
+        text_to_image.text_tokens(wanted, tmp_path)
+
+
+def test_the_padding_of_klein_changes_its_picture(tmp_path):
+    """Why the number is fixed."""
+    random_models.write_text_to_image(tmp_path, random_models.flux_2_klein, 0, torch.float32)
+    pictures = [
+        np.asarray(text_to_image.load(replace(PARAMS, max_tokens=tokens), tmp_path).run("a red ball", 1).image)
+        for tokens in (64, 128)
+    ]
+    assert not np.array_equal(*pictures)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ OLDEST_DRIVERS = {"12": 525, "13": 580}
 OLDEST_FOR_TORCH, OLDEST_IN_IMAGE = (7, 5), (8, 0)
 """Oldest compute capabilities of torch for CUDA 13, and of the kernels in the container image (Dockerfile)."""
 
-WEIGHT_SHARE = {"none": 1.0, "fp8": 0.51, "nf4": 0.27}
+WEIGHT_SHARE = {"none": 1.0, "fp8": 0.61, "nf4": 0.27}
 """Size of a text-to-image model in memory relative to its size on disk, as measured (docs/full-profile.md)."""
 
 

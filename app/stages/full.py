@@ -100,7 +100,7 @@ def load(config: Config, on_load: OnLoad = no_progress) -> Full:
     cut = _found(config.cutout.model, config, on_load, one_file=True)
     flows = _flows(config, on_load)
     on_load(f"loading {picture.name} and {cut.name}", 0, picture.bytes + cut.bytes)
-    drawer = text_to_image.load(_image_params(config, picture.name, device), picture.path)
+    drawer = text_to_image.load(_image_params(config, picture.name, picture.path, device), picture.path)
     cutter = cutout.load(_cutout_params(config), cut.path)
     on_load(f"loading {splat.name} and {encoder.name}", 0, splat.bytes + encoder.bytes)
     trellis = image_to_splat.load(splat.path, encoder.path, device, flows.path if flows else None)
@@ -132,11 +132,12 @@ def _keep_compiled(config: Config) -> None:
     os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
 
 
-def _image_params(config: Config, name: str, device: Literal["cpu", "cuda"]) -> ImageParams:
+def _image_params(config: Config, name: str, folder: Path, device: Literal["cpu", "cuda"]) -> ImageParams:
     if device == "cpu":
         logger.warning(f"no GPU is visible: profile {config.profile.name!r} computes on the CPU, in float32")
-    dtype = {"dtype": "float32"} if device == "cpu" else {}
-    return ImageParams(**config.image.model_dump() | {"model": name} | dtype)
+    tokens = text_to_image.text_tokens(config.image.max_tokens, folder)
+    changed = {"model": name, "max_tokens": tokens} | ({"dtype": "float32"} if device == "cpu" else {})
+    return ImageParams(**config.image.model_dump() | changed)
 
 
 def _cutout_params(config: Config) -> CutoutParams:

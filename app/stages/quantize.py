@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -19,8 +20,13 @@ FP8_CARDS = (8, 9)
 """The first compute capability with fp8 multiplication. Older cards convert fp8 weights before they multiply."""
 
 
+SENSITIVE = re.compile(r"(^|\.)(norm\w*|\w*mod(ulation)?|adaln\w*)(\.|$)", re.IGNORECASE)
+"""Linear layers of adaptive norms, by their names in a block: they compute its scale, shift and gate from the time step
+and the prompt, so that an error of one of them is in every token (docs/full-profile.md)."""
+
+
 def quantize(module: nn.Module, kind: Kind, device: torch.device) -> None:
-    """Quantizes all linear layers in the module's blocks, which are in CPU memory afterwards.
+    """Quantizes the linear layers in the module's blocks, which are in CPU memory afterwards. fp8 omits SENSITIVE ones.
 
     Only one block at a time is on the device, so the whole module need not fit. Raises Unavailable without torchao.
     """
@@ -56,9 +62,13 @@ def _to_fp8(block: nn.Module, device: torch.device) -> None:
     config: Any = Float8WeightOnlyConfig(set_inductor_config=False)
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= FP8_CARDS:
         config = Float8DynamicActivationFloat8WeightConfig(granularity=PerRow(), set_inductor_config=False)
-    quantize_(block, config, filter_fn=_divides, device=device)
+    quantize_(block, config, filter_fn=_withstands_fp8, device=device)
 
 
 def _divides(module: nn.Module, _name: str) -> bool:
     """Whether it is a linear layer with dimensions that the kernels support. Few layers are not."""
     return isinstance(module, nn.Linear) and not (module.in_features % 64 or module.out_features % 64)
+
+
+def _withstands_fp8(module: nn.Module, name: str) -> bool:
+    return _divides(module, name) and not SENSITIVE.search(name)

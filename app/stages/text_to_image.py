@@ -18,12 +18,19 @@ from loguru import logger
 from PIL import Image
 from torch import Tensor, nn
 
-from app.errors import BadWeights, StageFailed
+from app.errors import BadWeights, ConfigError, StageFailed
 from app.reason import Reason
 from app.stages.picture import OnStep, Picture
 
 NEEDED = ("prompt", "num_inference_steps", "generator", "output_type")
 """Arguments that a text-to-image diffusion pipeline must take."""
+
+
+PADDED_TOKENS = {"Flux2KleinPipeline": 512}
+"""Pipelines whose text is padded to the number of tokens they were trained with. The padding takes part in attention,
+so that any other number gives another picture."""
+
+DEFAULT_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class ImageParams:
     guidance: float = 0.0
     size: int = 512
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    max_tokens: int = 256
+    max_tokens: int = DEFAULT_TOKENS
 
 
 class TextToImage:
@@ -91,7 +98,7 @@ def load(params: ImageParams, folder: Path) -> TextToImage:
     Reads safetensors only, runs no code of the folder, and does not use the network. Raises BadWeights if the folder
     holds no such pipeline.
     """
-    _check_index(folder)
+    _read_index(folder)
     try:
         pipeline = DiffusionPipeline.from_pretrained(
             folder, torch_dtype=getattr(torch, params.dtype), use_safetensors=True, local_files_only=True
@@ -107,11 +114,24 @@ def load(params: ImageParams, folder: Path) -> TextToImage:
     return TextToImage(params, pipeline)
 
 
+def text_tokens(wanted: int | Literal["auto"], folder: Path) -> int:
+    """image.max_tokens for the pipeline in a folder. Raises ConfigError if it does not work with the wanted number."""
+    kind = _read_index(folder)["_class_name"]
+    needed = PADDED_TOKENS.get(kind)
+    if wanted == "auto":
+        return needed or DEFAULT_TOKENS
+    if needed not in (None, wanted):
+        raise ConfigError(
+            f'image.max_tokens = {wanted}: {folder.name} ({kind}) needs {needed}: set image.max_tokens to "auto"'
+        )
+    return wanted
+
+
 def _known(pipeline: Any) -> set[str]:
     return set(inspect.signature(pipeline.__call__).parameters)
 
 
-def _check_index(folder: Path) -> None:
+def _read_index(folder: Path) -> dict[str, Any]:
     path = folder / "model_index.json"
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
@@ -119,6 +139,7 @@ def _check_index(folder: Path) -> None:
         raise BadWeights(f"{path}: cannot be read: {error}; a diffusers pipeline has one") from None
     if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
         raise BadWeights(f"{path}: names no class of diffusers; pipelines with code of their own are not run")
+    return index
 
 
 def _to_image(pixels: Tensor, model: str) -> Image.Image:
