@@ -17,7 +17,7 @@ MAX_BYTES = 100_000
 """How much of a crash trace is read back."""
 
 
-class Taken(Unavailable):
+class DeviceTaken(Unavailable):
     """Another process holds this device."""
 
 
@@ -61,7 +61,7 @@ def take_lock(path: Path) -> TextIO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise Taken(f"{path}: another engine has this device; stop the other splatgate serve first") from None
+        raise DeviceTaken(f"{path}: another engine has this device; stop the other splatgate serve first") from None
     return file
 
 

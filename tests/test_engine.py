@@ -35,7 +35,7 @@ from app.engine.gpu_errors import STICKY, is_sticky
 from app.engine.guard import Guard
 from app.engine.instance import Instance
 from app.errors import SelfTestFailed, StorageDown
-from app.identity import CrashTrace, Taken, node_id, take_lock
+from app.identity import CrashTrace, DeviceTaken, node_id, take_lock
 from app.jobs import tables
 from app.jobs.client import Jobs
 from app.jobs.heartbeats import Heartbeat
@@ -733,7 +733,7 @@ def test_a_host_keeps_its_name(tmp_path: Path) -> None:
 
 def test_a_lock_is_free_again_once_its_holder_is_gone(tmp_path: Path) -> None:
     held = take_lock(tmp_path / "lock")
-    with pytest.raises(Taken):
+    with pytest.raises(DeviceTaken):
         take_lock(tmp_path / "lock")
     held.close()
     take_lock(tmp_path / "lock").close()

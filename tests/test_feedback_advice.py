@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.feedback.advice import FEWEST, Advice, Evidence, advise, weigh
+from app.feedback.advice import FEWEST, Advice, Evidence, advise, estimate_gains
 from app.feedback.statistics import difference, quartiles, share
 
 
@@ -178,7 +178,7 @@ def test_the_gain_is_what_counting_gives() -> None:
     """Against plain sums and covariances over the jobs, on both sides of the present threshold."""
     rng = np.random.default_rng(3)
     found = evidence(rng, 400, 40, 0.25)
-    gains = weigh(found, 0.25, 0.001, 2.0)
+    gains = estimate_gains(found, 0.25, 0.001, 2.0)
     worth = found.accepted - 2.0 * found.rejected
     delivered = np.stack([found.values >= candidate for candidate in gains.candidates]).astype(float)
     each = worth * (delivered - (found.values >= 0.25))

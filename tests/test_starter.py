@@ -111,7 +111,7 @@ def test_the_tokenizer_knows_every_wording_of_every_prompt():
     random, tokenizer = Random(0), picture.t5_tokenizer(TINY)
     for number in range(200):
         scene = world.random_scene(np.random.default_rng(number))
-        text = world.spoken(str(scene), random)
+        text = world.paraphrased(str(scene), random)
         ids = tokenizer(text).input_ids
         assert tokenizer.unk_token_id not in ids, text
         assert len(ids) <= TINY.max_tokens

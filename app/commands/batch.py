@@ -16,7 +16,7 @@ from rich.text import Text
 from app.cli import print_json, progress
 from app.commands.output import COLOURS, exit_by
 from app.commands.output_folder import check_output, folder_name
-from app.commands.result import Made, run_one
+from app.commands.result import PromptResult, run_one
 from app.config import Config
 from app.errors import BadFile, BadInput, BadPrompt
 from app.reading import read_bytes
@@ -34,7 +34,7 @@ class Row:
     """The result of one prompt. seconds: None if an earlier run generated it."""
 
     prompt: str
-    made: Made
+    made: PromptResult
     seconds: float | None
 
     def document(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _read(file: Path, config: Config) -> list[str]:
     return list({folder_name(prompt, 0): prompt for prompt in reversed(prompts.values())}.values())[::-1]
 
 
-def _done_before(parent: Path, prompt: str, seed: int, config: Config) -> Made | None:
+def _done_before(parent: Path, prompt: str, seed: int, config: Config) -> PromptResult | None:
     """The result of an earlier run with the same prompt, seed and settings, or None."""
     folder = parent / folder_name(prompt, seed)
     path = folder / "certificate.json"
@@ -121,7 +121,7 @@ def _done_before(parent: Path, prompt: str, seed: int, config: Config) -> Made |
         return None
     if not _matches(issued, prompt, seed, config) or not all((folder / each.name).is_file() for each in issued.assets):
         return None
-    return Made(issued.verdict.outcome, issued.verdict.reasons, issued.verdict.reason_codes, folder, issued)
+    return PromptResult(issued.verdict.outcome, issued.verdict.reasons, issued.verdict.reason_codes, folder, issued)
 
 
 def _matches(issued: Certificate, prompt: str, seed: int, config: Config) -> bool:

@@ -22,7 +22,7 @@ OnText = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Made:
+class PromptResult:
     """The result of one prompt. folder, certificate: None if no attempt produced a splat."""
 
     outcome: str
@@ -46,7 +46,7 @@ def run_one(
     config: Config,
     folder: Path,
     on_text: OnText,
-) -> Made:
+) -> PromptResult:
     """Generates one splat and writes its folder."""
     from app import outputs, pipeline
 
@@ -59,8 +59,8 @@ def run_one(
     try:
         attempt = pipeline.generate(request, seed, attempts, stages, config, on_stage, on_step)
     except NothingMade as error:
-        return Made("refused", (str(error),), (error.reason.code,))
+        return PromptResult("refused", (str(error),), (error.reason.code,))
     on_text("Writing the files")
     with complete_folder(folder) as temporary:
         issued = outputs.write_outputs(attempt, temporary, config, datetime.now(UTC))
-    return Made(attempt.outcome, issued.verdict.reasons, issued.verdict.reason_codes, folder, issued)
+    return PromptResult(attempt.outcome, issued.verdict.reasons, issued.verdict.reason_codes, folder, issued)

@@ -12,7 +12,7 @@ from app.config import load_config
 from app.engine.instance import Instance
 from app.engine.storage import wait_for_database
 from app.errors import DatabaseDown, SplatgateError
-from app.identity import Taken
+from app.identity import DeviceTaken
 from app.log import start_logging
 
 
@@ -28,7 +28,7 @@ def main() -> None:
         start_heartbeats(config.jobs.heartbeat_seconds)
         wait_for_database(config)
         instance = Instance(config, options.device, options.gpu)
-    except Taken as error:
+    except DeviceTaken as error:
         logger.critical(str(error))
         sys.exit(TAKEN)
     except SplatgateError as error:

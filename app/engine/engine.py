@@ -62,7 +62,7 @@ class Engine:
         self.instance.report(state="READY", why=self.storage.problem, progress=None, eta=None)
         report_ready()
         logger.info(f"engine {self.instance.name}: READY on {self.instance.device}")
-        self._do_chores(worker)
+        self._run_periodic_tasks(worker)
         self._drain(worker)
 
     def _take_jobs(self, stages: Stages) -> Worker:
@@ -75,18 +75,18 @@ class Engine:
         take_jobs(self.instance.store, self.instance.id, worker.run, self.config.jobs.poll_seconds)
         return worker
 
-    def _do_chores(self, worker: Worker) -> None:
+    def _run_periodic_tasks(self, worker: Worker) -> None:
         """Runs the periodic tasks until the engine is told to stop."""
-        chores = self._chores(worker)
-        due = [0.0] * len(chores)
+        tasks = self._periodic_tasks(worker)
+        due = [0.0] * len(tasks)
         while not self._stopping:
             time.sleep(TICK_SECONDS)
-            for index, (interval, chore) in enumerate(chores):
+            for index, (interval, task) in enumerate(tasks):
                 if time.monotonic() >= due[index]:
                     due[index] = time.monotonic() + interval
-                    attempt(chore)
+                    attempt(task)
 
-    def _chores(self, worker: Worker) -> list[tuple[float, Callable[[], object]]]:
+    def _periodic_tasks(self, worker: Worker) -> list[tuple[float, Callable[[], object]]]:
         """The periodic tasks and their intervals in seconds."""
         store, clock, assets = self.instance.store, self.instance.clock, self.config.assets
         liveness = Liveness(store, self.config.jobs.lost_after_seconds)

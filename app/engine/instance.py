@@ -33,7 +33,7 @@ from app.jobs.store import Store
 class Instance:
     """One process that holds a device. It has a random id, because PIDs repeat in containers, and the device's name.
 
-    gpu_uuid: empty for the CPU. Raises Taken if another process holds the device, DatabaseDown.
+    gpu_uuid: empty for the CPU. Raises DeviceTaken if another process holds the device, DatabaseDown.
     """
 
     def __init__(self, config: Config, device: str, gpu_uuid: str) -> None:

@@ -88,14 +88,14 @@ def advise(
     order, luck = _order(evidence)
     if luck >= LEVEL:
         return _unrelated(setting, present, accepted, verdicts, order, luck)
-    gains = weigh(evidence, present, step, cost)
+    gains = estimate_gains(evidence, present, step, cost)
     if not len(gains.candidates):
         reason = f"no other value changes at least {MOVED} outcomes and leaves {FEWEST} results"
         return Advice(setting, present, "keep", reason + _untried(gains, present), verdicts, order=order)
     return _choose(setting, present, gains, len(evidence.values), verdicts, order, rng)
 
 
-def weigh(evidence: Evidence, present: float, step: float, cost: float) -> Gains:
+def estimate_gains(evidence: Evidence, present: float, step: float, cost: float) -> Gains:
     """The gain of each candidate over the current setting on the same results."""
     values, worth = evidence.values, evidence.accepted - cost * evidence.rejected
     jobs, candidates = len(values), _candidates(values, present, step)

@@ -44,7 +44,7 @@ def plot(report: Report, theme: Theme = "light", title: str = "") -> bytes:
     figure = Figure(figsize=(13.5, 4.4), dpi=110, facecolor=palette.paper, layout="constrained")
     panels = figure.subplots(1, 3)
     for axes in panels:
-        _dress(axes, palette)
+        _style(axes, palette)
     _draw_judges(panels[0], report, palette)
     _draw_scores(panels[1], report, palette)
     _draw_curve(panels[2], report, palette)
@@ -55,7 +55,7 @@ def plot(report: Report, theme: Theme = "light", title: str = "") -> bytes:
     return png.getvalue()
 
 
-def _dress(axes: Axes, palette: Palette) -> None:
+def _style(axes: Axes, palette: Palette) -> None:
     axes.set_facecolor(palette.paper)
     axes.tick_params(colors=palette.ink, labelsize=9)
     axes.grid(color=palette.faint, linewidth=0.6)
@@ -73,7 +73,7 @@ def _draw_judges(axes: Axes, report: Report, palette: Palette) -> None:
     hidden = len(report.judges) - len(judges) + report.judges_left_out
     axes.set_title("Accepted, by judge" + (f" ({hidden} more not shown)" if hidden else ""), fontsize=11)
     if not judges:
-        return _say(axes, "no answers yet", palette)
+        return _note(axes, "no answers yet", palette)
     places = range(len(judges))
     for place, judge in zip(places, judges, strict=True):
         _interval(axes, judge.acceptance, place, palette, horizontal=True)
@@ -92,7 +92,7 @@ def _name(judge: Judge) -> str:
 def _draw_scores(axes: Axes, report: Report, palette: Palette) -> None:
     axes.set_title("Accepted, by our CLIP score", fontsize=11)
     if not report.by_score:
-        return _say(axes, "no verdict could be joined\nto a scored job", palette)
+        return _note(axes, "no verdict could be joined\nto a scored job", palette)
     for bucket in report.by_score:
         middle = (bucket.low + bucket.high) / 2
         _interval(axes, bucket.acceptance, middle, palette, horizontal=False)
@@ -107,7 +107,7 @@ def _draw_scores(axes: Axes, report: Report, palette: Palette) -> None:
 def _draw_curve(axes: Axes, report: Report, palette: Palette) -> None:
     axes.set_title("What a threshold would mean", fontsize=11)
     if not report.curve:
-        return _say(axes, "no verdict could be joined\nto a scored job", palette)
+        return _note(axes, "no verdict could be joined\nto a scored job", palette)
     at = [point.threshold for point in report.curve]
     low, high = _ends([point.acceptance for point in report.curve])
     axes.fill_between(at, low, high, color=palette.accepted, alpha=0.18, linewidth=0)
@@ -141,7 +141,7 @@ def _ends(shares: Sequence[Share]) -> tuple[list[float], list[float]]:
     return [share.low or 0.0 for share in shares], [share.high or 0.0 for share in shares]
 
 
-def _say(axes: Axes, words: str, palette: Palette) -> None:
+def _note(axes: Axes, words: str, palette: Palette) -> None:
     axes.text(0.5, 0.5, words, ha="center", va="center", color=palette.lost, transform=axes.transAxes)
     axes.set_xticks([])
     axes.set_yticks([])

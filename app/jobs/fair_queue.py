@@ -1,7 +1,7 @@
 """The rank of a job among the waiting ones of its priority: callers get equal shares of the engines.
 
 Self-clocked fair queueing (Golestani, INFOCOM 1994), with the cost of a job in place of the length of a packet. A
-caller that submits a thousand jobs, or a large film, delays its own later jobs and not those of others. The jobs of
+caller that submits a thousand jobs, or a large video, delays its own later jobs and not those of others. The jobs of
 one caller run in the order of their submission.
 """
 
@@ -20,16 +20,16 @@ UNIT = 4
 FIRST_SEQUENCE = SEQUENCES // 4
 """Below it is room for jobs that are moved to the front."""
 
-PLAIN_FILM = 512
-"""Pixels a side of a film that costs as much as a splat."""
+BASE_VIDEO_SIZE = 512
+"""Pixels per side of a video that costs as much as a splat."""
 
 OPEN = jobs.c.state.in_(("QUEUED", "RUNNING"))
 
 
 def cost(request: JobRequest, config: Config) -> int:
-    """Of a job, in jobs: the attempts it may take, or the size of its film."""
+    """The cost of a job, in jobs: by the attempts that it may take, or by the size of its video."""
     if request.kind == "turntable":
-        return max(1, round(((request.size or config.turntable.size) / PLAIN_FILM) ** 2))
+        return max(1, round(((request.size or config.turntable.size) / BASE_VIDEO_SIZE) ** 2))
     return (request.attempts or config.generate.attempts) if request.kind == "generate" else 1
 
 
@@ -46,7 +46,7 @@ def next_sequence(connection: sa.Connection, owner: str | None, priority: int, j
 
 
 def _virtual_time(connection: sa.Connection, priority: int) -> int:
-    """The rank of the job that was begun last; where none runs, one that is just before the first that waits."""
+    """The rank of the job that was started last; if none runs, a rank just before the first waiting job."""
     rank, same = jobs.c.sequence, jobs.c.priority == priority
     running = connection.scalar(sa.select(sa.func.max(rank)).where(same & (jobs.c.state == "RUNNING")))
     if running is not None:

@@ -20,7 +20,7 @@ from app.config import AuthConfig, Config
 from app.errors import Forbidden, Unauthorized
 from app.web.client_address import ClientAddress
 from app.web.failures import Failures
-from app.web.tokens import LOCAL, STRANGER, Caller, TokenFile
+from app.web.tokens import ANONYMOUS, LOCAL, Caller, TokenFile
 
 OPEN = ("/livez", "/readyz")
 WORKER = ("/generate/", "/generate", "/generate_video/", "/generate_video")
@@ -98,7 +98,7 @@ def _token_checker(config: AuthConfig, client: ClientAddress) -> Callable[[], Ca
         token = _token()
         caller = tokens.find(token, datetime.now(UTC)) if token else None
         if not caller and is_open(request.path, config):
-            return STRANGER
+            return ANONYMOUS
         if not caller:
             if token:
                 failures.count(client.of_request())
@@ -128,7 +128,7 @@ def _local_checker(config: Config, client: ClientAddress) -> Callable[[], Caller
 
     def check() -> Caller:
         if request.path in OPEN:
-            return STRANGER
+            return ANONYMOUS
         if proxy := client.untrusted_proxy():
             raise Forbidden(
                 f"this request came through a proxy ({proxy}), which would give everybody access: create a token with "

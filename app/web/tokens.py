@@ -80,7 +80,7 @@ class Caller:
 LOCAL = Caller("", "admin")
 """Every caller of a service without tokens."""
 
-STRANGER = Caller("", "own")
+ANONYMOUS = Caller("", "own")
 """A caller without a token on a path that needs none."""
 
 

@@ -64,7 +64,7 @@ def train_cutout(options: Options, sizes: Sizes) -> dict[str, Any]:
             pool.refresh()
 
     def loss_of() -> dict[str, Tensor]:
-        images, masks = lesson(pool.batch(sizes.cutout_batch, random)["pictures"], varied=True)
+        images, masks = training_pairs(pool.batch(sizes.cutout_batch, random)["pictures"], varied=True)
         return {"entropy": F.binary_cross_entropy_with_logits(modules.net.logits(images).float(), masks)}
 
     figures = train("cutout", options, averaged, loss_of, rate=3e-3, before_step=refresh)
@@ -74,10 +74,10 @@ def train_cutout(options: Options, sizes: Sizes) -> dict[str, Any]:
     return figures
 
 
-def lesson(pictures: Tensor, *, varied: bool) -> tuple[Tensor, Tensor]:
+def training_pairs(pictures: Tensor, *, varied: bool) -> tuple[Tensor, Tensor]:
     """(B, V, S, S, 4) premultiplied -> images as rembg prepares them, and masks, (B, 1, 320, 320).
 
-    varied: on other backgrounds than GREY, softened and noisy.
+    varied: on random backgrounds instead of GREY, blurred and noisy.
     """
     b, device = len(pictures), pictures.device
     view = torch.randint(pictures.shape[1], (b,), device=device)
@@ -112,7 +112,7 @@ def cutout_figures(net: SmallU, options: Options) -> dict[str, float]:
     held.refresh(0)
     ratios = []
     for part in torch.arange(min(len(held), 128)).split(16):
-        images, masks = lesson(held.rows(part)["pictures"], varied=False)
+        images, masks = training_pairs(held.rows(part)["pictures"], varied=False)
         found, wanted = net(images) > 0.8, masks > 0.8
         ratios.append((found & wanted).sum((1, 2, 3)) / (found | wanted).sum((1, 2, 3)).clamp(min=1))
     ious = torch.cat(ratios)

@@ -97,7 +97,7 @@ def flow_losses(modules: Any, batch: dict[str, Tensor], sizes: Sizes, *, learnin
     b, device = len(z), z.device
     view = torch.randint(batch["seen"].shape[1], (b,), device=device)
     images = batch["seen"][torch.arange(b, device=device), view].permute(0, 3, 1, 2).float() / 255
-    tokens = forward.encode(modules.encoder, disturbed(images) if learning else images)
+    tokens = forward.encode(modules.encoder, augmented(images) if learning else images)
 
     def condition(rows: Tensor) -> Tensor:
         return rows * (torch.rand(len(rows), 1, 1, device=device) >= NEGATIVE) if learning else rows
@@ -107,7 +107,7 @@ def flow_losses(modules: Any, batch: dict[str, Tensor], sizes: Sizes, *, learnin
     found = forward.structure_velocity(modules.structure_flow, (1 - here) * z + here * noise, t, condition(tokens))
     structure = F.mse_loss(found.float(), noise - z)
 
-    some = alike(batch["count"], sizes.voxels_batch) if learning else torch.arange(b, device=device)
+    some = of_similar_size(batch["count"], sizes.voxels_batch) if learning else torch.arange(b, device=device)
     coords, latents = on_voxels({name: batch[name][some] for name in ("count", "coords", "latents")})
     t, noise = flow_times(len(some), device, 0.3), torch.randn_like(latents)
     here = t[coords[:, 0], None]
@@ -117,8 +117,8 @@ def flow_losses(modules: Any, batch: dict[str, Tensor], sizes: Sizes, *, learnin
     return {"structure": structure, "latents": F.mse_loss(found.float(), noise - latents)}
 
 
-def alike(counts: Tensor, most: int) -> Tensor:
-    """The numbers of up to `most` objects of about a size, so that little of their tokens is padding."""
+def of_similar_size(counts: Tensor, most: int) -> Tensor:
+    """Indices of up to `most` objects of similar size, so that few of their tokens are padding."""
     start = int(torch.randint(max(1, len(counts) - most + 1), (1,)))
     return counts.argsort()[start : start + most]
 
@@ -130,8 +130,8 @@ def on_voxels(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return torch.cat([true.nonzero()[:, :1], coords], dim=1), batch["latents"][:, : true.shape[1]][true].float()
 
 
-def disturbed(images: Tensor) -> Tensor:
-    """Light and sharpness vary a little, as they do in pictures that a model draws."""
+def augmented(images: Tensor) -> Tensor:
+    """Varies brightness and sharpness a little, as in generated pictures."""
     b, device = len(images), images.device
     light = 1 + 0.06 * torch.randn(b, 1, 1, 1, device=device)
     blurred = F.avg_pool2d(images, 3, stride=1, padding=1)

@@ -15,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config,
 from starter.pool import Pool
 from starter.sizes import Sizes
 from starter.training import Averaged, Options, checkpoint, flow_times, load_part, read, train
-from starter.world import GREY, spoken, vocabulary
+from starter.world import GREY, paraphrased, vocabulary
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 CLIP_TOKENS = 77
@@ -158,7 +158,7 @@ def transformer(sizes: Sizes) -> FluxTransformer2DModel:
 def tokens_of(prompts: list[str], sizes: Sizes, seed: int) -> tuple[Tensor, Tensor]:
     """(n, WORDINGS, 77) and (n, WORDINGS, max_tokens) of each prompt in several wordings."""
     random = Random(seed)
-    texts = [spoken(prompt, random) for prompt in prompts for _ in range(WORDINGS)]
+    texts = [paraphrased(prompt, random) for prompt in prompts for _ in range(WORDINGS)]
     clip, t5 = clip_tokenizer(), t5_tokenizer(sizes)
     rows = [
         tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids

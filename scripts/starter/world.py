@@ -123,8 +123,8 @@ def seen(cut: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.asarray(prepare(cut).resize((size, size), Image.Resampling.LANCZOS))
 
 
-def spoken(prompt: str, random: Random) -> str:
-    """The prompt in other words of the same meaning."""
+def paraphrased(prompt: str, random: Random) -> str:
+    """The prompt with random synonyms."""
     scene = parse(prompt)
 
     def thing(said: Thing) -> str:
@@ -153,7 +153,7 @@ def write_chunks(folder: Path, sizes: Sizes, seed: int, objects: int, held_out: 
     tasks += [(folder, "learn", n, sizes, seed) for n in range(-(-objects // CHUNK))]
     tasks = [task for task in tasks if not _chunk_path(*task[:3]).is_file()]
     if workers <= 1:
-        _alone()
+        _single_thread_worker()
         for done, task in enumerate(tasks):
             _write_chunk(task)
             yield (done + 1) * CHUNK
@@ -161,7 +161,7 @@ def write_chunks(folder: Path, sizes: Sizes, seed: int, objects: int, held_out: 
     if tasks:
         _write_chunk(tasks.pop(0))  # compiles the rasteriser once, into its cache
         yield CHUNK
-    with multiprocessing.get_context("spawn").Pool(workers, _beside) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers, _low_priority_worker) as pool:
         for done, _ in enumerate(pool.imap(_write_chunk, tasks)):
             yield (done + 2) * CHUNK
 
@@ -196,14 +196,14 @@ def _row(random: np.random.Generator, sizes: Sizes) -> dict[str, NDArray[np.gene
     }
 
 
-def _beside() -> None:
-    """In a process of its own, after those that train."""
+def _low_priority_worker() -> None:
+    """Sets up a worker process that yields to those that train."""
     os.nice(5)
-    _alone()
+    _single_thread_worker()
 
 
-def _alone() -> None:
-    """One thread, no log."""
+def _single_thread_worker() -> None:
+    """Sets up a worker process with one thread and no log."""
     os.environ["NUMBA_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
     from loguru import logger
 
