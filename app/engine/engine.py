@@ -23,6 +23,7 @@ from app.jobs.orphans import Orphans
 from app.jobs.queue import JobQueue, take_jobs
 from app.jobs.reconciler import Reconciler
 from app.jobs.retention import Retention
+from app.jobs.scrub import Scrub
 from app.jobs.steps import Steps
 from app.jobs.workflow import EngineHooks, Worker
 from app.log import ToLoguru
@@ -100,6 +101,7 @@ class Engine:
             (CLEAN_SECONDS, retention.sweep),
             (CLEAN_SECONDS, lambda: guard.trusted() and FeedbackStore(store, self.config, clock).forget()),
             (CLEAN_SECONDS, lambda: liveness.forget(clock() - FORGET_SECONDS)),
+            (CLEAN_SECONDS, Scrub(store, self.assets, clock).run),
             (ORPHANS_SECONDS, Orphans(store, self.assets, assets, clock, guard).sweep),
         ]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import sqlalchemy as sa
 
 from app.config import Config
-from app.errors import Conflict, NotFound
+from app.errors import Conflict, NotFound, Unavailable
 from app.jobs import queries, submission, tables
 from app.jobs.assets import Asset, Assets
 from app.jobs.forecast import Forecast, forecasts
@@ -148,7 +148,7 @@ class Jobs:
         return list_engines(self.store, self.clock(), self.config.jobs.lost_after_seconds)
 
     def open_asset(self, id: str, name: str) -> Asset:
-        """Opens a file of a job. Raises NotFound if the job or the file does not exist."""
+        """Opens a file of a job. Raises NotFound if there is none, Unavailable if it is damaged."""
         query = sa.select(tables.assets).where(tables.assets.c.job == id, tables.assets.c.name == name)
         with self.store.reading() as connection:
             row = connection.execute(query).mappings().first()
@@ -156,6 +156,8 @@ class Jobs:
             job = self.get(id)
             there = ", ".join(job.assets) or "none yet"
             raise NotFound(f"job {id} ({job.state}) has no file {name[:64]!r}; it has: {there}")
+        if row["damaged"]:
+            raise Unavailable(f"{row['path']}: the file is damaged, its sha256 is not the one it was stored with")
         return Asset(name, self.assets.open(row["path"], row["size"]), row["size"], row["sha256"], row["modified"])
 
     def _versions(self, ids: Iterable[str]) -> dict[str, int]:

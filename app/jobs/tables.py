@@ -66,6 +66,8 @@ assets = sa.Table(
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("modified", sa.Float, nullable=False),
+    sa.Column("checked", sa.Float),  # when it was last read and compared with its sha256
+    sa.Column("damaged", sa.Boolean),  # it is not served
 )
 
 engines = sa.Table(
