@@ -289,6 +289,14 @@ def test_a_queue_of_more_than_a_page_is_listed_and_cancelled_as_a_whole(
         page.context.close()
 
 
+def test_another_job_like_one_with_sampler_settings_gets_them_too(waiting: str, visit: Callable[..., Page]) -> None:
+    page = visit(waiting)
+    like = "async (job) => (await import('./static/api.js')).likeJob(job)"
+    job: dict[str, object] = {"prompt": "a chair", "attempts": 2, "seed": 5, "trellis": {"preset": "app"}}
+    assert page.evaluate(like, job) == {"prompt": "a chair", "attempts": 2, "trellis": {"preset": "app"}}
+    assert page.evaluate(like, job | {"trellis": {}}) == {"prompt": "a chair", "attempts": 2}
+
+
 def test_a_result_that_is_deleted_leaves_the_page(waiting: str, visit: Callable[..., Page]) -> None:
     page = visit(waiting, allowed="404")
     page.locator("#filter").get_by_label("Cancelled").check()

@@ -26,6 +26,12 @@ export async function file(job, name, progress = () => {}) {
   return collect(answer, progress);
 }
 
+// The body that makes a job like this one, apart from its seed. Sampler settings are left out where there are none.
+export function likeJob(job) {
+  const trellis = Object.keys(job.trellis).length ? { trellis: job.trellis } : {};
+  return { prompt: job.prompt, attempts: job.attempts, ...trellis };
+}
+
 export function submit(order) {
   const headers = { "Content-Type": "application/json", "Idempotency-Key": randomKey() };
   return ask(JOBS, { method: "POST", headers, body: JSON.stringify(order) });

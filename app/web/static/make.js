@@ -1,6 +1,6 @@
 // The form: prompt, picture, seed, attempts, and how many variations.
 
-import { submit } from "./api.js";
+import { likeJob, submit } from "./api.js";
 import { Cutout } from "./cutout.js";
 import { element, say } from "./dom.js";
 import { encoded, givenPicture } from "./picture.js";
@@ -43,7 +43,7 @@ export class Make {
 
   // Generates the prompt of a job again. next: with the seeds after its own; else with its own.
   async again(job, { count, next }) {
-    const order = { prompt: job.prompt, attempts: job.attempts };
+    const order = likeJob(job);
     try {
       const picture = await givenPicture(job);
       if (picture) order.picture = await encoded(picture);

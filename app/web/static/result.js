@@ -107,7 +107,7 @@ export class Result {
   }
 
   copy(job) {
-    const body = JSON.stringify({ prompt: job.prompt, seed: job.seed, attempts: job.attempts }).replaceAll("'", "'\\''");
+    const body = JSON.stringify({ ...api.likeJob(job), seed: job.seed }).replaceAll("'", "'\\''");
     const words = `curl -H 'Content-Type: application/json' -d '${body}' ${location.origin}/v1/jobs`;
     this.try(async () => {
       if (await givenPicture(job)) return say(this.status, "This result comes from a picture, which is too long for a command.");
@@ -205,6 +205,7 @@ function summary(job) {
     facts(job),
     job.attempts > 1 && `attempt ${job.attempt} of ${job.attempts}`,
     `profile ${job.profile}`,
+    ...Object.entries(job.trellis).map(([name, value]) => `${name.replaceAll("_", " ")} ${value}`),
     new Date(job.created * 1000).toLocaleString(),
   ];
   return element(
