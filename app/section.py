@@ -1,4 +1,4 @@
-"""What the sections of the configuration have in common."""
+"""The base of the sections of the configuration."""
 
 from pydantic import BaseModel, ConfigDict
 

@@ -20,7 +20,7 @@ MEANINGS = {
     "steps": "Steps of the {} sampler.",
     "guidance": "Guidance scale of the {} sampler.",
     "interval": "Times at which guidance applies to the {}, low and high.",
-    "rescale": "Above 1, more of the {} steps lie near the noise.",
+    "rescale": "Above 1, more of the {} steps are near the noise.",
 }
 NAMES = ("preset", *BOUNDS, "oversample")
 

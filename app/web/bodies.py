@@ -36,9 +36,9 @@ class BodyReceiver:
         self._free = BODIES_AT_ONCE * config.max_body_mb * 2**20
 
     def receive(self, environ: WSGIEnvironment) -> None:
-        """Replaces wsgi.input by the whole body. What is wrong with it is left in the environment: the application
-        raises it once it knows who asks."""
-        announced = int(environ.get("CONTENT_LENGTH") or 0)  # gunicorn has refused what is no number
+        """Replaces wsgi.input by the whole body. An error goes into the environment: the application raises it once it
+        knows the caller."""
+        announced = int(environ.get("CONTENT_LENGTH") or 0)  # gunicorn has refused anything but a number
         kind = environ.get("CONTENT_TYPE", "")
         body = tempfile.SpooledTemporaryFile(max_size=PIECE)  # noqa: SIM115  the request closes it
         try:
@@ -59,7 +59,7 @@ class BodyReceiver:
         length = 0
         try:
             while piece := _read(stream):
-                gevent.sleep(0)  # a fast sender never lets the others have their turn
+                gevent.sleep(0)  # a fast sender would not let other greenlets run
                 length += len(piece)
                 self._free -= len(piece)
                 self._check(length, kind)
@@ -78,8 +78,8 @@ class BodyReceiver:
 
 
 def discard(stream: Any) -> None:
-    """Reads what is left of a request's body once it has been answered, so that the client reads the answer, and the
-    connection can be used again. A long or slow rest closes the connection. stream: gunicorn's."""
+    """Reads the rest of a request's body after the response, so that the client reads the response, and the connection
+    can be reused. If the rest is long or slow, the connection is closed. stream: gunicorn's."""
     left = MAX_DISCARDED
     try:
         with gevent.Timeout(DISCARD_SECONDS, TimeoutError()):

@@ -1,4 +1,4 @@
-"""What callers send as a form: text, and a picture as a file or in base64."""
+"""Forms from callers: text fields, and a picture as a file or in base64."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from app.web.limits import acquire_upload_slot
 from app.web.request_validation import decode_picture, validate_picture
 
 PICTURE_FIELDS = ("image", "prompt_image_file")
-"""Names of the field with a picture. The second is the one that a public contract of workers has."""
+"""Names of the field with a picture. The second one is that of a public worker protocol."""
 
 EXAMPLES = '-F prompt="a blue rocket" or -F image=@chair.png'
 
 
 def text_fields() -> MultiDict[str, str]:
-    """The fields that are no files. Raises BadInput if the form is not UTF-8."""
+    """The fields without files. Raises BadInput if the form is not UTF-8."""
     parsed = "form" in vars(request)
     if not parsed and request.content_length and request.mimetype == "application/x-www-form-urlencoded":
         stream = request.environ["wsgi.input"]
         if problem := utf8_problem(unquote_to_bytes(stream.read()), "form"):
             raise BadInput(problem)
-        stream.seek(0)  # to be parsed; Flask would leave out what it cannot decode
+        stream.seek(0)  # for the parser of Flask, which drops what it cannot decode
     return request.form
 
 
 def utf8_problem(data: bytes, what: str) -> str:
-    """What is wrong with bytes that are not UTF-8; empty if they are."""
+    """The error message for bytes that are not UTF-8; empty if they are."""
     try:
         data.decode()
     except UnicodeDecodeError as error:
@@ -41,10 +41,10 @@ def utf8_problem(data: bytes, what: str) -> str:
 
 
 def sent_picture(config: Config) -> bytes | None:
-    """The picture of the form; None if there is none. It may also stand in the field of the prompt.
+    """The picture of the form; None if there is none. It may also be in the field `prompt`.
 
-    Raises BadInput for several pictures and for one in a field of another name, BadFile for a file that is no PNG or
-    JPEG, TooBusy.
+    Raises BadInput for several pictures, or for one in another field; BadFile for a file that is no PNG or JPEG;
+    TooBusy.
     """
     fields = text_fields()
     uploads = [(name, file) for name, file in request.files.items(multi=True) if file.filename]
@@ -64,7 +64,7 @@ def sent_picture(config: Config) -> bytes | None:
 
 def _uploaded(name: str, file: FileStorage, config: Config) -> bytes:
     acquire_upload_slot(config.limits)
-    with file.stream:  # closed, its temporary file does not outlast the wait
+    with file.stream:  # closing it removes its temporary file before the wait
         data = file.read()
     if format_of(data) is None and data.isascii() and find(data.decode()):
         return decode_picture(data.decode(), config)

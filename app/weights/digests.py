@@ -1,8 +1,8 @@
 """Cached SHA-256 digests of files, so that weights are hashed once and not at every start.
 
 A digest is valid as long as the path leads to a file of the same inode, size, and times of last write and change. The
-kernel sets the time of change (ctime), which no program can set back. The device is left out: its number can differ
-after each mount, in a container at each start.
+kernel sets the time of change (ctime), which programs cannot set. The device number is not compared, because it can
+differ after each mount, in a container at each start.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class DigestCache:
     file: Path
 
     def cached(self, paths: Sequence[Path]) -> dict[Path, str | None]:
-        """The digests that are valid still; None where a file has to be hashed."""
+        """The digests that are still valid; None for a file that has to be hashed."""
         known = self._read()
         return {path: self._valid(known, path) for path in paths}
 

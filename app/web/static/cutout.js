@@ -1,4 +1,4 @@
-// What the generator will see of a picture: the object alone. An engine cuts it out; nothing of it is kept.
+// The part of a picture that the generator will see: the object. An engine cuts it out; nothing is stored.
 
 import * as api from "./api.js";
 import { element, say } from "./dom.js";
@@ -6,7 +6,7 @@ import { encoded } from "./picture.js";
 import { ended } from "./words.js";
 
 export class Cutout {
-  // place: where the cutout is shown, and until then what is being done.
+  // place: the element for the cutout, and for the progress before.
   constructor(file, place) {
     Object.assign(this, { place, address: "", disposed: false, stop: () => {} });
     this.status = element("p", { class: "quiet", role: "status" });
@@ -40,7 +40,7 @@ export class Cutout {
     return this.giveUp();
   }
 
-  // The picture is submitted: a cutout that has not come would only delay it.
+  // The picture was submitted: a pending cutout would only delay it.
   async giveUp() {
     if (this.address) return;
     this.disposed = true;

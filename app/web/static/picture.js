@@ -1,15 +1,15 @@
-// Pictures that a caller gave.
+// Pictures from callers.
 
 import * as api from "./api.js";
 
-// The picture that was given for a job, as a File; null if there is none, or if a model drew it from the prompt.
+// The picture that the caller of a job sent, as a File; null if there is none, or if a model generated it.
 export async function givenPicture(job) {
   const name = job.assets.find((each) => /^picture\./.test(each));
   if (!name || (await wasDrawn(job))) return null;
   return new File([await api.file(job, name)], name, { type: name.endsWith(".png") ? "image/png" : "image/jpeg" });
 }
 
-// Without a certificate only pictures that were given are kept.
+// Without a certificate, only pictures from callers are stored.
 async function wasDrawn(job) {
   if (!job.assets.includes("certificate.json")) return false;
   const { models } = await api.ask(api.asset(job, "certificate.json"));
