@@ -45,7 +45,7 @@ from app.jobs.heartbeats import Heartbeat, Liveness, list_engines
 from app.jobs.job_request import new_id
 from app.jobs.job_store import Claim, ClaimLost, JobResult, JobStore, StageSeconds
 from app.jobs.listing import Listing
-from app.jobs.queue import JobQueue
+from app.jobs.queue import SEQUENCES, JobQueue
 from app.jobs.reconciler import Reconciler
 from app.jobs.records import Engine, JobRequest
 from app.jobs.retention import Retention
@@ -256,6 +256,17 @@ def test_a_job_that_is_moved_to_the_front_is_the_next_to_run(jobs: Jobs) -> None
         jobs.move_to_front("0" * 32)
 
 
+def test_a_queue_that_is_never_empty_does_not_overtake_itself(jobs: Jobs) -> None:
+    """The rank of a job in DBOS is limited; the sequence rises until no job is open."""
+    old = jobs.submit(ROCKET).id
+    with jobs.store.writing() as connection:
+        connection.execute(sa.update(tables.jobs).values(sequence=SEQUENCES - 2))
+    ids = [jobs.submit(ROCKET).id for _ in range(3)]
+    ranks = workflow_ranks(jobs)
+    assert ranks[old] < min(ranks[id] for id in ids)
+    assert max(ranks.values()) < (ROCKET.priority + 1) * SEQUENCES, "not the rank of a lower priority"
+
+
 def test_a_job_that_an_engine_took_meanwhile_keeps_its_place(jobs: Jobs) -> None:
     """Between the look at the row and at the queue."""
     first, second = (jobs.submit(ROCKET).id for _ in range(2))
@@ -267,10 +278,16 @@ def test_a_job_that_an_engine_took_meanwhile_keeps_its_place(jobs: Jobs) -> None
 
 def taken(jobs: Jobs) -> list[str]:
     """The waiting jobs, as DBOS will take them."""
+    ranks = workflow_ranks(jobs)
+    return sorted(ranks, key=lambda id: ranks[id])
+
+
+def workflow_ranks(jobs: Jobs) -> dict[str, int]:
+    """DBOS's priority of the waiting jobs."""
     schema = "" if jobs.store.sqlite else "dbos."
-    query = f"SELECT workflow_uuid FROM {schema}workflow_status WHERE status = 'ENQUEUED' ORDER BY priority"
+    query = f"SELECT workflow_uuid, priority FROM {schema}workflow_status WHERE status = 'ENQUEUED'"
     with jobs.store.reading() as connection:
-        return [row[0] for row in connection.exec_driver_sql(query)]
+        return {row[0]: row[1] for row in connection.exec_driver_sql(query)}
 
 
 def test_a_waiting_job_is_cancelled_at_once_and_not_begun_after(jobs: Jobs) -> None:

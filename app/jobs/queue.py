@@ -166,13 +166,14 @@ def _workflow(run: Callable[[str], None]) -> Callable[[str], None]:
 
 def _options(id: str, priority: int, sequence: int) -> EnqueueOptions:
     """DBOS runs the lowest priority first and, within a priority, the oldest workflow. Its times have a resolution of
-    milliseconds, on SQLite of seconds. So its priority encodes the whole order: our priority, then the sequence."""
+    milliseconds, on SQLite of seconds. So its priority encodes the whole order: our priority, then the sequence. Ranks
+    start again once no job is open. A queue that is never empty for millions of jobs falls back to DBOS's times."""
     return {
         "queue_name": QUEUE,
         "workflow_name": WORKFLOW,
         "workflow_id": id,
         "app_version": APPLICATION,
-        "priority": priority * SEQUENCES + sequence % SEQUENCES,
+        "priority": priority * SEQUENCES + min(sequence, SEQUENCES - 1),
     }
 
 
