@@ -41,11 +41,12 @@ function drawJudges(judges, width) {
   const rows = judges.flatMap((judge, index) => {
     const y = index * ROW + 30;
     const { share, low, high } = judge.acceptance;
-    const line = share !== null && [bar(x(low), y, x(high), y), svg("circle", { cx: x(share), cy: y, r: 5, class: "accepted fill" })];
+    const line = share !== null && [bar(x(low), y, x(high), y), dot(x(share), y)];
     return [svg("text", { x: 8, y: y - 13 }, judgeWords(judge)), line];
   });
   const said = judges.map((judge) => `${judgeWords(judge)}, ${shareWords(judge.acceptance)}`);
-  return drawing(width, height, `Share accepted by each judge. ${said.join(". ")}.`, ticks, axisWords(width, height, "share accepted, with 95 % interval"), rows);
+  const words = axisWords(width, height, "share accepted, with 95 % interval");
+  return drawing(width, height, `Share accepted by each judge. ${said.join(". ")}.`, ticks, words, rows);
 }
 
 function drawBuckets(buckets, width) {
@@ -54,10 +55,11 @@ function drawBuckets(buckets, width) {
   const columns = buckets.flatMap(({ low: from, high: to, acceptance }) => {
     if (acceptance.share === null) return [];
     const at = x((from + to) / 2);
-    return [bar(at, yOf(acceptance.low), at, yOf(acceptance.high)), svg("circle", { cx: at, cy: yOf(acceptance.share), r: 5, class: "accepted fill" })];
+    return [bar(at, yOf(acceptance.low), at, yOf(acceptance.high)), dot(at, yOf(acceptance.share))];
   });
   const said = buckets.map((bucket) => `${bucket.low.toFixed(2)} to ${bucket.high.toFixed(2)}: ${shareWords(bucket.acceptance)}`);
-  return drawing(width, HEIGHT, `Share accepted by score. ${said.join(". ")}.`, axes(width, x, [low, high], "CLIP score of the job"), columns);
+  const frame = axes(width, x, [low, high], "CLIP score of the job");
+  return drawing(width, HEIGHT, `Share accepted by score. ${said.join(". ")}.`, frame, columns);
 }
 
 function drawCurve({ curve, threshold }, width) {
@@ -65,17 +67,25 @@ function drawCurve({ curve, threshold }, width) {
   const [low, high] = [Math.min(...shown), Math.max(...shown, Math.min(...shown) + 0.001)];
   const x = scale(low, high, LEFT, width - RIGHT);
   const place = (value) => (point) => `${x(point.threshold).toFixed(1)},${yOf(value(point) ?? 0).toFixed(1)}`;
-  const area = [...curve.map(place((point) => point.acceptance.low)), ...curve.toReversed().map(place((point) => point.acceptance.high ?? 0))];
+  const [bottom, top] = ["low", "high"].map((end) => curve.map(place((point) => point.acceptance[end])));
+  const interval = svg("polygon", { points: [...bottom, ...top.reverse()].join(" "), class: "interval" });
   const lines = CURVES.map(({ key, kind }) => svg("polyline", { points: curve.map(place(key)).join(" "), class: kind }));
-  const upright = settings(threshold).map(({ value, kind }) => svg("line", { x1: x(value), x2: x(value), y1: TOP, y2: HEIGHT - BOTTOM, class: kind }));
-  const ends = [curve[0], curve.at(-1)].map((point) => `at ${point.threshold.toFixed(3)} ${CURVES.map(({ key, words }) => `${percent(key(point) ?? 0)} ${words}`).join("; ")}`);
-  return drawing(width, HEIGHT, `What a threshold would mean: ${ends.join(". ")}.`, axes(width, x, [low, high], "validate.threshold"), svg("polygon", { points: area.join(" "), class: "interval" }), upright, lines);
+  const upright = settings(threshold).map(({ value, kind }) =>
+    svg("line", { x1: x(value), x2: x(value), y1: TOP, y2: HEIGHT - BOTTOM, class: kind }),
+  );
+  const ends = [curve[0], curve.at(-1)].map((point) => {
+    const parts = CURVES.map(({ key, words }) => `${percent(key(point) ?? 0)} ${words}`);
+    return `at ${point.threshold.toFixed(3)} ${parts.join("; ")}`;
+  });
+  const frame = axes(width, x, [low, high], "validate.threshold");
+  return drawing(width, HEIGHT, `What a threshold would mean: ${ends.join(". ")}.`, frame, interval, upright, lines);
 }
 
 function legend({ threshold }) {
   const marks = settings(threshold).map(({ value, kind, words }) => ({ kind, words: `${words}: ${value}` }));
   const entries = [...CURVES, ...marks].map(({ kind, words }) => {
-    const sample = svg("svg", { width: 30, height: 12, "aria-hidden": "true" }, svg("line", { x1: 0, x2: 30, y1: 6, y2: 6, class: kind }));
+    const line = svg("line", { x1: 0, x2: 30, y1: 6, y2: 6, class: kind });
+    const sample = svg("svg", { width: 30, height: 12, "aria-hidden": "true" }, line);
     return element("li", {}, sample, " ", words);
   });
   return element("ul", { class: "legend" }, entries);
@@ -89,7 +99,8 @@ function settings({ present, answer, value }) {
 // ---- parts ------------------------------------------------------------------------------------------------------------
 
 function drawing(width, height, label, ...parts) {
-  return svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label, class: "plot" }, ...parts);
+  const size = { width, height, viewBox: `0 0 ${width} ${height}` };
+  return svg("svg", { ...size, role: "img", "aria-label": label, class: "plot" }, ...parts);
 }
 
 function axes(width, x, [low, high], words) {
@@ -97,7 +108,8 @@ function axes(width, x, [low, high], words) {
     svg("line", { x1: LEFT, x2: width - RIGHT, y1: yOf(share), y2: yOf(share), class: "grid" }),
     svg("text", { x: LEFT - 6, y: yOf(share) + 4, "text-anchor": "end" }, percent(share)),
   ]);
-  return [levels, round(low, high).map((value) => xTick(x(value), HEIGHT - BOTTOM, String(value))), axisWords(width, HEIGHT, words)];
+  const ticks = round(low, high).map((value) => xTick(x(value), HEIGHT - BOTTOM, String(value)));
+  return [levels, ticks, axisWords(width, HEIGHT, words)];
 }
 
 function xTick(x, bottom, words) {
@@ -115,6 +127,10 @@ function bar(x1, y1, x2, y2) {
   return svg("line", { x1, y1, x2, y2, class: "accepted" });
 }
 
+function dot(cx, cy) {
+  return svg("circle", { cx, cy, r: 5, class: "accepted fill" });
+}
+
 function yOf(share) {
   return scale(0, 1, HEIGHT - BOTTOM, TOP)(share);
 }
@@ -127,7 +143,9 @@ function scale(from, to, start, end) {
 function round(low, high) {
   const step = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5].find((each) => (high - low) / each <= 6) ?? 1;
   const values = [];
-  for (let index = Math.ceil(low / step - 1e-9); index * step <= high + 1e-9; index++) values.push(Number((index * step).toFixed(4)));
+  for (let index = Math.ceil(low / step - 1e-9); index * step <= high + 1e-9; index++) {
+    values.push(Number((index * step).toFixed(4)));
+  }
   return values;
 }
 
