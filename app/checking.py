@@ -22,7 +22,7 @@ from app.splat.formats import asset_name, certified
 from app.splat.model import Splat
 from app.stages.measurement import Measurement, Subject, parts
 from app.stages.picture import Picture, read_picture
-from app.validation import load_validator, validate
+from app.validation import load_validator, validate, with_cause
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _check_metrics(
             values[metric.name] = metric.value if near else found.value
             checks += _check_metric(certificate, metric, found, tolerance, near=near)
     if len(values) == len(measured):
-        verdict = judge(len(splat), values, settings.validation)
+        verdict = with_cause(judge(len(splat), values, settings.validation), subject, settings)
     return (*checks, _equal("verdict", certificate.verdict.outcome, verdict.outcome))
 
 

@@ -69,7 +69,7 @@ def validate(subject: Subject, validator: Validator | None, config: Config) -> t
     for name, measurement in measured.items():
         logger.info(f"DIAGNOSTIC - {METRICS[name].title}: {measurement.value:.3f}")
     verdict = judge(len(subject.splat), {name: each.value for name, each in measured.items()}, config.validation)
-    verdict = _with_cause(verdict, subject, config)
+    verdict = with_cause(verdict, subject, config)
     if verdict.outcome == "passed":
         values = ", ".join(f"{METRICS[name].label}={each.value:.3f}" for name, each in measured.items())
         logger.info(f"VALIDATION PASSED: {values}")
@@ -80,7 +80,7 @@ def validate(subject: Subject, validator: Validator | None, config: Config) -> t
     return measured, verdict
 
 
-def _with_cause(verdict: Verdict, subject: Subject, config: Config) -> Verdict:
+def with_cause(verdict: Verdict, subject: Subject, config: Config) -> Verdict:
     """Puts the visible cause before the measured reasons; a splat without a shape is always refused."""
     if on_one_point(subject.splat) and verdict.outcome != "not validated":
         reason = Reason("uniform_position", {"gaussians": len(subject.splat)})

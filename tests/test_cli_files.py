@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from healthy import ball
+from healthy import ASSETS, asset, ball
 
 from app.commands.main import main
 from app.config import Config, RenderConfig
 from app.splat.blank import blank_views, why_blank
-from app.splat.cameras import IDENTITY, judge_placement, judging_views
+from app.splat.cameras import IDENTITY, Placement, judge_placement, judging_views
 from app.splat.files import read_splat, write_splat
 from app.splat.model import Splat
 from app.splat.ply import encode_ply
@@ -49,6 +49,40 @@ def test_another_unit_is_a_hint_and_extent_rescales_it_once(tmp_path: Path) -> N
     assert "hint: " not in run("inspect", tmp_path / "b.ply").stdout
     assert "(unchanged)" in run("repair", tmp_path / "b.ply", "-o", tmp_path / "c.ply", "--extent", "1.5").stdout
     assert (tmp_path / "c.ply").read_bytes() == (tmp_path / "b.ply").read_bytes()
+
+
+ITS_OWN = 0.0
+"""The extent that the asset had before."""
+
+
+@pytest.mark.parametrize("extent", [1.5, ITS_OWN])
+@pytest.mark.parametrize("longest", [0.02, 1_000.0])
+@pytest.mark.parametrize("name", [ASSETS[0], pytest.param(ASSETS[1], marks=pytest.mark.slow)])
+def test_an_asset_in_another_unit_looks_as_before_when_it_is_rescaled(
+    tmp_path: Path, name: str, longest: float, extent: float
+) -> None:
+    """Its own extent restores what the judge saw. With 1.5 the judge's placement no longer changes the opacities."""
+    original = asset(name)
+    size = float(np.ptp(original.means, axis=0).max())
+    write_splat(tmp_path / "unit.ply", scaled(original, longest / size))
+    target = ("-o", tmp_path / "out.ply", "--extent", f"{extent or size:.9g}")
+    assert run("repair", tmp_path / "unit.ply", *target).exit_code == 0
+    judged = judge_placement(original)
+    expected = judged if extent == ITS_OWN else replace(judged, opacity_factor=1.0)
+    rescaled = read_splat(tmp_path / "out.ply", 1_000_000)
+    views = [pictures(original, expected), pictures(rescaled, judge_placement(rescaled))]
+    assert psnr(*views) >= 40
+    assert psnr(views[0], pictures(scaled(original, longest / size), judge_placement(rescaled))) < 25
+
+
+def pictures(splat: Splat, placement: Placement) -> np.ndarray:
+    cameras = judging_views(RenderConfig(size=128))
+    return render(splat, cameras, placement=placement, background=(1, 1, 1), device="cpu").images
+
+
+def psnr(first: np.ndarray, second: np.ndarray) -> float:
+    """Decibels, of the worst view."""
+    return float(-10 * np.log10(np.square(first - second).mean(axis=(1, 2, 3)).max() + 1e-12))
 
 
 @pytest.mark.parametrize("command", ["repair", "convert"])

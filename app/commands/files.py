@@ -61,7 +61,7 @@ UP = click.option(
 @click.option(
     "--extent",
     type=click.FloatRange(0, 1e6, min_open=True),
-    help="Scale the splat so that its longest side has this many units, and centre it. The judge uses 1.5.",
+    help="Scale the splat to this longest side, in units, and centre it if it is off the origin. The judge uses 1.5.",
 )
 @JSON
 @configured

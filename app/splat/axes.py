@@ -25,6 +25,9 @@ UP: dict[str, Matrix] = {
 _DIRECTIONS = {"R": (0, 1), "L": (0, -1), "U": (1, 1), "D": (1, -1), "B": (2, 1), "F": (2, -1)}
 """Letter -> our axis (x right, y up, z back) and sign."""
 
+OFF_CENTRE = 0.5
+"""Fraction of its longest side by which the middle of an object may lie off the origin."""
+
 
 def from_letters(letters: str) -> Matrix:
     """(3, 3) to our frame, RUB, from the frame whose x, y and z point to these letters: RDF is right, down, forward."""
@@ -88,12 +91,13 @@ def _turned_harmonics(sh: Float32, matrix: Matrix) -> Float32:
 
 
 def resized(splat: Splat, longest: float, extent: float, middle: NDArray[np.float64]) -> Splat:
-    """The splat scaled so that its longest side of `longest` units measures `extent`, and moved to the origin.
+    """The splat scaled about the origin so that its longest side of `longest` units measures `extent`.
 
-    middle: (3,) centre of its bounding box. Returns the same object if nothing changes.
+    middle: (3,) centre of its bounding box. It is moved to the origin if it is OFF_CENTRE; any other shift would change
+    what the judge sees, whose placement centres by one scalar. Returns the same object if nothing changes.
     """
-    factor = extent / longest
-    if abs(factor - 1) < 1e-5 and float(np.abs(middle).max()) < 1e-5 * extent:
+    factor, off = extent / longest, float(np.abs(middle).max()) > OFF_CENTRE * longest
+    if abs(factor - 1) < 1e-5 and not off:
         return splat
-    means = ((splat.means.astype(np.float64) - middle) * factor).astype(np.float32)
+    means = ((splat.means.astype(np.float64) - middle * off) * factor).astype(np.float32)
     return replace(splat, means=means, log_scales=splat.log_scales + np.float32(np.log(factor)))
