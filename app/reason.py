@@ -62,6 +62,10 @@ SENTENCES: Mapping[str, str | Callable[[Mapping[str, Any]], str]] = {
         "limits.max_overdraw is {max_overdraw:,.0f}"
     ),
     "uniform_position": "nearly all of {gaussians:,} Gaussians lie on one point: no shape is left, make it again",
+    "stray_position": (
+        "a few Gaussians far away make the bounding box {longest:.4g} units long, the object measures {core:.4g}: "
+        "the placement shrinks it, and `splatgate repair` drops them"
+    ),
     "other_unit": (
         "the object measures {longest:.4g} units, and the placement multiplies its opacities by {opacity_factor:.4g}; "
         "`splatgate repair --extent {extent:g}` rescales it"

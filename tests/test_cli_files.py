@@ -17,7 +17,7 @@ from app.config import Config, RenderConfig
 from app.splat.blank import blank_views, why_blank
 from app.splat.cameras import IDENTITY, Placement, judge_placement, judging_views
 from app.splat.files import read_splat, write_splat
-from app.splat.model import Splat
+from app.splat.model import SH_C0, Splat
 from app.splat.ply import encode_ply
 from app.splat.raster import render
 
@@ -83,6 +83,22 @@ def pictures(splat: Splat, placement: Placement) -> np.ndarray:
 def psnr(first: np.ndarray, second: np.ndarray) -> float:
     """Decibels, of the worst view."""
     return float(-10 * np.log10(np.square(first - second).mean(axis=(1, 2, 3)).max() + 1e-12))
+
+
+def test_colours_of_a_hint_are_turned_into_coefficients_if_asked(tmp_path: Path) -> None:
+    """0 to 1 may also be a pale object, which has to stay as it is."""
+    colours = np.random.default_rng(0).uniform(0.3, 0.7, (2_000, 1, 3)).astype(np.float32)
+    rgb = replace(ball(2_000), sh=colours)
+    write_splat(tmp_path / "rgb.ply", rgb)
+    assert "hint: rgb_unit" in (told := run("inspect", tmp_path / "rgb.ply").stdout)
+    assert "repair --rgb" in told
+    assert "(unchanged)" in run("repair", tmp_path / "rgb.ply", "-o", tmp_path / "same.ply").stdout
+    assert run("repair", tmp_path / "rgb.ply", "-o", tmp_path / "b.ply", "--rgb").exit_code == 0
+    np.testing.assert_allclose(0.5 + SH_C0 * read_splat(tmp_path / "b.ply", LIMIT).sh, colours, atol=1e-6)
+    again = run("repair", tmp_path / "b.ply", "-o", tmp_path / "c.ply", "--rgb")
+    assert again.exit_code == 1
+    assert "no hint rgb_unit" in again.stderr
+    assert not (tmp_path / "c.ply").exists()
 
 
 @pytest.mark.parametrize("command", ["repair", "convert"])
@@ -217,6 +233,11 @@ def test_the_verdict_says_that_the_views_are_blank_before_the_score() -> None:
     views = render(small, judging_views(SETTINGS), placement=judge_placement(small), device="cpu")
     _, verdict = validate(Subject(small, views, "a ball", None), Low({}), Config())
     assert verdict.reasons[0].code == "other_unit"
+    strays = ball(60_000)
+    strays.means[0] = 5
+    views = render(strays, judging_views(SETTINGS), placement=judge_placement(strays), device="cpu")
+    _, verdict = validate(Subject(strays, views, "a ball", None), Low({}), Config())
+    assert verdict.reasons[0].code == "stray_position", "not the unit, which --extent would rescale"
     collapsed = replace(splat, means=np.full((60_000, 3), 1.0))
     _, verdict = validate(Subject(collapsed, views, "a ball", None), Low({}), Config())
     assert verdict.outcome == "refused"

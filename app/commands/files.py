@@ -63,10 +63,18 @@ UP = click.option(
     type=click.FloatRange(0, 1e6, min_open=True),
     help="Scale the splat to this longest side, in units, and centre it if it is off the origin. The judge uses 1.5.",
 )
+@click.option("--rgb", is_flag=True, help="Take colours for which `inspect` gives the hint rgb_unit for RGB.")
 @JSON
 @configured
 def repair(
-    config: Config, source: Path, output: Path, strategy: str | None, up: str, extent: float | None, as_json: bool
+    config: Config,
+    source: Path,
+    output: Path,
+    strategy: str | None,
+    up: str,
+    extent: float | None,
+    rgb: bool,
+    as_json: bool,
 ) -> None:
     """Repair what `inspect` finds.
 
@@ -87,6 +95,8 @@ def repair(
         on_stage("Diagnosing and repairing")
         with findings_not_logged():
             diagnosis = diagnose(splat, config.diagnose)
+            if rgb:
+                diagnosis = diagnosis.with_hint("rgb_unit")
             repaired, report = repair_splat(splat, diagnosis, config.repair)
         repaired = _resized(turned(repaired, UP[up]), extent)
         on_stage("Writing")

@@ -9,6 +9,7 @@ import numpy as np
 from app.reason import Reason
 from app.splat.cameras import IDENTITY, Placement, judge_placement
 from app.splat.diagnosis import UNIT_FACTOR, core_within
+from app.splat.extent import Core, stray_mask
 from app.splat.model import Splat, sigmoid
 from app.splat.raster import Views, coverage
 from app.splat.statistics import nonfinite_mask
@@ -33,14 +34,23 @@ def blank_views(splat: Splat, views: Views, settings: RenderConfig) -> Reason | 
 
 
 def other_unit(splat: Splat, settings: RenderConfig) -> Reason | None:
-    """The reason if the judge's placement changes the opacities a lot (a file in another unit); else None."""
+    """The reason if the judge's placement changes the opacities a lot, because of strays or of the unit; else None."""
     if settings.placement != "judge":
         return None
     factor = judge_placement(splat, settings.extent).opacity_factor
     if 1 / UNIT_FACTOR <= factor <= UNIT_FACTOR:
         return None
-    figures = {"longest": factor * settings.extent, "opacity_factor": factor, "extent": settings.extent}
-    return Reason("other_unit", figures)
+    longest = factor * settings.extent
+    core = core_within(splat)
+    if core and core.extent and has_strays(splat, core):
+        return Reason("stray_position", {"longest": longest, "core": core.extent})
+    return Reason("other_unit", {"longest": longest, "opacity_factor": factor, "extent": settings.extent})
+
+
+def has_strays(splat: Splat, core: Core) -> bool:
+    """Whether the finding stray_position applies."""
+    usable = np.isfinite(splat.means).all(axis=1)
+    return stray_mask(splat.means[usable], splat.log_scales[usable], core) is not None
 
 
 @np.errstate(invalid="ignore", over="ignore")  # values of a damaged file may be anything

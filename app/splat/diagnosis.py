@@ -287,7 +287,8 @@ def _rgb(splat: Splat, stats: FieldStats, certain: bool) -> Iterator[Finding]:
         if certain and sure:
             yield Finding("rgb_unit", "sh", len(splat), what, figures)
         if not certain and not sure:
-            yield Finding("rgb_unit", "sh", len(splat), f"{what}, if the object is not pale grey", figures)
+            what += ", unless the object is pale; `repair --rgb` converts them"
+            yield Finding("rgb_unit", "sh", len(splat), what, figures)
 
 
 def _on_grid(values: Float32, steps: float) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from app.errors import BadInput
 
 Field = Literal["means", "quats", "log_scales", "opacity_logits", "sh"]
 FIELDS: tuple[Field, ...] = ("means", "quats", "log_scales", "opacity_logits", "sh")
@@ -79,6 +81,16 @@ class Diagnosis:
     def find(self, kind: Kind, field: Field | None = None) -> Finding | None:
         """The finding of this kind (and in this field, if given), or None."""
         return next((f for f in self.findings if f.kind == kind and field in (None, f.field)), None)
+
+    def with_hint(self, kind: Kind) -> Diagnosis:
+        """The diagnosis with the hint of this kind as a finding. Raises BadInput if there is neither."""
+        if self.find(kind):
+            return self
+        chosen = tuple(hint for hint in self.hints if hint.kind == kind)
+        if not chosen:
+            raise BadInput(f"there is no hint {kind} to act on: see `splatgate inspect`")
+        others = tuple(hint for hint in self.hints if hint.kind != kind)
+        return replace(self, findings=(*self.findings, *chosen), hints=others)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: no NaN, no numpy."""
