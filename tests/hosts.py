@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from _disturbances import postgres_programs
 from service import PATIENCE, free_port, wait_until
 
 from app.config import Config
@@ -143,14 +144,6 @@ def broken_disk(jobs: Jobs, what: str, table: str, code: str) -> Iterator[None]:
 
 
 # ---- PostgreSQL ------------------------------------------------------------------------------------------------------
-
-
-def postgres_programs() -> Path | None:
-    """The folder of initdb and pg_ctl, or None where PostgreSQL's server is not installed."""
-    if found := shutil.which("initdb"):
-        return Path(found).parent
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return next((folder for folder in folders if (folder / "initdb").exists()), None)
 
 
 class Server:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from _disturbances import postgres_programs
 
 pytestmark = pytest.mark.e2e
 
@@ -16,15 +17,31 @@ TWO_HOURS = 7_200.0
 """A machine may be as slow as it likes: that nothing is lost is what is tested here, and no time."""
 
 
+NOTHING = (
+    *("lost", "duplicates", "done without a result", "files that differ", "certificates that differ"),
+    *("folders of no job", "answers that were wrong"),
+)
+
+
 def test_twenty_kills_lose_nothing_and_do_nothing_twice(tmp_path: Path) -> None:
     """At a quicker pace than `scripts/chaos` has by itself: half of the kills do not wait for the last one's end."""
-    command = [sys.executable, str(CHAOS), "--kills", "20", "--seed", "7", "--alive", "1", "--early", "0.5"]
-    command += ["--keep", str(tmp_path), "--json"]
+    _chaos(tmp_path, 20)
+
+
+def test_a_database_and_a_store_that_are_away_and_a_host_that_stands_still_lose_nothing(tmp_path: Path) -> None:
+    if not postgres_programs():
+        pytest.skip("PostgreSQL's server is not installed: scripts/test-deps installs it")
+    _chaos(tmp_path, 15, "--database", "--store", "--pause")
+
+
+def _chaos(folder: Path, kills: int, *options: str) -> None:
+    command = [sys.executable, str(CHAOS), "--kills", str(kills), "--seed", "7", "--alive", "1", "--early", "0.5"]
+    command += ["--keep", str(folder), "--json", *options]
     run = subprocess.run(command, capture_output=True, text=True, timeout=TWO_HOURS)
     assert run.returncode == 0, run.stdout + run.stderr
     found = json.loads(run.stdout)
-    assert sum(found["kills"].values()) == 20
+    assert sum(found["kills"].values()) == kills
     assert found["acknowledged"] > 0
-    for nothing in ("lost", "duplicates", "files that differ", "answers that were wrong"):
+    for nothing in NOTHING:
         assert found[nothing] == [], nothing
     assert found["jobs that are stuck"] == 0

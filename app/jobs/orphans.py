@@ -30,6 +30,9 @@ QUARANTINE = "quarantine"
 WARNING = "orphans"
 """The name under which the database keeps why the last sweep was refused."""
 
+AT_ONCE = 500
+"""Ids in one query."""
+
 FEW, SHARE = 2, 0.05
 """A sweep moves at most this many orphans, or this fraction of all folders, whichever is more."""
 
@@ -84,8 +87,11 @@ class Orphans:
         return self._unknown(self.assets.jobs())
 
     def _unknown(self, folders: list[str]) -> list[str]:
-        with self.store.reading() as connection:
-            known = set(connection.scalars(sa.select(jobs.c.id)))
+        known: set[str] = set()
+        for start in range(0, len(folders), AT_ONCE):
+            query = sa.select(jobs.c.id).where(jobs.c.id.in_(folders[start : start + AT_ONCE]))
+            with self.store.reading() as connection:
+                known.update(connection.scalars(query))
         return sorted(id for id in folders if id not in known)
 
     def quarantined(self) -> list[Quarantined]:
