@@ -64,7 +64,15 @@ def show(page: Page, url: str, splat: Splat, name: str = "asset.ply") -> Locator
         **{"priority": 10, "sequence": 1, "source": None, "size": None, "state": "DONE", "stage": "", "fraction": 1.0},
         **{"attempt": 1, "created": 1e9, "started": 1e9, "finished": 1e9, "deadline": None, "outcome": "passed"},
         **{"reasons": [], "reason_codes": [], "score": 0.3, "scores": [0.3], "gaussians": len(splat), "error": ""},
-        **{"engine": None, "version": 1, "starred": False, "assets": [name], "position": None, "eta": None},
+        **{
+            "engine": None,
+            "version": 1,
+            "starred": False,
+            "assets": [name],
+            "position": None,
+            "eta": None,
+            "trellis": {},
+        },
     }
     data = encode_spz(splat) if name.endswith(".spz") else encode_ply(splat)
 
