@@ -215,3 +215,17 @@ def test_json_takes_base64_as_picture_and_names_it_as_prompt(client: FlaskClient
         assert client.get(f"/v1/jobs/{answer.json['id']}/picture.png").data == PNG
     else:
         assert "the prompt is PNG data in base64: send it as a picture" in refused(client, answer)
+
+
+class EmptyStream:
+    """What gunicorn gives for a request without a body: it cannot be closed."""
+
+    def read(self, _size: int = -1) -> bytes:
+        return b""
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/v1/validate", "/v1/repair"])
+@pytest.mark.parametrize("kind", ["", FORM, "multipart/form-data; boundary=B"])
+def test_a_form_without_a_body_is_refused(client: FlaskClient, path: str, kind: str) -> None:
+    answer = client.post(path, content_type=kind, environ_overrides={"wsgi.input": EmptyStream()})
+    assert (answer.status_code, answer.mimetype) == (400 if "multipart" in kind else 422, "application/problem+json")

@@ -65,8 +65,7 @@ def json_only() -> None:
 
 @api.post("/jobs", responses={202: JobView})
 def submit(header: IdempotencyHeader, body: NewJob) -> Response:
-    """Submit a job: a splat, a turntable video of the splat of a job, or a cutout of a picture. Answers at once; the
-    job runs later."""
+    """Submit a job: a splat, a turntable video of a splat, or a cutout. Answers at once; the job runs later."""
     job = current_jobs().submit(_job_request(body), key=header.key)
     logger.bind(job=job.id).info(f"{job.kind} submitted: {job.prompt!r}")
     answer = _view(job, 202)

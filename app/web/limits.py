@@ -118,7 +118,7 @@ def acquire_upload_slot(config: LimitsConfig) -> None:
 
 def release_upload_slot() -> None:
     """Releases the upload slot, and what the body takes of memory and disk; for views that wait for a result."""
-    if "form" in vars(request):  # it was parsed
+    if "form" in vars(request) and request.content_length:  # parsed from a body; the server's own stream stays open
         request.form = ImmutableMultiDict()
         request.environ["wsgi.input"].close()
     if slots := g.pop("upload_slot", None):
