@@ -39,7 +39,7 @@ def progress() -> Progress:
     )
 
 
-def engine(config: Config) -> Steps:
+def steps_of(config: Config) -> Steps:
     generator = SimpleNamespace(draw=lambda *_: drawn_by_a_model())
     store = SimpleNamespace(find_file=lambda *_: None)
     return Steps(config, cast(Stages, SimpleNamespace(generator=generator)), cast(JobStore, store), Assets(config))
@@ -56,7 +56,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[Picture]:
 def test_a_drawn_picture_is_neither_read_nor_decoded_nor_encoded_again(
     config: Config, progress: Progress, built: list[Picture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = engine(config)
+    here = steps_of(config)
     drawn = here.draw(progress, 1)
     monkeypatch.setattr(here.assets, "read", lambda _path: pytest.fail("read"))
     monkeypatch.setattr(outputs, "encode_png", lambda _image: pytest.fail("encoded"))
@@ -70,8 +70,8 @@ def test_a_drawn_picture_is_neither_read_nor_decoded_nor_encoded_again(
 def test_another_engine_builds_of_the_stored_picture_and_certifies_the_same_file(
     config: Config, progress: Progress, built: list[Picture], tmp_path: Path
 ) -> None:
-    drawn = engine(config).draw(progress, 1)
-    engine(config)._build(progress, 1, drawn)
+    drawn = steps_of(config).draw(progress, 1)
+    steps_of(config)._build(progress, 1, drawn)
     assert np.array_equal(built[0].image, drawn_by_a_model().image)
     assert (built[0].seed, built[0].model) == (7, "painter")
     assert drawn.picture
@@ -81,7 +81,7 @@ def test_another_engine_builds_of_the_stored_picture_and_certifies_the_same_file
 def test_a_picture_of_another_attempt_is_not_mistaken_for_this_one(
     config: Config, progress: Progress, built: list[Picture], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = engine(config)
+    here = steps_of(config)
     first = here.draw(progress, 1)
     here.draw(progress, 2)
     read: list[str] = []
