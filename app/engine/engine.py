@@ -125,4 +125,4 @@ class Engine:
 
     def _report_job(self, job: str | None) -> None:
         state = "DRAINING" if self._stopping else "BUSY" if job else "READY"
-        self.instance.report(job=job, state=state)
+        self.instance.report_soon(job=job, state=state)

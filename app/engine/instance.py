@@ -10,7 +10,6 @@ import secrets
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -45,6 +44,7 @@ class Instance:
         self.id = secrets.token_hex(8)
         self.name = f"{node_id(data)}-{device}"
         self._lock = take_lock(lock_path(data, device))
+        self._changed = threading.Event()
         self.trace = CrashTrace(folder / f"{device}.trace")
         self.store = Store(config)
         self.clock = DatabaseClock(self.store)
@@ -64,6 +64,11 @@ class Instance:
     def report(self, **changes: object) -> None:
         """Changes fields of the row; if the database is down, the next heartbeat writes them."""
         attempt(lambda: self.heartbeat.beat(**changes))
+
+    def report_soon(self, **changes: object) -> None:
+        """As `report`, from the heartbeat thread, so that a job does not wait for it."""
+        self.heartbeat.change(**changes)
+        self._changed.set()
 
     def fail(self, error: Exception) -> NoReturn:
         """Ends the process because it cannot become ready; the row keeps the reason."""
@@ -94,7 +99,8 @@ class Instance:
 
     def _beat(self) -> None:
         while True:
-            time.sleep(self.config.jobs.heartbeat_seconds)
+            self._changed.wait(self.config.jobs.heartbeat_seconds)
+            self._changed.clear()
             self.report(**self._memory())
 
     def _memory(self) -> dict[str, int]:

@@ -52,6 +52,11 @@ class Heartbeat:
             self.predecessors = tuple(connection.scalars(earlier.returning(engines.c.id)))
             connection.execute(sa.insert(engines).values(**vars(engine), beats=0))
 
+    def change(self, **changes: object) -> None:
+        """Changes fields of the row. The next `beat` writes them."""
+        with self._lock:
+            self.engine = replace(self.engine, **changes)  # type: ignore[arg-type]
+
     def beat(self, **changes: object) -> None:
         """Sends a heartbeat with these fields changed. An engine that counted as lost is alive again."""
         with self._lock:

@@ -12,7 +12,7 @@ from loguru import logger
 
 from app.errors import DatabaseDown
 
-POLL_SECONDS = 0.015
+POLL_SECONDS = 0.01
 """Interval between polls while a thread waits. A poll is one query, however many threads wait."""
 
 RETRY_SECONDS = 0.25
