@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,19 +24,18 @@ def postgres_programs() -> Path | None:
 
 
 class Postgres:
-    """A PostgreSQL server in a folder of its own, durable as delivered. Raises SystemExit where it is not installed."""
+    """A PostgreSQL server in a temporary folder of its own, which the user `postgres` can reach where this is root, and
+    durable as delivered. Raises SystemExit where it is not installed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         programs = postgres_programs()
         if not programs:
             raise SystemExit("PostgreSQL's server is not installed: scripts/test-deps installs it")
-        self._programs, self._folder, self._port = programs, folder, free_port()
+        self._programs, self._port = programs, free_port()
+        self._folder = folder = Path(tempfile.mkdtemp(prefix="splatgate-postgres-"))
         self.url = f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
-        folder.mkdir()
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
             shutil.chown(folder, "postgres")
-            for parent in folder.parents[:2]:
-                parent.chmod(parent.stat().st_mode | 0o011)
         self._run("initdb", "-D", f"{folder}/data", "-A", "trust", "-U", "postgres", "-E", "UTF8")
         self.start()
 
@@ -47,6 +47,11 @@ class Postgres:
     def stop(self, mode: str) -> None:
         """mode: fast, an orderly end; immediate, without a checkpoint."""
         self._run("pg_ctl", "-D", f"{self._folder}/data", "-m", mode, "-w", "stop")
+
+    def remove(self) -> None:
+        """Stops it and removes its folder."""
+        self.stop("immediate")
+        shutil.rmtree(self._folder)
 
     def kill(self) -> None:
         """Every process of it, with SIGKILL."""

@@ -41,6 +41,7 @@ from app.jobs.client import Jobs
 from app.jobs.clock import DatabaseClock
 from app.jobs.clock_guard import DAY, ClockGuard
 from app.jobs.database import SERVER_TIMEOUTS, database_url
+from app.jobs.facts import read_facts, set_fact
 from app.jobs.heartbeats import Heartbeat, Liveness, list_engines
 from app.jobs.job_request import new_id
 from app.jobs.job_store import Claim, ClaimLost, JobResult, JobStore, StageSeconds
@@ -530,9 +531,9 @@ def test_a_host_that_stands_still_in_a_transaction_does_not_hold_up_the_others(
     with closing(Store(config)) as stopped, closing(Store(config)) as other:
         with pytest.raises(DatabaseDown), stopped.writing(alone=True) as connection:  # noqa: PT012
             with other.writing(alone=True) as others:
-                other.put(others, "who", "the other")
-            stopped.put(connection, "who", "the one that was stopped")
-        assert other.facts()["who"] == "the other"
+                set_fact(other, others, "who", "the other")
+            set_fact(stopped, connection, "who", "the one that was stopped")
+        assert read_facts(other)["who"] == "the other"
 
 
 def test_a_dead_process_does_not_look_alive_because_its_successor_has_its_pid(jobs: Jobs) -> None:
