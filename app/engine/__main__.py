@@ -34,9 +34,8 @@ def main() -> None:
     except SplatgateError as error:
         logger.critical(str(error))
         sys.exit(NO_DATABASE if isinstance(error, DatabaseDown) else NOT_READY)
-    from app.engine.engine import (
-        Engine,
-    )  # imports torch, which takes seconds; the previous instance is already reported as gone
+    # here: it imports torch, which takes seconds, and by now the previous instance is reported as gone
+    from app.engine.engine import Engine
 
     Engine(instance).run()
 

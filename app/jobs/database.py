@@ -63,8 +63,9 @@ def explained(url: sa.URL) -> Iterator[None]:
     except (SQLAlchemyError, sqlite3.Error, OSError, UnicodeDecodeError, JSONDecodeError) as error:
         cause = getattr(error, "orig", None) or error
         reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
-        message = f"database {url.render_as_string()}: {reason}; {_remedy(reason)}"
-        raise (DatabaseDamaged if _remedy(reason) == DAMAGED else DatabaseDown)(message) from error
+        remedy = _remedy(reason)
+        message = f"database {url.render_as_string()}: {reason}; {remedy}"
+        raise (DatabaseDamaged if remedy == DAMAGED else DatabaseDown)(message) from error
 
 
 def check_file(url: sa.URL) -> None:
@@ -118,9 +119,8 @@ def prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = "IMMEDIATE"  # like DBOS's own engine: writers wait for each other instead of failing
     connection.execute("PRAGMA busy_timeout=30000")
     connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute(
-        "PRAGMA synchronous=FULL"
-    )  # in WAL mode the default may lose the last commits in a power failure
+    # in WAL mode the default may lose the last commits in a power failure
+    connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
 
 

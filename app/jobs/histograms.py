@@ -54,10 +54,12 @@ def observe(store: Store, connection: sa.Connection, observations: Iterable[Obse
         {"name": name, "label": label, "bound": _bound(name, value), "count": 1, "total": value}
         for name, label, value in observations
     ]
+    if not rows:
+        return
     insert = store.insert(histograms)
     added = {key: histograms.c[key] + insert.excluded[key] for key in ("count", "total")}
-    for row in sorted(rows, key=itemgetter(*_KEY)):  # a fixed order prevents deadlocks
-        connection.execute(insert.values(row).on_conflict_do_update(index_elements=_KEY, set_=added))
+    upsert = insert.on_conflict_do_update(index_elements=_KEY, set_=added)
+    connection.execute(upsert, sorted(rows, key=itemgetter(*_KEY)))  # a fixed order prevents deadlocks
 
 
 def read(connection: sa.Connection) -> dict[str, dict[str, Histogram]]:

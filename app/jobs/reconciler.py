@@ -73,9 +73,8 @@ class Reconciler:
     def _renew(self, row: OpenJob) -> int:
         """Repairs a job that has not ended, but that DBOS lost, considers ended, or has in another queue."""
         place = self._queue.places([row.id]).get(row.id)
-        row = self._open_jobs(row.id).get(row.id) or row._replace(
-            state=""
-        )  # read last, because a job ends in its row first
+        # the row is read last, because a job ends there first
+        row = self._open_jobs(row.id).get(row.id) or row._replace(state="")
         if not row.state or (place and (place.waits or place.held)):
             return 0
         if place and not place.over:

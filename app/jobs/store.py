@@ -89,9 +89,8 @@ class Store:
         engine = self.engine if durable else self.nondurable
         with self._explained(), engine.begin() as connection:
             if self.sqlite:
-                connection.exec_driver_sql(
-                    "BEGIN IMMEDIATE"
-                )  # a transaction that begins as a reader cannot wait for the write lock
+                # a transaction that begins as a reader cannot wait for the write lock
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
                 yield connection
                 return
             if not durable:

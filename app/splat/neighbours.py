@@ -31,9 +31,8 @@ def nearest(
     index, asking = order[known[order]], order[wanted[order]]
     itself = known[asking]
     count = min(k + bool(itself.any()), len(index))
-    tree = cKDTree(
-        points[known[order]], balanced_tree=False
-    )  # balancing costs more than it saves for points on a surface
+    # balancing costs more than it saves for points on a surface
+    tree = cKDTree(points[known[order]], balanced_tree=False)
     distance, found = tree.query(points[wanted[order]], k=range(1, count + 1), workers=-1)
     if count > 1 and itself.any():
         others = np.arange(count - 1) + itself[:, None]
