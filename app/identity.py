@@ -1,20 +1,15 @@
-"""The identity of an engine on this host: the host's id, the lock of the device, the previous crash report."""
+"""The identity of an engine on this host: the host's id and the lock of the device."""
 
 from __future__ import annotations
 
-import faulthandler
 import fcntl
 import os
 import secrets
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
 from app.errors import Unavailable
-
-MAX_BYTES = 100_000
-"""How much of a crash trace is read back."""
 
 
 class DeviceTaken(Unavailable):
@@ -63,37 +58,3 @@ def take_lock(path: Path) -> TextIO:
         file.close()
         raise DeviceTaken(f"{path}: another engine has this device; stop the other splatgate serve first") from None
     return file
-
-
-class CrashTrace:
-    """The file that faulthandler writes to when the process hangs or crashes.
-
-    report: the traceback of the previous process as one line; empty if it left none.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.report = _in_one_line(path.read_text(errors="replace")[:MAX_BYTES]) if path.exists() else ""
-        if self.report:
-            path.replace(path.with_suffix(".last-trace"))
-        self.stream = path.open("w")
-        faulthandler.enable(self.stream)
-
-    def close(self) -> None:
-        """Writes later crashes to standard error again."""
-        faulthandler.enable(sys.__stderr__ or 2)
-        self.stream.close()
-
-
-def _in_one_line(trace: str) -> str:
-    """The error and the innermost frame in app/, or else the innermost frame."""
-    lines = [line.strip() for line in trace.splitlines() if line.strip()]
-    places = [line for line in lines if line.startswith("File ")]
-    ours = [line for line in places if "/app/" in line]
-    where = next(iter(ours or places), "")
-    return " at ".join(part for part in (lines[0].rstrip("!:") if lines else "", _short(where)) if part)
-
-
-def _short(place: str) -> str:
-    """A faulthandler line, `File "/long/path/x.py", line 3 in f`, without the folders."""
-    file, _, rest = place.removeprefix('File "').partition('"')
-    return f"{Path(file).name}{rest}" if place else ""

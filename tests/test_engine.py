@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,12 +32,13 @@ from service import PATIENCE, wait_until
 from app.certificate import Certificate
 from app.child import NO_DATABASE
 from app.config import Config
+from app.engine.crash_trace import CrashTrace
 from app.engine.engine import Engine
 from app.engine.gpu_errors import STICKY, is_sticky
 from app.engine.guard import Guard
 from app.engine.instance import Instance
 from app.errors import SelfTestFailed, StorageDown
-from app.identity import CrashTrace, DeviceTaken, node_id, take_lock
+from app.identity import DeviceTaken, node_id, take_lock
 from app.jobs import tables
 from app.jobs.client import Jobs
 from app.jobs.heartbeats import Heartbeat
@@ -739,12 +742,65 @@ def test_a_lock_is_free_again_once_its_holder_is_gone(tmp_path: Path) -> None:
     take_lock(tmp_path / "lock").close()
 
 
-def test_a_crash_report_is_one_line_with_the_place(tmp_path: Path) -> None:
-    (tmp_path / "cpu.trace").write_text(
-        "Timeout (0:02:00)!\nThread 0x1 (most recent call first):\n"
-        '  File "/usr/lib/python3/threading.py", line 1 in wait\n'
-        '  File "/opt/splatgate/app/splat/raster.py", line 30 in render\n'
-    )
-    for words in ("Timeout (0:02:00) at raster.py, line 30 in render", ""):
-        with closing(CrashTrace(tmp_path / "cpu.trace")) as trace:
-            assert trace.report == words
+@pytest.mark.parametrize(
+    ("trace", "report"),
+    [
+        (
+            "Timeout (0:02:00)!\nThread 0x1 (most recent call first):\n"
+            '  File "/usr/lib/python3/threading.py", line 1 in wait\n'
+            '  File "/opt/splatgate/app/splat/raster.py", line 30 in render\n',
+            "Timeout (0:02:00) at raster.py, line 30 in render",
+        ),
+        (
+            "Timeout (0:02:00) of thread 0x00000001!\nCurrent thread 0x00000003 (most recent call first):\n"
+            '  File "/opt/splatgate/app/engine/crash_trace.py", line 1 in _expire\n'
+            "\nThread 0x00000001 (most recent call first):\n"
+            '  File "/usr/lib/python3/threading.py", line 1 in wait\n'
+            '  File "/opt/splatgate/app/splat/raster.py", line 30 in render\n'
+            "\nThread 0x00000002 (most recent call first):\n"
+            '  File "/opt/splatgate/app/engine/instance.py", line 1 in _beat\n',
+            "Timeout (0:02:00) at raster.py, line 30 in render",
+        ),
+        (
+            "Fatal Python error: Segmentation fault\n\nThread 0x00000002 (most recent call first):\n"
+            '  File "/opt/splatgate/app/engine/instance.py", line 1 in _beat\n'
+            "\nCurrent thread 0x00000001 (most recent call first):\n"
+            '  File "/usr/lib/python3/ctypes.py", line 1 in call\n'
+            "\nExtension modules: numpy\n",
+            "Fatal Python error: Segmentation fault at ctypes.py, line 1 in call",
+        ),
+        ("CUDA error: an illegal memory access\n", "CUDA error: an illegal memory access"),
+    ],
+)
+def test_a_crash_report_is_one_line_with_the_place_of_the_thread_that_failed(
+    tmp_path: Path, trace: str, report: str
+) -> None:
+    (tmp_path / "cpu.trace").write_text(trace)
+    for expected in (report, ""):
+        with closing(CrashTrace(tmp_path / "cpu.trace")) as read:
+            assert read.report == expected
+
+
+BUSY = """
+def deep(n):
+    return n and deep(n - 1)
+
+while True:
+    deep(50)
+"""
+HOLDS_THE_GIL = "import re; re.match('(a+)+$', 'a' * 60 + 'b')"
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("hang", [BUSY, HOLDS_THE_GIL], ids=["busy", "holds the GIL"])
+def test_a_process_past_its_deadline_leaves_the_place_whatever_it_does(tmp_path: Path, hang: str) -> None:
+    """A busy thread's frames change while they are written, which once crashed the process that wrote them."""
+    deadline = "from pathlib import Path; from app.engine import crash_trace; crash_trace.GRACE_SECONDS = 0.2\n"
+    deadline += "import sys; trace = crash_trace.CrashTrace(Path(sys.argv[1])); trace.set_deadline(0.01)\n"
+    for turn in range(10):
+        path = tmp_path / f"{turn}.trace"
+        code = subprocess.run([sys.executable, "-c", deadline + hang, str(path)], timeout=60, check=False).returncode
+        assert code == 1, path.read_text()
+        with closing(CrashTrace(path)) as read:
+            assert read.report.startswith("Timeout (0:00:00")
+            assert " at <string>, line " in read.report or " at __init__.py, line " in read.report

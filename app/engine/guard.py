@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import gc
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +40,7 @@ class Guard:
     def set_deadline(self, stage: Stage | None) -> None:
         """Starts the deadline of a stage. If it passes, the process writes a traceback and ends."""
         seconds = getattr(self._instance.config.deadlines, stage) if stage else None
-        set_deadline(self._instance, seconds)
+        self._instance.trace.set_deadline(seconds)
 
     def _checked(self, call: Callable[[], Values]) -> Values:
         try:
@@ -53,7 +52,7 @@ class Guard:
 
     def _offload(self) -> None:
         """Reloads the models into host memory. Ends the process if that fails, as it would have no models."""
-        set_deadline(self._instance, self._instance.config.deadlines.load)
+        self._instance.trace.set_deadline(self._instance.config.deadlines.load)
         del self._steps.stages  # frees the loaded models before the others are loaded
         gc.collect()
         torch.cuda.empty_cache()
@@ -64,12 +63,5 @@ class Guard:
             self._steps.stages = load_stages(self._steps.config)
         except Exception as error:  # noqa: BLE001  the edge: without models every later job would fail
             self._instance.fail(error)
-        set_deadline(self._instance, None)
+        self._instance.trace.set_deadline(None)
         self._instance.report(why="out of GPU memory: models are offloaded until the next start, which is slower")
-
-
-def set_deadline(instance: Instance, seconds: float | None) -> None:
-    """After `seconds` the process writes the traceback of every thread and ends; None: no limit."""
-    faulthandler.cancel_dump_traceback_later()
-    if seconds is not None:
-        faulthandler.dump_traceback_later(seconds, exit=True, file=instance.trace.stream)

@@ -19,9 +19,10 @@ from loguru import logger
 
 from app.child import BROKEN_GPU, NO_DATABASE, NO_STORAGE, NOT_READY, earlier_ends
 from app.config import Config
+from app.engine.crash_trace import CrashTrace
 from app.errors import DatabaseDown, SplatgateError, StorageDown, Unavailable
 from app.hardware import GpuGone, gpu
-from app.identity import CrashTrace, lock_path, node_id, take_lock
+from app.identity import lock_path, node_id, take_lock
 from app.jobs.clock import DatabaseClock
 from app.jobs.heartbeats import Heartbeat
 from app.jobs.job_store import JobStore

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from loguru import logger
 
-from app.engine.guard import set_deadline
 from app.engine.instance import Instance
 from app.load_progress import LoadProgress
 from app.pipeline import Stages, load_stages
@@ -23,12 +22,12 @@ def start_up(instance: Instance) -> Stages:
     config = instance.config
     progress = LoadProgress(instance.report)
     _wait_for_models(instance, progress)
-    set_deadline(instance, config.deadlines.load)
+    instance.trace.set_deadline(config.deadlines.load)
     stages = load_stages(config, progress)
     instance.report(state="WARMING", why="self-test", progress=None, eta=None)
     record = Path(config.serve.data) / "selftest.json"
     self_test(stages, config, instance.device, record, lambda stage: instance.report(why=stage.line()))
-    set_deadline(instance, None)
+    instance.trace.set_deadline(None)
     return stages
 
 
