@@ -224,7 +224,7 @@ class JobsConfig(Section):
     max_deaths: Annotated[int, Field(ge=1, le=100)] = 3
     lost_after_seconds: Annotated[float, Field(ge=1)] = 15.0
     heartbeat_seconds: Annotated[float, Field(gt=0)] = 2.0
-    poll_seconds: Annotated[float, Field(ge=0.005, le=10)] = 0.025
+    poll_seconds: Annotated[float, Field(ge=0.005, le=10)] = 0.015
 
     @model_validator(mode="after")
     def _heartbeats_are_frequent_enough(self) -> JobsConfig:

@@ -223,7 +223,7 @@ def test_the_health_watcher_leaves_alone_what_a_restart_would_not_help(tmp_path:
         '  inspect) case "$3" in *Name*) echo /splatgate-app-1 ;;\n'
         f"    *) [ $(grep -c State \"$LOG\") -lt 4 ] && echo '{answer}' || echo hangs ;; esac ;;"
     )
-    done = watch_health(tmp_path, docker, SPLATGATE_HEALTH_LIMIT="1", SPLATGATE_HEALTH_SECONDS="1")
+    done = watch_health(tmp_path, docker, SPLATGATE_HEALTH_LIMIT="1", SPLATGATE_HEALTH_SECONDS="0.1")
     assert done.returncode == 1
     assert done.stdout.count(f"left alone, because a restart would not help: {answer}") == 1
     assert "restart 1 of 1 within an hour). It says: hangs" in done.stdout

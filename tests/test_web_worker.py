@@ -21,6 +21,8 @@ from service import FAST, REFUSED, Service, web
 from app.splat.files import decode_splat
 from app.splat.ply import encode_ply
 
+pytestmark = pytest.mark.e2e
+
 
 def test_a_client_that_knows_a_form_field_only_gets_its_ply(service: Service) -> None:
     answer = requests.post(f"{service.url}/generate/", data={"prompt": "a blue rocket"}, timeout=120)
@@ -34,7 +36,6 @@ def test_a_client_that_knows_a_form_field_only_gets_its_ply(service: Service) ->
     assert "X-Validation-Failed" not in answer.headers
 
 
-@pytest.mark.e2e
 def test_a_multipart_form_and_a_path_without_its_slash_do_as_well(service: Service) -> None:
     fields = {"prompt": (None, "a blue rocket"), "seed": (None, "3")}
     first = requests.post(f"{service.url}/generate", files=fields, timeout=120)
@@ -52,7 +53,6 @@ def test_a_refusal_is_a_status_with_the_reason(service: Service) -> None:
     assert answer.headers["X-Skip-Reason"] == answer.json()["reason"]
 
 
-@pytest.mark.e2e
 def test_a_refusal_is_an_empty_body_where_callers_expect_it(service: Service) -> None:
     with web(service.folder, WORKER__REFUSAL="empty", **FAST) as empty:
         answers = [
@@ -68,7 +68,6 @@ def test_a_refusal_is_an_empty_body_where_callers_expect_it(service: Service) ->
     assert {name: after[name] for name in counted} == counted  # a web process that begins knows what there was
 
 
-@pytest.mark.e2e
 @pytest.mark.parametrize("size", [None, 96])
 def test_a_film_is_an_mp4_of_the_size_asked_for(service: Service, size: int | None) -> None:
     form = {"prompt": "a blue rocket"} | ({"video_res": size} if size else {})
@@ -81,7 +80,6 @@ def test_a_film_is_an_mp4_of_the_size_asked_for(service: Service, size: int | No
     assert min(float(frame.std()) for frame in frames) > 5  # something is to be seen
 
 
-@pytest.mark.e2e
 @pytest.mark.parametrize("prompt", ["", " ", "a\x00b", "a purple wombat", "x" * 2_001, "iVBORw0KGgoAAAANSUhEUg"])
 @pytest.mark.parametrize("path", ["/generate/", "/generate_video/"])
 def test_what_cannot_be_made_is_refused_at_once(service: Service, path: str, prompt: str) -> None:
@@ -89,7 +87,6 @@ def test_what_cannot_be_made_is_refused_at_once(service: Service, path: str, pro
     assert (answer.status_code, answer.headers["Content-Type"]) == (422, "application/problem+json")
 
 
-@pytest.mark.e2e
 def test_a_caller_that_goes_away_takes_nothing_from_others(service: Service) -> None:
     key, form = {"Idempotency-Key": "shared"}, {"prompt": "a red mug", "seed": 11}
 
@@ -106,7 +103,6 @@ def test_a_caller_that_goes_away_takes_nothing_from_others(service: Service) -> 
     assert len({answer.content for answer in answers}) == 1
 
 
-@pytest.mark.e2e
 def test_a_job_is_followed_to_its_end_and_its_files_are_there(service: Service) -> None:
     order = {"prompt": "a green tree", "seed": 5}
     id = requests.post(f"{service.url}/v1/jobs", json=order, timeout=20).json()["id"]
@@ -125,7 +121,6 @@ def test_a_job_is_followed_to_its_end_and_its_files_are_there(service: Service) 
         assert len(stored.content) == asset["bytes"]
 
 
-@pytest.mark.e2e
 def test_validate_answers_with_the_verdict(service: Service) -> None:
     ply = requests.post(f"{service.url}/generate/", data={"prompt": "a blue rocket"}, timeout=120).content
     right, wrong = (_upload(service, "validate", ply, prompt=prompt) for prompt in ("a blue rocket", "a red mug"))
@@ -134,13 +129,11 @@ def test_validate_answers_with_the_verdict(service: Service) -> None:
     assert wrong.json()["job"]["reasons"]
 
 
-@pytest.mark.e2e
 def test_a_number_is_a_prompt_too(service: Service) -> None:
     answer = _upload(service, "validate", encode_ply(ball(2_000)), prompt="2001")
     assert answer.json()["verdict"]["prompt"] == "2001"
 
 
-@pytest.mark.e2e
 def test_repair_returns_the_repaired_splat_and_a_report(service: Service) -> None:
     broken = DAMAGES["uniform opacity -9.2103"](ball(3_000), np.random.default_rng(0))
     answer = _upload(service, "repair", encode_ply(broken))
@@ -151,7 +144,6 @@ def test_repair_returns_the_repaired_splat_and_a_report(service: Service) -> Non
     assert repaired.opacity_logits.std() > 1 > broken.opacity_logits.std()
 
 
-@pytest.mark.e2e
 def test_metrics_count_what_was_made(service: Service) -> None:
     requests.post(f"{service.url}/generate/", data={"prompt": "a blue rocket"}, timeout=120)
     found = _metrics(service)
@@ -163,7 +155,6 @@ def test_metrics_count_what_was_made(service: Service) -> None:
     assert sum(value for name, value in found.items() if name.startswith("splatgate_engine_state")) == 1
 
 
-@pytest.mark.e2e
 def test_stats_have_a_median_and_the_engine(service: Service) -> None:
     requests.post(f"{service.url}/generate/", data={"prompt": "a blue rocket"}, timeout=120)
     stats = requests.get(f"{service.url}/v1/stats", timeout=20).json()
