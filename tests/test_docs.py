@@ -12,7 +12,8 @@ from app.commands.main import main
 from app.config import ENV_PREFIX, Config
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+FRONT = "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"
+PAGES = [*(ROOT / name for name in FRONT), *sorted((ROOT / "docs").glob("*.md"))]
 TREE = Config().model_dump(by_alias=True)
 
 CODE = re.compile(r"```.*?```|`[^`\n]+`|^ {4}[^\n]*$", re.DOTALL | re.MULTILINE)
