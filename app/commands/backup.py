@@ -1,9 +1,11 @@
-"""`splatgate backup`: copies the database of the running service."""
+"""`splatgate backup` and `splatgate restore`: copies of the service's data."""
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import click
 
@@ -12,7 +14,8 @@ from app.config import Config
 
 
 @click.command()
-@click.option("-o", "--output", type=FILE, help="Folder for the copies. Default: backups in serve.data.")
+@click.option("--archive", metavar="FILE", help="Write database and files into this tar file; - for standard output.")
+@click.option("-o", "--output", type=FILE, help="Folder for copies of the database. Default: backups in serve.data.")
 @click.option(
     "--keep",
     type=click.IntRange(1, 1_000),
@@ -22,13 +25,15 @@ from app.config import Config
 )
 @JSON
 @configured
-def backup(config: Config, output: Path | None, keep: int, as_json: bool) -> None:
-    """Copy the SQLite database (jobs, verdicts, feedback) while the service runs.
+def backup(config: Config, archive: str | None, output: Path | None, keep: int, as_json: bool) -> None:
+    """Copy the service's data while it runs.
 
-    Splats and pictures are not included. They are files in the data folder, or objects in the store at assets.url; copy
-    them with the usual tools. To restore: stop the service, replace splatgate.db by the copy, remove splatgate.db-wal
-    and splatgate.db-shm, and start the service.
+    With --archive, one tar file receives everything: the database and the files of all jobs. `splatgate restore` reads
+    it. Without, only the SQLite database is copied (jobs, verdicts, feedback), into a folder that keeps several copies.
     """
+    if archive:
+        _archive(config, archive, as_json)
+        return
     from app.jobs.assets import shown
     from app.jobs.backup import back_up
 
@@ -42,3 +47,40 @@ def backup(config: Config, output: Path | None, keep: int, as_json: bool) -> Non
         click.echo(
             f"wrote {written}: {size / 2**20:.1f} MB; splats and pictures are not included: they are in {elsewhere}"
         )
+
+
+def _archive(config: Config, target: str, as_json: bool) -> None:
+    """The summary goes to standard error if the archive goes to standard output."""
+    from app.jobs.archive import write_archive
+
+    to_output = target == "-"
+    if to_output and sys.stdout.isatty():
+        raise click.UsageError("the archive would be written to the terminal: redirect it, or name a file")
+    with progress("Writing database and files"), click.open_file(target, "wb", atomic=not to_output) as stream:
+        done = write_archive(config, cast(BinaryIO, stream), datetime.now(UTC))
+    if as_json and not to_output:
+        print_json({"output": target, **vars(done)})
+    else:
+        summary = f"archived the database and {done.files:,} files of {done.jobs:,} jobs: {done.bytes / 2**20:.1f} MB"
+        click.echo(summary, err=to_output)
+
+
+@click.command()
+@click.argument("archive", type=click.File("rb"))
+@JSON
+@configured
+def restore(config: Config, archive: BinaryIO, as_json: bool) -> None:
+    """Replace the service's data by those of ARCHIVE, which `splatgate backup --archive` wrote.
+
+    Stop the service first. - reads standard input. What was there before is moved to a folder replaced-TIME in
+    serve.data; delete it when you no longer need it.
+    """
+    from app.jobs.archive import restore_archive
+
+    with progress("Reading the archive"):
+        replaced = restore_archive(config, archive, datetime.now(UTC))
+    if as_json:
+        print_json({"data": config.serve.data, "replaced": str(replaced) if replaced else None})
+    else:
+        kept = f"; what was there before is in {replaced}" if replaced else ""
+        click.echo(f"restored {config.serve.data}{kept}. Start the service now.")

@@ -9,7 +9,7 @@ import click
 from app import __version__
 from app.cli import FILE, Group
 from app.commands.assets import assets
-from app.commands.backup import backup
+from app.commands.backup import backup, restore
 from app.commands.doctor import doctor
 from app.commands.feedback import feedback
 from app.commands.files import convert, inspect, repair
@@ -42,5 +42,5 @@ def main(ctx: click.Context, config_path: Path | None, log_level: str | None) ->
 
 
 main.add_section("Splats", (generate, inspect, repair, convert, render, turntable, validate, check))
-main.add_section("Service", (serve, jobs, health, backup, assets, token, feedback))
+main.add_section("Service", (serve, jobs, health, backup, restore, assets, token, feedback))
 main.add_section("This host", (doctor, models))
