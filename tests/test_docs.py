@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
+from app.certificate import Certificate
 from app.commands.main import main
 from app.config import ENV_PREFIX, Config
 
@@ -32,8 +33,9 @@ EXAMPLES = {
 page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 
 
-def test_the_tables_of_settings_are_those_of_the_model() -> None:
-    done = subprocess.run([sys.executable, ROOT / "scripts/config_table", "--check"], capture_output=True, text=True)
+@pytest.mark.parametrize("script", ["config_table", "http_table", "diagram"])
+def test_what_scripts_write_is_up_to_date(script: str) -> None:
+    done = subprocess.run([sys.executable, ROOT / "scripts" / script, "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -100,6 +102,24 @@ def test_metrics_that_are_named_exist(page: Path) -> None:
     known = (ROOT / "app/web/metrics.py").read_text()
     named = {re.sub("_(total|bucket|sum|count)$", "", name) for name in re.findall(r"splatgate_\w+", page.read_text())}
     assert {name for name in named if f'"{name}"' not in known} == set()
+
+
+def test_every_metric_is_described() -> None:
+    known = re.findall(r'"(splatgate_\w+)"', (ROOT / "app/web/metrics.py").read_text())
+    described = re.findall(r"`(splatgate_\w+?)(?:_total)?`", (ROOT / "docs/metrics.md").read_text())
+    assert set(known) - set(described) == set()
+
+
+def test_every_key_of_a_certificate_is_described() -> None:
+    described = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/certificate.md").read_text(), re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", " ".join(described))) == set(Certificate.model_fields)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_the_first_line_of_a_page_says_for_whom_it_is(page: Path) -> None:
+    title, first = page.read_text().splitlines()[:2]
+    assert title.startswith("# ")
+    assert re.match(r"For (\w+ )*(creators|operators|developers|everybody)\b", first)
 
 
 def test_the_index_leads_to_every_page_and_the_readme_to_the_index() -> None:
