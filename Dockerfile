@@ -6,8 +6,9 @@
 #   docker build --build-arg CUDA_ARCHITECTURES="" .       # no CUDA rasteriser: profile shapes, CPU only
 
 # 13.0 because torch 2.11.0 from PyPI is built against it; the base needs a host driver of 580 or newer.
-ARG BUILD_BASE=nvidia/cuda:13.0.1-devel-ubuntu24.04
-ARG RUN_BASE=nvidia/cuda:13.0.1-base-ubuntu24.04
+# The digest decides, the tag is for readers. scripts/renew-base-images renews the digests.
+ARG BUILD_BASE=nvidia/cuda:13.0.1-devel-ubuntu24.04@sha256:7d2f6a8c2071d911524f95061a0db363e24d27aa51ec831fcccf9e76eb72bc92
+ARG RUN_BASE=nvidia/cuda:13.0.1-base-ubuntu24.04@sha256:f8ef28f579ea42a44b415d2c5d46f788e6a9b395c6c83f2929416e1fc192c143
 
 FROM ${BUILD_BASE} AS page
 # The pinned base determines the versions of distribution packages: a pin here would break with every security fix.
@@ -47,12 +48,13 @@ RUN if [ -n "$CUDA_ARCHITECTURES" ]; then \
 # Our own files: readable whatever the umask of the checkout, and compiled, because nothing can be written later.
 FROM python AS app
 WORKDIR /srv/splatgate
-COPY config.toml LICENSE ./
+COPY config.toml LICENSE THIRD_PARTY_LICENCES.md ./
 COPY app app
 COPY --from=page /src/app/web/static/vendor app/web/static/vendor
 RUN chmod -R a+rX . && python -m compileall -q app
 
 FROM ${RUN_BASE}
+ARG RUN_BASE
 ARG VERSION=dev
 ARG REVISION=unknown
 ARG CUDA_ARCHITECTURES="8.0;8.6;8.9;9.0;10.0;12.0"
@@ -61,6 +63,7 @@ LABEL org.opencontainers.image.title="Splatgate" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${RUN_BASE}" \
       splatgate.cuda-architectures="${CUDA_ARCHITECTURES}"
 # hadolint ignore=DL3008
 RUN apt-get update \

@@ -1,8 +1,8 @@
 """A private Docker engine on a Debian machine, for scripts/e2e: no registry, no GPU, nothing left behind.
 
 Everything is under one temporary folder: the engine's data and socket, the newer compose plugin (unpacked from the next
-Debian suite, not installed), and a stand-in for the CUDA base image, a minimal Debian with the name in the Dockerfile's
-FROM. Needs root, apt and Linux.
+Debian suite, not installed), and a stand-in for the CUDA base images, a minimal Debian that the Dockerfile gets as
+build arguments. Needs root, apt and Linux.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pathlib import Path
 PACKAGES = ("docker.io", "debootstrap", "iptables", "systemd-container", "chromium", "fonts-liberation", "prometheus")
 NEWER = ("docker-compose", "docker-buildx", "docker.io", "docker-cli", "containerd")
 """From the next suite: compose v2, and an engine that supports health start intervals."""
-BASES = ("nvidia/cuda:13.0.1-devel-ubuntu24.04", "nvidia/cuda:13.0.1-base-ubuntu24.04")
+STAND_IN = "splatgate-stand-in:cuda"
+"""The name of the image that takes the place of the Dockerfile's BUILD_BASE and RUN_BASE."""
 CA = Path("/etc/ssl/certs/ca-certificates.crt")
 Say = Callable[[str], None]
 
@@ -126,17 +127,15 @@ class Engine:
     def docker(self, *words: str | Path, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
         return _run("docker", *map(str, words), env=self.environment, check=check, **options)
 
-    def base_images(self) -> None:
-        """Builds the stand-in under the names of the CUDA images."""
+    def base_image(self) -> None:
+        """Builds the stand-in for the CUDA images."""
         self.say("making the stand-in base image")
         root = self.folder / "base"
         debootstrap(root, "ca-certificates,python3,python3-venv,python3-pip,curl")
         names = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
         change = "ENV " + " ".join(f"{name}={CA}" for name in names)
         with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as tar:
-            self.docker("import", "-c", change, "-", BASES[0], stdin=tar.stdout)
-        for name in BASES[1:]:
-            self.docker("tag", BASES[0], name)
+            self.docker("import", "-c", change, "-", STAND_IN, stdin=tar.stdout)
         shutil.rmtree(root)
 
 

@@ -1,15 +1,22 @@
-"""What a release promises: one version, a changelog by release, the licences of all dependencies, files for a forge."""
+"""What a release promises: version, changelog, licences, wheel, SBOM, pinned images, and the files for a forge."""
 
+import json
 import re
+import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from email.message import Message
 from importlib.metadata import PathDistribution
 from pathlib import Path
 
 import _licences
+import _wheel
 import pytest
+import yaml
 from _locks import IMAGE, Pin, applies, pins
+from _release import PINNED, ReleaseError, bases, changelog_obstacles, docker, docker_has, obstacles, pinned_compose
+from _sbom import SbomError, sbom
 
 from app import __version__
 
@@ -119,6 +126,172 @@ def test_markers_of_the_lock_choose_what_linux_installs() -> None:
     assert "colorama" not in image
     assert len(pins(IMAGE, ("3.12",))) == len(image), "one version of each package for one Python"
     assert all(len(each) == 64 for each in image["torch"].hashes)
+
+
+# ---- base images -----------------------------------------------------------------------------------------------------
+
+DIGESTS = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+
+
+def renew(folder: Path, answer: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Runs scripts/renew-base-images on folder/Dockerfile. `answer`: shell commands in place of `docker buildx`."""
+    (folder / "bin").mkdir(exist_ok=True)
+    (folder / "bin/docker").write_text(f'#!/bin/sh\ncase "$*" in\n"buildx version") ;;\n{answer}\nesac\n')
+    (folder / "bin/docker").chmod(0o755)
+    script = ROOT / "scripts/renew-base-images"
+    environ = {"PATH": f"{folder}/bin:/usr/bin:/bin"}
+    return subprocess.run([script, *words, folder / "Dockerfile"], env=environ, capture_output=True, text=True)
+
+
+def test_base_images_are_named_by_digest() -> None:
+    assert set(bases()) == {"BUILD_BASE", "RUN_BASE"}
+    assert all(PINNED.match(image) for image in bases().values())
+
+
+def test_digests_are_renewed_and_nothing_else_changes(tmp_path: Path) -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    tags = [image.partition("@")[0] for image in bases().values()]
+    (tmp_path / "Dockerfile").write_text(text.replace(bases()["RUN_BASE"], tags[1]))
+    cases = (
+        f"""*"inspect {tag} --format {{{{json"*) echo '"{digest}"' ;;"""
+        for tag, digest in zip(tags, DIGESTS, strict=True)
+    )
+    answer = "\n".join(cases)
+    assert renew(tmp_path, answer, "--check").returncode == 1
+    assert renew(tmp_path, answer).returncode == 0
+    assert list(bases(tmp_path).values()) == [f"{tag}@{digest}" for tag, digest in zip(tags, DIGESTS, strict=True)]
+    digest = re.compile("(_BASE=.*)@sha256:.*")
+    assert digest.sub(r"\1", (tmp_path / "Dockerfile").read_text()) == digest.sub(r"\1", text)
+    assert renew(tmp_path, answer, "--check").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "answer", ["*devel*) echo sha256:12 ;;", "*devel*) exit 1 ;;", f"*devel*) echo {DIGESTS[0]} ;;"]
+)
+def test_a_registry_without_an_answer_changes_no_digest(answer: str, tmp_path: Path) -> None:
+    """Also if it has answered for one of the images: the third."""
+    shutil.copy(ROOT / "Dockerfile", tmp_path)
+    failed = renew(tmp_path, answer)
+    assert failed.returncode == 1
+    assert "scripts/renew-base-images: nvidia/cuda:13" in failed.stderr
+    assert (tmp_path / "Dockerfile").read_text() == (ROOT / "Dockerfile").read_text()
+
+
+# ---- scripts/release -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A clean repository with what scripts/release looks at."""
+    (tmp_path / "CHANGELOG.md").write_text("# Changelog\n## [Unreleased]\n\n## [2.0.0] - 2026-12-01\n### Added\n- A.\n")
+    shutil.copy(ROOT / "Dockerfile", tmp_path)
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "first")
+    return tmp_path
+
+
+def git(folder: Path, *words: str) -> None:
+    identity = "-c", "user.name=a", "-c", "user.email=a@example.org"
+    subprocess.run(["git", "-C", folder, *identity, *words], check=True)
+
+
+def test_a_clean_checkout_can_be_released(checkout: Path) -> None:
+    assert list(obstacles("2.0.0", checkout)) == []
+
+
+def test_what_stands_in_the_way_of_a_release_is_named(checkout: Path) -> None:
+    git(checkout, "tag", "v2.0.0")
+    assert ["the tag v2.0.0 exists" in each for each in obstacles("2.0.0", checkout)] == [True]
+    assert ["no section for 2.0.1" in each for each in obstacles("2.0.1", checkout)] == [True]
+    text = (checkout / "Dockerfile").read_text()
+    (checkout / "Dockerfile").write_text(re.sub("@sha256:[0-9a-f]+", "", text, count=1))
+    (checkout / "new file").write_text("")
+    found = "\n".join(obstacles("2.0.0", checkout))
+    assert "commit or remove Dockerfile, new file" in found
+    assert "BUILD_BASE=nvidia/cuda:13.0.1-devel-ubuntu24.04 has no digest: run scripts/renew-base-images" in found
+    assert "RUN_BASE" not in found
+
+
+def test_entries_that_are_not_released_are_seen() -> None:
+    text = "# Changelog\n## [Unreleased]\n### Fixed\n- B.\n\n## [2.0.0] - 2026-12-01\n"
+    assert "move them to [2.0.0]" in "".join(changelog_obstacles("2.0.0", text))
+
+
+def test_released_compose_files_name_the_digest_and_build_nothing() -> None:
+    reference = f"registry.example.org/splatgate@{DIGESTS[0]}"
+    for path in (ROOT / "compose.yaml", *(ROOT / "compose").glob("*.yaml")):
+        before, after = path.read_text(), pinned_compose(path.read_text(), reference)
+        services = yaml.safe_load(after.replace("!reset ", ""))["services"]
+        original = yaml.safe_load(before.replace("!reset ", ""))["services"]
+        for name, service in original.items():
+            expected = {key: value for key, value in service.items() if key != "build"}
+            if "SPLATGATE_IMAGE" in expected.get("image", ""):
+                expected["image"] = reference
+            assert services[name] == expected
+        assert "build" not in re.sub("#.*", "", after)
+        assert "SPLATGATE_IMAGE" not in after
+
+
+@pytest.mark.parametrize("reference", ["splatgate:1.0.0", "splatgate", f"splatgate:{DIGESTS[0]}", "a@sha256:12"])
+def test_a_tag_does_not_pin(reference: str) -> None:
+    with pytest.raises(ReleaseError, match="is no digest"):
+        pinned_compose("image: ${SPLATGATE_IMAGE:-splatgate:latest}", reference)
+
+
+def test_the_sbom_lists_what_the_image_holds() -> None:
+    made, base = datetime(2026, 11, 30, tzinfo=UTC), f"nvidia/cuda:13.0@{DIGESTS[0]}"
+    text = sbom("1.2.3", "c0ffee", made, base, "3.12", [("ubuntu", "libc6", "2.39-0ubuntu8", "amd64")])
+    document = json.loads(text)
+    assert document["metadata"]["component"]["version"] == "1.2.3"
+    parts = {part.get("purl", part["name"]): part for part in document["components"]}
+    python = {pin.key for pin in pins(IMAGE, ("3.12",))}
+    assert {(p["name"], p["version"]) for url, p in parts.items() if url.startswith("pkg:pypi/")} == python
+    assert parts["pkg:deb/ubuntu/libc6@2.39-0ubuntu8?arch=amd64"]
+    assert parts["nvidia/cuda"]["hashes"] == [{"alg": "SHA-256", "content": "a" * 64}]
+    assert {part["name"] for url, part in parts.items() if url.startswith("pkg:npm/")} == {"spark", "three", "fflate"}
+    assert all(part["licenses"] for url, part in parts.items() if url.startswith(("pkg:pypi/", "pkg:npm/")))
+    assert text == sbom("1.2.3", "c0ffee", made, base, "3.12", [("ubuntu", "libc6", "2.39-0ubuntu8", "amd64")])
+
+
+def test_an_sbom_without_a_base_image_is_refused() -> None:
+    with pytest.raises(SbomError, match="not the name of an image"):
+        sbom("1.2.3", "c0ffee", datetime(2026, 11, 30, tzinfo=UTC), "nvidia/cuda", "3.12", [])
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [("", "needs Docker, which is not installed"), ("echo no daemon >&2; exit 1", "running Docker engine: no daemon")],
+)
+def test_a_step_without_docker_says_what_it_lacks(
+    answer: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if answer:
+        (tmp_path / "docker").write_text(f"#!/bin/sh\n{answer}\n")
+        (tmp_path / "docker").chmod(0o755)
+    with pytest.raises(ReleaseError, match=f"{message}(?s:.*)Without it run: scripts/release check wheel sbom"):
+        docker("build", ".")
+    assert not docker_has("splatgate:1.0.0")
+
+
+@pytest.mark.e2e
+def test_the_wheel_holds_what_git_has_and_generates_a_splat(tmp_path: Path) -> None:
+    """Without the viewer where scripts/page was not run: scripts/release runs it."""
+    wheel = _wheel.build(tmp_path)
+    needed = _wheel.needed() | {f"{_wheel.VIEWER}spark.js"}
+    lost = "" if (ROOT / _wheel.VIEWER / "spark.js").exists() else r"spark.js \(missing\)$"
+    if lost:
+        with pytest.raises(_wheel.WheelError, match=lost):
+            _wheel.check_contents(wheel, needed)
+    else:
+        _wheel.check_contents(wheel, needed)
+    with pytest.raises(_wheel.WheelError, match=r"app/__init__.py \(not in git\)"):
+        _wheel.check_contents(wheel, needed - {"app/__init__.py"})
+    with pytest.raises(_wheel.WheelError, match=r"app/new.py \(missing\)"):
+        _wheel.check_contents(wheel, needed | {"app/new.py"})
+    programs = _wheel.install(wheel, tmp_path / "venv", None)
+    _wheel.check_works(programs, __version__, tmp_path / "home")
 
 
 # ---- the forge -------------------------------------------------------------------------------------------------------
