@@ -104,6 +104,16 @@ def test_metrics_that_are_named_exist(page: Path) -> None:
     assert {name for name in named if f'"{name}"' not in known} == set()
 
 
+@page
+def test_endpoints_that_are_named_exist(page: Path) -> None:
+    """docs/http.md has all that the schema describes: a script writes it."""
+    rows = re.findall(r"^\| `([A-Z]+ /\S*)` ", (ROOT / "docs/http.md").read_text(), re.MULTILINE)
+    known = {re.sub(r"\{\w+\}", "ID", row) for row in rows} | {"GET /docs", "GET /openapi.json"}
+    named = re.findall(r"\b((?:GET|POST|PATCH|DELETE) /[\w/{}.-]*)", page.read_text())
+    named = [re.sub(r"\{\w+\}", "ID", each.rstrip(".")) for each in named]
+    assert [each for each in named if each not in known and f"{each}/" not in known] == []
+
+
 def test_every_metric_is_described() -> None:
     known = re.findall(r'"(splatgate_\w+)"', (ROOT / "app/web/metrics.py").read_text())
     described = re.findall(r"`(splatgate_\w+?)(?:_total)?`", (ROOT / "docs/metrics.md").read_text())
