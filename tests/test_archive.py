@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import requests
 from click.testing import CliRunner
+from service import FAST, engine, wait_until, web
 
 from app.commands.main import main
 from app.config import Config
@@ -175,3 +177,22 @@ def test_the_commands_pass_the_archive_through_a_pipe(
     restored = CliRunner().invoke(main, ["restore", "-"], input=written.stdout_bytes)
     assert restored.exit_code == 0, restored.output
     assert Assets(in_folder(tmp_path / "other")).jobs() == [job]
+
+
+@pytest.mark.e2e
+def test_a_restored_service_serves_the_same_file_and_runs_what_waited(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    with web(first, **FAST) as service, engine(first, **FAST):
+        made = requests.post(f"{service.url}/generate/", data={"prompt": "a blue rocket"}, timeout=300)
+        assert made.ok, made.text
+    with web(first, **FAST) as service:
+        waiting = requests.post(f"{service.url}/v1/jobs", json={"prompt": "a red ball"}, timeout=30).json()["id"]
+        archive = archive_of(in_folder(first))
+    restore_archive(in_folder(second), io.BytesIO(archive), NOW)
+    with web(second, **FAST) as service, engine(second, **FAST):
+        job = f"{service.url}/v1/jobs/{made.headers['X-Job-Id']}"
+        assert requests.get(f"{job}/asset.ply", timeout=30).content == made.content
+        state = f"{service.url}/v1/jobs/{waiting}"
+        wait_until(lambda: requests.get(state, timeout=30).json()["state"] == "DONE", "the job that waited is done")
