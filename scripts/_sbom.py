@@ -8,7 +8,6 @@ from datetime import datetime
 from uuid import NAMESPACE_URL, uuid5
 
 from _licences import listed, page_modules
-from _locks import IMAGE, pins
 from cyclonedx.contrib.license.factories import LicenseFactory
 from cyclonedx.model import HashAlgorithm, HashType
 from cyclonedx.model.bom import Bom
@@ -21,6 +20,8 @@ from packageurl import PackageURL
 REFERENCE = re.compile(r"(?P<name>[^\s@]+):(?P<tag>[^\s:@/]+)(?:@sha256:(?P<digest>[0-9a-f]{64}))?")
 """The name of an image with its tag, and with its digest if it has one."""
 
+Package = tuple[str, str]
+"""Name, normalised, and version of a Python package."""
 SystemPackage = tuple[str, str, str, str]
 """Distribution ("ubuntu"), name, version and architecture of a Debian package."""
 
@@ -29,12 +30,13 @@ class SbomError(Exception):
     """The document would not be valid, or would not describe the image."""
 
 
-def sbom(version: str, revision: str, made: datetime, base: str, python: str, system: Iterable[SystemPackage]) -> str:
+def sbom(
+    version: str, revision: str, made: datetime, base: str, python: Iterable[Package], system: Iterable[SystemPackage]
+) -> str:
     """The document, as JSON. The same arguments give the same text.
 
-    revision: the commit. made: its time. base: the image that this one is built on, NAME:TAG@sha256:... python: the
-    image's version, e.g. "3.12". system: the packages of its distribution, or none. Raises SbomError if the schema
-    forbids the result.
+    revision: the commit. made: its time. base: the image that this one is built on, NAME:TAG@sha256:... python, system:
+    the packages of Python and of its distribution. Raises SbomError if the schema forbids the result.
     """
     root = Component(
         type=ComponentType.CONTAINER,
@@ -57,13 +59,19 @@ def licence(text: str) -> list[object]:
     return [LicenseFactory().make_from_string(text)]
 
 
-def packages(python: str) -> list[Component]:
-    """What the image installs from its lock. Raises KeyError for a package that the list of licences lacks."""
+def packages(python: Iterable[Package]) -> list[Component]:
+    """Without a licence for what no lock holds: pip, which comes with the environment."""
     licences = listed()
     return [
-        Component(name=pin.name, version=pin.version, licenses=licence(licences[pin.key]), purl=url, bom_ref=str(url))
-        for pin in pins(IMAGE, (python,))
-        for url in [PackageURL("pypi", None, pin.name, pin.version)]
+        Component(
+            name=name,
+            version=version,
+            licenses=licence(licences[name, version]) if (name, version) in licences else [],
+            purl=url,
+            bom_ref=str(url),
+        )
+        for name, version in python
+        for url in [PackageURL("pypi", None, name, version)]
     ]
 
 
