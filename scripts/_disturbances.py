@@ -6,13 +6,23 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import cast
 
+import requests
 from _serving import free_port
+
+STORE_MB = 512
+"""Size of the file system for assets. It is never full by itself: the tests' splats have 200 kB."""
+
+SLOW_SECONDS = 3.0
 
 
 def postgres_programs() -> Path | None:
@@ -71,29 +81,147 @@ class Postgres:
         subprocess.run(command, check=True, cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
 
 
-class Store:
-    """A folder for assets, reached by a link, so that it can be away from one moment to the next."""
+class FolderStore:
+    """A folder for assets that can be away and, where this process may mount, read-only or full."""
 
     def __init__(self, folder: Path) -> None:
-        self.url = str(folder / "store")
+        self.url, self.environ = str(folder / "store"), dict[str, str]()
         self._files, self._nothing = folder / "files", folder / "nothing"
         self._files.mkdir()
         self._nothing.touch()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={STORE_MB}m", "splatgate-chaos", str(self._files)]
+        self._mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
         self._point_to(self._files)
+        self.faults = {"store away": 0.2} | ({"store read-only": 0.2, "store full": 0.2} if self._mounted else {})
+
+    def disturb(self, how: str, seconds: float) -> None:
+        """how: a key of `faults`; it lasts so many seconds."""
+        with {"store away": self._away, "store read-only": self._read_only, "store full": self._full}[how]():
+            time.sleep(seconds)
+
+    def remove(self) -> None:
+        if self._mounted:
+            subprocess.run(["umount", str(self._files)], check=True)
 
     @contextmanager
-    def away(self) -> Iterator[None]:
-        """In its place is a file: everything that is written or read fails with ENOTDIR."""
+    def _away(self) -> Iterator[None]:
+        """A file takes its place: everything that is read or written fails with ENOTDIR."""
         self._point_to(self._nothing)
         try:
             yield
         finally:
             self._point_to(self._files)
 
+    @contextmanager
+    def _read_only(self) -> Iterator[None]:
+        """As after an error of the disk. A file that is being written forbids it, so it is tried until none is."""
+        while not self._remount("ro"):
+            time.sleep(0.01)
+        try:
+            yield
+        finally:
+            assert self._remount("rw")
+
+    @contextmanager
+    def _full(self) -> Iterator[None]:
+        filler = self._files / ".filler"
+        with filler.open("wb") as stream, suppress(OSError):
+            while True:
+                stream.write(bytes(2**20))
+                stream.flush()
+        try:
+            yield
+        finally:
+            filler.unlink()
+
+    def _remount(self, mode: str) -> bool:
+        command = ["mount", "-o", f"remount,{mode}", str(self._files)]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
     def _point_to(self, target: Path) -> None:
         link = Path(f"{self.url}.new")
         link.symlink_to(target)
         link.replace(self.url)
+
+
+class ObjectStore:
+    """An S3 server behind a proxy that refuses requests, delays them, or cuts the responses off."""
+
+    def __init__(self, folder: Path) -> None:
+        self.faults = {"store refuses": 0.2, "store slow": 0.2, "store cuts off": 0.2}
+        self.url, server = "s3://splats/chaos", f"http://127.0.0.1:{free_port()}"
+        with (folder / "s3.log").open("wb") as log:
+            command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", server.rpartition(":")[2]]
+            self._server = subprocess.Popen(command, stdout=log, stderr=log)
+        self._proxy = ThreadingHTTPServer(("127.0.0.1", 0), type("Proxy", (_Proxy,), {"server": server, "fault": ""}))
+        threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
+        self.environ = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._proxy.server_port}",
+            "AWS_ACCESS_KEY_ID": "chaos",
+            "AWS_SECRET_ACCESS_KEY": "chaos",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        while not self._has_bucket(server):
+            if self._server.poll() is not None:
+                raise SystemExit(f"the S3 server did not start; its log: {folder / 's3.log'}")
+            time.sleep(0.1)
+
+    def disturb(self, how: str, seconds: float) -> None:
+        """how: a key of `faults`; it lasts so many seconds."""
+        proxy = cast(type[_Proxy], self._proxy.RequestHandlerClass)
+        proxy.fault = how
+        time.sleep(seconds)
+        proxy.fault = ""
+
+    def remove(self) -> None:
+        self._proxy.shutdown()
+        self._server.kill()
+        self._server.wait()
+
+    def _has_bucket(self, server: str) -> bool:
+        try:
+            return requests.put(f"{server}/splats", timeout=60).ok
+        except requests.RequestException:
+            return False
+
+
+class _Proxy(BaseHTTPRequestHandler):
+    """Forwards every request to `server`. fault: what it does instead at the moment."""
+
+    protocol_version = "HTTP/1.1"
+    server: str  # type: ignore[assignment]
+    fault: str
+
+    def forward(self) -> None:
+        fault = type(self).fault
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if fault == "store refuses":
+            self.send_error(503)
+            return
+        if fault == "store slow":
+            time.sleep(SLOW_SECONDS)
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
+        answer = requests.request(
+            self.command, type(self).server + self.path, data=body, headers=headers, timeout=60, stream=True
+        )
+        content = answer.raw.read(decode_content=False)
+        self.send_response(answer.status_code)
+        for name, value in answer.headers.items():
+            if name.lower() not in ("connection", "transfer-encoding", "content-length", "date", "server"):
+                self.send_header(name, value)
+        length = answer.headers["Content-Length"] if self.command == "HEAD" else str(len(content))
+        self.send_header("Content-Length", length)
+        self.end_headers()
+        if fault == "store cuts off" and content:
+            self.wfile.write(content[: len(content) // 2])
+            self.close_connection = True
+        else:
+            self.wfile.write(content)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = forward
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: what matters is in the log of the service."""
 
 
 @contextmanager
