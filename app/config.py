@@ -240,6 +240,7 @@ class DeadlinesConfig(Section):
     repair: Annotated[float, Field(gt=0)] = 120.0
     render: Annotated[float, Field(gt=0)] = 120.0
     score: Annotated[float, Field(gt=0)] = 120.0
+    files: Annotated[float, Field(gt=0)] = 120.0
     turntable: Annotated[float, Field(gt=0)] = 600.0
 
 

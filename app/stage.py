@@ -13,6 +13,7 @@ class Stage(StrEnum):
     REPAIR = "repair"
     RENDER = "render"
     SCORE = "score"
+    FILES = "files"
     TURNTABLE = "turntable"
 
     def line(self, detail: str = "") -> str:
@@ -26,5 +27,6 @@ _TITLES = {
     Stage.REPAIR: "[2/4] Diagnosing and repairing",
     Stage.RENDER: "[3/4] Rendering the views",
     Stage.SCORE: "[4/4] Validating with CLIP",
+    Stage.FILES: "Writing the files",
     Stage.TURNTABLE: "Rendering the turntable",
 }

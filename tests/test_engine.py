@@ -54,6 +54,7 @@ from app.selftest import self_test
 from app.splat.files import decode_splat
 from app.splat.model import Splat
 from app.splat.ply import encode_ply
+from app.stage import Stage
 from app.stages import shapes
 
 __all__ = ["postgres_server", "sqlite_file"]  # fixtures
@@ -114,7 +115,7 @@ def test_a_prompt_becomes_a_judged_splat_with_all_its_files(served: Jobs) -> Non
     assert (certificate.prompt, certificate.seed, certificate.verdict.outcome) == ("a blue rocket", 3, "passed")
     assert certificate.assets[0].sha256 == served.open_asset(job.id, "asset.ply").sha256
     stages = [time.stage for time in served.statistics.stage_times(0, 1_000) if time.job == job.id]
-    assert stages == ["picture", "splat", "repair", "render", "score"]
+    assert stages == ["picture", "splat", "repair", "render", "score", "files"]
 
 
 @pytest.mark.e2e
@@ -282,10 +283,11 @@ def hand_out(jobs: Jobs, at_once: int) -> None:
 
 
 def one_at_a_time(ended: list[Job]) -> list[str]:
-    """Each job was started after the previous one had ended. Returns their ids in the order of their starts."""
+    """When a job was started, at most the files of its predecessor were left to write. Returns their ids in the order
+    of their starts."""
     assert {job.state for job in ended} == {"DONE"}
     begun = sorted(ended, key=lambda job: job.started or 0)
-    for before, after in pairwise(begun):
+    for before, after in zip(begun, begun[2:], strict=False):
         assert (before.finished or 0) <= (after.started or 0)
     return [job.id for job in begun]
 
@@ -311,6 +313,44 @@ def test_the_job_of_a_killed_engine_continues_after_its_last_finished_step(make:
     assert drawn[0].startswith("0)")
     assert sum(line.startswith("0)") for line in drawn) == 1, "the first attempt was done again"
     assert {line[0] for line in drawn} == set("0123")
+
+
+@pytest.mark.e2e
+def test_a_job_whose_engine_died_while_its_files_were_written_is_done_again(make: Make) -> None:
+    """DBOS considers it done then, because the engine has begun the next one."""
+    with host(make(shapes={"gaussians": 200_000}, render={"size": 1_024})) as here, client(here.config) as jobs:
+        engine = here.start_ready()
+        job = jobs.submit(ROCKET)
+        wait_until(lambda: jobs.get(job.id).stage == Stage.FILES, "its files are being written")
+        here.kill(engine)
+        assert jobs.get(job.id).state == "RUNNING"
+        here.start_ready()
+        ended = jobs.wait(job.id, 120)
+        assert (ended.state, ended.outcome) == ("DONE", "passed"), here.log
+        issued = Certificate.model_validate_json(read(jobs, job.id, "certificate.json"))
+        for asset in issued.assets:
+            assert hashlib.sha256(read(jobs, job.id, asset.name)).hexdigest() == asset.sha256
+        assert len(jobs.statistics.results(0)) == 1
+
+
+@pytest.mark.e2e
+def test_the_next_job_begins_while_the_files_of_one_are_written(make: Make) -> None:
+    with host(make(shapes={"gaussians": 200_000}, render={"size": 1_024})) as here, client(here.config) as jobs:
+        here.start_ready()
+        ids = [jobs.submit(replace(ROCKET, seed=seed)).id for seed in range(6)]
+        ended = [jobs.wait(id, 120) for id in ids]
+        assert {job.outcome for job in ended} == {"passed"}
+        assert [job.id for job in sorted(ended, key=lambda job: job.started or 0)] == ids
+        assert any((after.started or 0) < (job.finished or 0) for job, after in pairwise(ended))
+
+
+@pytest.mark.e2e
+def test_only_the_files_of_the_chosen_attempt_are_written(make: Make) -> None:
+    with host(make(validate=STRICT)) as here, client(here.config) as jobs:
+        here.start_ready()
+        job = jobs.wait(jobs.submit(replace(ROCKET, attempts=3)).id, 120)
+        assert (job.outcome, here.log.count("Final stats")) == ("refused", 1)
+        assert Certificate.model_validate_json(read(jobs, job.id, "certificate.json")).attempt == job.attempt
 
 
 @pytest.mark.e2e
@@ -752,7 +792,7 @@ def test_a_lock_is_free_again_once_its_holder_is_gone(tmp_path: Path) -> None:
             "Timeout (0:02:00) at raster.py, line 30 in render",
         ),
         (
-            "Timeout (0:02:00) of thread 0x00000001!\nCurrent thread 0x00000003 (most recent call first):\n"
+            "Timeout (0:02:00) of job 01a2 in thread 0x00000001!\nCurrent thread 0x00000003 (most recent call first):\n"
             '  File "/opt/splatgate/app/engine/crash_trace.py", line 1 in _expire\n'
             "\nThread 0x00000001 (most recent call first):\n"
             '  File "/usr/lib/python3/threading.py", line 1 in wait\n'
@@ -789,6 +829,27 @@ while True:
     deep(50)
 """
 HOLDS_THE_GIL = "import re; re.match('(a+)+$', 'a' * 60 + 'b')"
+
+
+def test_the_trace_names_the_job_whose_stage_was_late_and_each_thread_has_its_own_deadline(tmp_path: Path) -> None:
+    code = """
+import sys, threading
+from pathlib import Path
+from app.engine.crash_trace import CrashTrace
+trace = CrashTrace(Path(sys.argv[1]))
+def write_files():
+    trace.set_deadline(0.2, "a" * 32)
+    threading.Event().wait()
+threading.Thread(target=write_files, daemon=True).start()
+trace.set_deadline(60, "b" * 32)
+trace.set_deadline(None)
+threading.Event().wait()
+"""
+    path = tmp_path / "cpu.trace"
+    assert subprocess.run([sys.executable, "-c", code, path], timeout=60, check=False).returncode == 1
+    with closing(CrashTrace(path)) as read:
+        assert read.job == "a" * 32
+        assert read.report.startswith("Timeout (0:00:00.200000) at threading.py, line ")
 
 
 @pytest.mark.e2e

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import re
 import sys
 import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -20,34 +22,42 @@ GRACE_SECONDS = 10.0
 class CrashTrace:
     """The file that faulthandler writes to when the process hangs or crashes.
 
-    report: the traceback of the previous process as one line; empty if it left none.
+    report: the traceback of the previous process as one line; empty if it left none. job: the id of the job whose stage
+    exceeded its deadline; empty if another error ended the process.
     """
 
     def __init__(self, path: Path) -> None:
-        self.report = _in_one_line(path.read_text(errors="replace")[:MAX_BYTES]) if path.exists() else ""
+        trace = path.read_text(errors="replace")[:MAX_BYTES] if path.exists() else ""
+        self.report, self.job = _in_one_line(trace), _job(trace)
         if self.report:
             path.replace(path.with_suffix(".last-trace"))
         self.stream = path.open("w")
-        self._timer: threading.Timer | None = None
+        self._lock = threading.Lock()
+        self._deadlines: dict[int, tuple[float, threading.Timer]] = {}  # by thread; monotonic seconds
         faulthandler.enable(self.stream)
 
-    def set_deadline(self, seconds: float | None) -> None:
-        """After `seconds` the process writes the traceback of every thread and ends; None: no limit.
+    def set_deadline(self, seconds: float | None, job: str = "") -> None:
+        """After `seconds` the process writes the traceback of every thread and ends; None: no limit. Each thread has
+        its own deadline. job: the id of the job that the calling thread works on.
 
         The traceback is written by a thread that holds the GIL. faulthandler's own timer does not take it, and may
         crash on the frames of a thread that is running; it is only used if a call never releases the GIL, because
         frames do not change then.
         """
-        faulthandler.cancel_dump_traceback_later()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if seconds is None:
-            return
-        self._timer = threading.Timer(seconds, self._expire, (seconds, threading.get_ident()))
-        self._timer.daemon = True
-        self._timer.start()
-        faulthandler.dump_traceback_later(seconds + GRACE_SECONDS, exit=True, file=self.stream)
+        thread = threading.get_ident()
+        with self._lock:
+            _, timer = self._deadlines.pop(thread, (0.0, None))
+            if timer:
+                timer.cancel()
+            if seconds is not None:
+                timer = threading.Timer(seconds, self._expire, (seconds, job, thread))
+                timer.daemon = True
+                timer.start()
+                self._deadlines[thread] = time.monotonic() + seconds, timer
+            faulthandler.cancel_dump_traceback_later()
+            if self._deadlines:
+                left = min(end for end, _ in self._deadlines.values()) - time.monotonic()
+                faulthandler.dump_traceback_later(max(left, 0) + GRACE_SECONDS, exit=True, file=self.stream)
 
     def close(self) -> None:
         """Writes later crashes to standard error again."""
@@ -55,8 +65,9 @@ class CrashTrace:
         faulthandler.enable(sys.__stderr__ or 2)
         self.stream.close()
 
-    def _expire(self, seconds: float, thread: int) -> NoReturn:
-        print(f"Timeout ({timedelta(seconds=seconds)}) of thread 0x{thread:016x}!", file=self.stream, flush=True)
+    def _expire(self, seconds: float, job: str, thread: int) -> NoReturn:
+        late = f"{job and f' of job {job}'} in thread 0x{thread:016x}"
+        print(f"Timeout ({timedelta(seconds=seconds)}){late}!", file=self.stream, flush=True)
         faulthandler.dump_traceback(self.stream)
         os._exit(1)
 
@@ -64,11 +75,18 @@ class CrashTrace:
 def _in_one_line(trace: str) -> str:
     """The error and the innermost frame in app/, or else the innermost frame, of the thread that failed."""
     lines = [line.strip() for line in trace.splitlines() if line.strip()]
-    error, _, thread = (lines[0].rstrip("!:") if lines else "").partition(" of thread ")
+    error, _, thread = (lines[0].rstrip("!:") if lines else "").partition(" in thread ")
+    error = error.partition(" of job ")[0]
     places = _frames(lines, thread)
     ours = [line for line in places if "/app/" in line]
     where = next(iter(ours or places), "")
     return " at ".join(part for part in (error, _short(where)) if part)
+
+
+def _job(trace: str) -> str:
+    """The job that a deadline's header names, or an empty string."""
+    found = re.match(r"Timeout .* of job (\w+) in thread ", trace)
+    return found[1] if found else ""
 
 
 def _frames(lines: list[str], thread: str) -> list[str]:

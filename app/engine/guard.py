@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import torch
 from loguru import logger
@@ -15,7 +15,7 @@ from app.jobs.steps import Steps
 from app.pipeline import load_stages
 from app.stage import Stage
 
-Values = dict[str, Any]
+T = TypeVar("T")
 
 
 class Guard:
@@ -25,7 +25,7 @@ class Guard:
         self._instance = instance
         self._steps = steps
 
-    def run(self, call: Callable[[], Values]) -> Values:
+    def run(self, call: Callable[[], T]) -> T:
         """Runs a step. A poisoned GPU ends the process. If GPU memory runs out, it tries once more with the models
         offloaded to host memory."""
         try:
@@ -37,12 +37,12 @@ class Guard:
         self._offload()  # after the except block, because the exception keeps the failed stage's tensors alive
         return self._checked(call)
 
-    def set_deadline(self, stage: Stage | None) -> None:
-        """Starts the deadline of a stage. If it passes, the process writes a traceback and ends."""
+    def set_deadline(self, stage: Stage | None, job: str) -> None:
+        """Starts the deadline of a job's stage. If it passes, the process writes a traceback and ends."""
         seconds = getattr(self._instance.config.deadlines, stage) if stage else None
-        self._instance.trace.set_deadline(seconds)
+        self._instance.trace.set_deadline(seconds, job)
 
-    def _checked(self, call: Callable[[], Values]) -> Values:
+    def _checked(self, call: Callable[[], T]) -> T:
         try:
             return call()
         except RuntimeError as error:

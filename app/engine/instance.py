@@ -96,7 +96,7 @@ class Instance:
     def _record_predecessors(self) -> None:
         self.store.count_ends("engine", earlier_ends())
         if self.trace.report:
-            self.job_store.record_crash(self.heartbeat.predecessors, self.trace.report)
+            self.job_store.record_crash(self.heartbeat.predecessors, self.trace.report, self.trace.job)
 
     def _beat(self) -> None:
         while True:

@@ -166,12 +166,18 @@ class JobStore:
             running = (jobs.c.id == id) & (jobs.c.state == "RUNNING") & theirs
             return connection.execute(sa.update(jobs).where(running).values(**_QUEUED)).rowcount
 
-    def record_crash(self, instances: Sequence[str], report: str) -> None:
-        """Stores the crash report with the jobs of engines that died, for the engine that gets them next."""
+    def record_crash(self, instances: Sequence[str], report: str, job: str = "") -> None:
+        """Stores the crash report with the jobs of engines that died, for the engine that gets them next.
+
+        job: the one that caused the crash, if that is known. Then this start does not count against the others.
+        """
         theirs = sa.func.coalesce(jobs.c.instance, jobs.c.engine).in_(instances)
+        open_ = theirs & jobs.c.state.not_in(ENDED) & (jobs.c.starts > 0)
+        cause = (jobs.c.id == job) if job else sa.true()
         with self.store.writing() as connection:
-            open_ = theirs & jobs.c.state.not_in(ENDED) & (jobs.c.starts > 0)
-            connection.execute(sa.update(jobs).where(open_).values(crash_report=storable(report)))
+            connection.execute(sa.update(jobs).where(open_ & cause).values(crash_report=storable(report)))
+            innocent = open_ & ~cause & (jobs.c.state == "RUNNING")
+            connection.execute(sa.update(jobs).where(innocent).values(starts=jobs.c.starts - 1))
 
     def expire(self) -> int:
         """Ends the queued jobs whose deadline has passed. Returns how many."""

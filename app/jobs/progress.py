@@ -10,7 +10,13 @@ from app.pipeline import OnStage
 from app.stage import Stage
 from app.stages.picture import OnStep
 
-DONE_BEFORE: dict[Stage, float] = {Stage.SPLAT: 0.3, Stage.REPAIR: 0.6, Stage.RENDER: 0.7, Stage.SCORE: 0.8}
+DONE_BEFORE: dict[Stage, float] = {
+    Stage.SPLAT: 0.3,
+    Stage.REPAIR: 0.6,
+    Stage.RENDER: 0.7,
+    Stage.SCORE: 0.8,
+    Stage.FILES: 0.9,
+}
 """Fraction of an attempt that is done when a stage begins; 0 for the first stage."""
 
 RECORD_SECONDS = 0.5
@@ -28,12 +34,16 @@ class Stopped(Exception):
 class Progress:
     """The stages of one job, as they begin and end.
 
-    arm: called with each stage as it begins, and with None when none runs. checkpoint: called between stages; it does
-    not return while the engine drains.
+    arm: called with each stage as it begins, with None when none runs, and with the id of the job. checkpoint: called
+    between stages; it does not return while the engine drains.
     """
 
     def __init__(
-        self, job_store: JobStore, claim: Claim, arm: Callable[[Stage | None], None], checkpoint: Callable[[], None]
+        self,
+        job_store: JobStore,
+        claim: Claim,
+        arm: Callable[[Stage | None, str], None],
+        checkpoint: Callable[[], None],
     ) -> None:
         self.claim = claim
         self.times: list[StageSeconds] = []
@@ -49,22 +59,28 @@ class Progress:
     def begin(self, attempt: int, stage: Stage) -> None:
         """Begins a stage, which ends the one before. Raises Stopped or ClaimLost."""
         self.close()
-        done = (attempt - 1 + DONE_BEFORE.get(stage, 0)) / self.claim.job.attempts
-        self.record(attempt, stage, done)
-        self._arm(stage)
-        self._running = attempt, stage, time.monotonic()
+        self._checkpoint()
+        self._begin(attempt, stage)
+
+    def begin_files(self, attempt: int) -> None:
+        """Begins to write the files. A drain waits for them, so this is no checkpoint. Raises Stopped or ClaimLost."""
+        self.close()
+        self._begin(attempt, Stage.FILES)
 
     def close(self) -> None:
         """Ends the running stage, if any."""
-        self._arm(None)
+        self._arm(None, self.claim.job.id)
         if self._running:
             attempt, stage, since = self._running
             self.times.append(StageSeconds(attempt, stage, time.monotonic() - since))
             self._running = None
 
-    def record(self, attempt: int, stage: Stage, done: float) -> None:
-        """Records the progress of the job. Raises Stopped or ClaimLost."""
-        self._checkpoint()
+    def _begin(self, attempt: int, stage: Stage) -> None:
+        self._record(attempt, stage, (attempt - 1 + DONE_BEFORE.get(stage, 0)) / self.claim.job.attempts)
+        self._arm(stage, self.claim.job.id)
+        self._running = attempt, stage, time.monotonic()
+
+    def _record(self, attempt: int, stage: Stage, done: float) -> None:
         if stop := self._job_store.progress(self.claim, attempt, stage, done):
             raise Stopped(stop)
 
@@ -82,6 +98,7 @@ class Progress:
             nonlocal recorded
             if time.monotonic() - recorded >= RECORD_SECONDS:
                 recorded = time.monotonic()
-                self.record(attempt, stage, before + share * done)
+                self._checkpoint()
+                self._record(attempt, stage, before + share * done)
 
         return report

@@ -53,18 +53,22 @@ class Reconciler:
     def take_over(self) -> int:
         """Requeues the jobs of engines that are gone. Returns how many."""
         alive = self._liveness.alive() | {self._engine}
-        orphaned = {id: engine for id, engine in self._queue.held().items() if engine not in alive}
+        held, running = self._queue.held(), self._rows(jobs.c.state == "RUNNING")
+        orphaned = {id: engine for id, engine in held.items() if engine not in alive}
         for id, engine in orphaned.items():
             logger.warning(f"job {id}: its engine, instance {engine}, is gone; the job is queued again")
             self._put_back(id, engine)
-        return len(orphaned)
+        unwritten = [row for id, row in running.items() if id not in held and row.instance not in alive]
+        return len(orphaned) + sum(map(self._renew, unwritten))
 
     def compare(self) -> int:
         """Repairs jobs that would otherwise never run. Returns how many."""
         repaired = self.take_over()
-        active, rows = self._queue.active(), self._open_jobs()
+        alive = self._liveness.alive() - {self._engine}
+        active, rows, running = self._queue.active(), self._rows(jobs.c.state.not_in(ENDED)), self._running()
         for id in rows.keys() - active.keys():
-            repaired += self._renew(rows[id])
+            writes_files = rows[id].state == "RUNNING" and (id in running or rows[id].instance in alive)
+            repaired += 0 if writes_files else self._renew(rows[id])
         for id in rows.keys() & active.keys():
             if rows[id].state == "RUNNING" and active[id].waits:
                 repaired += self._repair_row(rows[id])
@@ -74,7 +78,7 @@ class Reconciler:
         """Repairs a job that has not ended, but that DBOS lost, considers ended, or has in another queue."""
         place = self._queue.places([row.id]).get(row.id)
         # the row is read last, because a job ends there first
-        row = self._open_jobs(row.id).get(row.id) or row._replace(state="")
+        row = self._rows(jobs.c.state.not_in(ENDED) & (jobs.c.id == row.id)).get(row.id) or row._replace(state="")
         if not row.state or (place and (place.waits or place.held)):
             return 0
         if place and not place.over:
@@ -110,11 +114,8 @@ class Reconciler:
         self._job_store.put_back(id, engine)
         self._queue.put_back(id)
 
-    def _open_jobs(self, id: str | None = None) -> dict[str, OpenJob]:
+    def _rows(self, which: sa.ColumnElement[bool]) -> dict[str, OpenJob]:
         t = jobs.c
         query = sa.select(t.id, t.state, t.priority, sa.func.coalesce(t.sequence, 0), sa.func.coalesce(t.instance, ""))
-        query = query.where(t.state.not_in(ENDED))
-        if id:
-            query = query.where(t.id == id)
         with self._store.reading() as connection:
-            return {row[0]: OpenJob(*row) for row in connection.execute(query)}
+            return {row[0]: OpenJob(*row) for row in connection.execute(query.where(which))}

@@ -1,6 +1,6 @@
-"""The steps of a job. Each stores its files and returns references and numbers.
+"""The steps of a job, which return references to files, and numbers.
 
-A step that runs again, because its engine died before it was recorded, writes the same files to the same places.
+A step that runs again, because its engine died before it was recorded, gives the same result.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from app.config import Config
 from app.decoding import Decoder
 from app.errors import BadFile, StageFailed
 from app.jobs.assets import Assets, Stored, stored
-from app.jobs.job_store import JobResult, JobStore
+from app.jobs.job_store import Claim, JobResult, JobStore
 from app.jobs.progress import Progress
 from app.jobs.records import Job
 from app.pipeline import GenerationRequest, Stages
@@ -44,6 +44,24 @@ class DrawResult:
     failure: Reason | None = None
 
 
+@dataclass(frozen=True)
+class JudgedAttempt:
+    """An attempt after the gate. result: without files. made: None if there is no splat, or if a process that has
+    ended made it."""
+
+    result: JobResult
+    drawn: DrawResult
+    made: pipeline.Attempt | None = None
+
+    @property
+    def outcome(self) -> str | None:
+        return self.result.outcome
+
+    @property
+    def score(self) -> float | None:
+        return self.result.score
+
+
 class Steps:
     """The steps of every kind of job, with loaded stages. They raise what the stages raise."""
 
@@ -72,22 +90,17 @@ class Steps:
         self._drawn = file, picture
         return DrawResult(file, picture.model, picture.seed)
 
-    def build(self, progress: Progress, attempt: int, drawn: DrawResult) -> JobResult:
+    def build(self, progress: Progress, attempt: int, drawn: DrawResult) -> JudgedAttempt:
         """Builds and validates the splat of an attempt. It counts as refused if a stage produced nothing usable."""
         seed = progress.claim.job.seed + attempt - 1
         failed = JobResult("DONE", attempt=attempt, seed=seed, outcome="refused")
         if drawn.failure:
-            return replace(failed, reasons=(drawn.failure,))
+            return JudgedAttempt(replace(failed, reasons=(drawn.failure,)), drawn)
         try:
             made = self._build(progress, attempt, drawn)
         except StageFailed as error:
-            return replace(failed, reasons=(error.reason,))
-        path = progress.claim.folder(attempt)
-        with self.assets.folder(path) as folder:
-            issued = outputs.write_outputs(made, folder, self.config, datetime.now(UTC))
-            hashes: dict[str, str] = {asset.name: asset.sha256 for asset in issued.assets}
-            files = stored(folder, path, (*hashes, "views.png", "certificate.json"), hashes)
-        return JobResult(
+            return JudgedAttempt(replace(failed, reasons=(error.reason,)), drawn)
+        result = JobResult(
             "DONE",
             attempt=attempt,
             seed=seed,
@@ -99,8 +112,19 @@ class Steps:
             gaussians=len(made.splat),
             findings=tuple(finding.kind for finding in made.diagnosis.findings),
             repairs=tuple(done["field"] for done in made.repairs.to_dict()["repairs"]),
-            files=files,
         )
+        return JudgedAttempt(result, drawn, made)
+
+    def write(self, claim: Claim, judged: JudgedAttempt) -> JobResult:
+        """Writes the files of an attempt. Needs no model, so it may run beside the steps of another job."""
+        made = judged.made
+        assert made
+        path = claim.folder(made.number)
+        with self.assets.folder(path) as folder:
+            issued = outputs.write_outputs(made, folder, self.config, datetime.now(UTC))
+            hashes: dict[str, str] = {asset.name: asset.sha256 for asset in issued.assets}
+            files = stored(folder, path, (*hashes, "views.png", "certificate.json"), hashes)
+        return replace(judged.result, files=files)
 
     def cut_out(self, progress: Progress) -> JobResult:
         """The object in a caller's picture, as the generator sees it: cutout.png. Raises StageFailed."""

@@ -6,6 +6,7 @@ export const STAGES = { // what a stage is called while it runs, and its step
   repair: ["Diagnosing and repairing", 1],
   render: ["Rendering the views", 2],
   score: ["Scoring the views", 3],
+  files: ["Writing the files", 3],
   turntable: ["Rendering the turntable", -1],
 };
 export const STEPS = ["Splat", "Repair", "Views", "Score"];
