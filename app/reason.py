@@ -38,11 +38,13 @@ class Reason:
 
 def _below_threshold(figures: Mapping[str, Any]) -> str:
     shown = _rounded(figures, math.floor)  # rounded down, so that 0.1999 under a threshold of 0.2 does not read 0.200
-    return "{label}={shown}, under the {setting} {threshold:g}".format(**figures, shown=shown)
+    return "{label} score {shown} is below the {setting} {threshold:g}".format(**figures, shown=shown)
 
 
 def _above_threshold(figures: Mapping[str, Any]) -> str:
-    return "{label}={shown}, over the {setting} {threshold:g}".format(**figures, shown=_rounded(figures, math.ceil))
+    return "{label} score {shown} is above the {setting} {threshold:g}".format(
+        **figures, shown=_rounded(figures, math.ceil)
+    )
 
 
 def _rounded(figures: Mapping[str, Any], towards: Callable[[float], int]) -> str:
@@ -53,12 +55,12 @@ def _rounded(figures: Mapping[str, Any], towards: Callable[[float], int]) -> str
 SENTENCES: Mapping[str, str | Callable[[Mapping[str, Any]], str]] = {
     # the gate
     "validation_off": "validation is OFF (validate.enabled = false): this splat was not judged",
-    "too_few_gaussians": "{gaussians:,} gaussians, fewer than {min_gaussians:,}",
+    "too_few_gaussians": "{gaussians:,} Gaussians are fewer than {min_gaussians:,}",
     "no_score": "no score",
     "below_threshold": _below_threshold,
     "above_threshold": _above_threshold,
     "overdraw": (
-        "too costly to draw: {gaussians_per_tile:,.0f} gaussians lie over each tile, "
+        "too costly to draw: {gaussians_per_tile:,.0f} Gaussians lie over each tile, "
         "limits.max_overdraw is {max_overdraw:,.0f}"
     ),
     "uniform_position": "nearly all of {gaussians:,} Gaussians lie on one point: no shape is left, make it again",

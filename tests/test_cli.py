@@ -186,13 +186,13 @@ def test_wrong_prompt_is_refused_with_exit_3(judged: Path) -> None:
     result = run("validate", judged / "asset.ply", "--prompt", "a red table", "--profile", "shapes", "--json")
     assert result.exit_code == 3
     assert document(result)["outcome"] == "refused"
-    assert "under the threshold" in document(result)["reasons"][0]
+    assert "below the threshold" in document(result)["reasons"][0]
 
 
 def test_too_few_gaussians_are_refused_whatever_the_score(small: Path) -> None:
     result = run("validate", small, "--prompt", "a red ball", "--profile", "shapes", "--json")
     assert result.exit_code == 3
-    assert document(result)["reasons"] == ["3,000 gaussians, fewer than 150,000"]
+    assert document(result)["reasons"] == ["3,000 Gaussians are fewer than 150,000"]
 
 
 def test_validation_off_is_loud_and_never_passed(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,7 +170,7 @@ def test_a_splat_that_takes_minutes_to_render_is_refused_and_delays_no_other_job
     job = served.wait(ordered.id, 120)
     assert (job.state, job.outcome, job.score) == ("DONE", "refused", None)
     assert re.match(
-        r"too costly to draw: 2\d,\d{3} gaussians lie over each tile, limits.max_overdraw is 20,000$", job.reasons[0]
+        r"too costly to draw: 2\d,\d{3} Gaussians lie over each tile, limits.max_overdraw is 20,000$", job.reasons[0]
     )
     assert job.assets == ("input.ply", "verdict.json")
     assert json.loads(read(served, job.id, "verdict.json"))["reasons"] == list(job.reasons)

@@ -18,8 +18,8 @@ def test_every_reason_is_given_not_the_first_only() -> None:
     verdict = judge(149_999, {"clip": 0.1999}, ValidateConfig())
     assert verdict.outcome == "refused"
     assert len(verdict.reasons) == 2
-    assert "149,999 gaussians, fewer than 150,000" in str(verdict.reasons[0])
-    assert "CLIP=0.199, under the threshold 0.2" in str(verdict.reasons[1])
+    assert "149,999 Gaussians are fewer than 150,000" in str(verdict.reasons[0])
+    assert "CLIP score 0.199 is below the threshold 0.2" in str(verdict.reasons[1])
 
 
 @pytest.mark.parametrize("score", [None, math.nan, -math.inf, -1.0])
@@ -45,7 +45,7 @@ def test_passed_means_both_conditions_hold(gaussians: int, score: float) -> None
 
 def test_the_likeness_to_a_picture_has_a_threshold_of_its_own() -> None:
     verdict = judge(150_000, {"likeness": 0.6999}, ValidateConfig())
-    assert [str(reason) for reason in verdict.reasons] == ["likeness=0.699, under the image threshold 0.7"]
+    assert [str(reason) for reason in verdict.reasons] == ["likeness score 0.699 is below the image threshold 0.7"]
     assert verdict.score == 0.6999
     assert judge(150_000, {"likeness": 0.6999}, ValidateConfig(image_threshold=0.6)).passed
 

@@ -805,7 +805,7 @@ def test_why_a_job_was_refused_is_kept_as_code_and_figures(jobs: Jobs) -> None:
     reason = Reason("too_few_gaussians", {"gaussians": 1_200, "min_gaussians": 150_000})
     job_store(jobs).end(claim, replace(DONE, outcome="refused", reasons=(reason,)))
     job = jobs.get(claim.job.id)
-    assert (job.reasons, job.reason_codes) == (("1,200 gaussians, fewer than 150,000",), ("too_few_gaussians",))
+    assert (job.reasons, job.reason_codes) == (("1,200 Gaussians are fewer than 150,000",), ("too_few_gaussians",))
     with jobs.store.reading() as connection:
         assert connection.execute(sa.select(tables.jobs.c.reasons)).scalar_one() == [reason.to_dict()]
 

@@ -15,11 +15,13 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import get_args
 
 import _random_models as random_models
 import numpy as np
 import pytest
 import requests
+import sqlalchemy as sa
 from _damage import DAMAGES
 from _serving import service
 from chromium_page import (
@@ -41,8 +43,10 @@ from service import engine, wait_until, web
 
 from app.config import Config
 from app.generators.shapes import SHAPES_CLIP
+from app.jobs import tables
 from app.jobs.client import Jobs
 from app.jobs.records import JobRequest
+from app.splat import findings
 from app.splat.ply import encode_ply
 from app.stages import shapes
 from app.web import create_app
@@ -123,13 +127,13 @@ def test_a_refused_result_says_why_and_offers_the_next_seeds(product: str, visit
     submit(page, REFUSED)
     card = page.locator(".card", has_text=REFUSED)
     expect(card.locator(".badge")).to_have_text("refused")
-    expect(card).to_contain_text("under the threshold 0.2")
+    expect(card).to_contain_text("below the threshold 0.2")
     page.locator("#filter").get_by_label("Passed").check()
     expect(card).to_have_count(0)
     page.locator("#filter").get_by_label("Refused").check()
     card.click()
     dialog = page.get_by_role("dialog", name=REFUSED)
-    expect(dialog.locator("li", has_text="under the threshold 0.2")).to_be_visible()
+    expect(dialog.locator("li", has_text="below the threshold 0.2")).to_be_visible()
     names = dialog.locator(".view").all_inner_texts()
     assert [name.split()[0] for name in names] == ["front", "side", "top", "angled"]
     assert all(float(name.split()[1]) < 1 for name in names)
@@ -142,6 +146,26 @@ def test_a_refused_result_says_why_and_offers_the_next_seeds(product: str, visit
     assert {tile.split()[-1] for tile in tiles} == {"1", "2", "3", "4"}
     scores = [float(tile.split()[2]) for tile in tiles]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_a_running_job_is_cancelled_in_its_dialog(product: str, visit: Callable[..., Page]) -> None:
+    page = visit(product)
+    page.get_by_label("Attempts").fill("20")  # it is refused each time, so it runs long enough
+    submit(page, REFUSED)
+    page.locator("#queue, #now").get_by_text(re.compile("^Attempt ")).first.wait_for()
+    job = page.request.get(f"{product}v1/jobs?state=RUNNING").json()["jobs"][0]["id"]
+    page.goto(f"{product}#job={job}")
+    page.reload()
+    dialog = page.get_by_role("dialog", name=REFUSED)
+    expect(dialog.get_by_role("progressbar")).to_be_visible()
+    cancel = dialog.get_by_role("button", name="Cancel")
+    cancel.focus()
+    wait_for(lambda: page.request.get(f"{product}v1/jobs/{job}").json()["attempt"] > 3)
+    expect(cancel).to_be_focused()  # progress leaves it alone
+    page.keyboard.press("Enter")
+    expect(dialog.locator(".badge")).to_have_text("cancelled")
+    expect(cancel).to_be_hidden()
+    expect(dialog.get_by_role("button", name="Close")).to_be_focused()
 
 
 def test_variations_have_consecutive_seeds_and_are_found_saved_and_deleted_together(
@@ -200,7 +224,7 @@ def test_without_a_viewer_a_turntable_video_is_rendered_and_plays(product: str, 
     page = visit(product, allowed="Failed to load resource")
     page.route("**/vendor/spark.js", lambda route: route.abort())
     submit(page, "a green cone")
-    expect(page.locator("#now")).to_contain_text("There is no turntable video yet")
+    expect(page.locator("#now")).to_contain_text("The 3D viewer does not work here: its files could not be loaded.")
     page.get_by_role("button", name="Make a turntable video").click()
     video = page.locator("video")
     expect(video).to_be_visible()
@@ -230,6 +254,84 @@ def test_it_says_that_nothing_is_ready_and_queues_and_cancels_all_the_same(
     expect(page.locator("#empty")).to_have_text("No results yet. The jobs in progress will appear here.")
     page.locator("#filter").get_by_label("Cancelled").check()
     expect(page.locator(".card", has_text="a purple tree").locator(".badge")).to_have_text("cancelled")
+
+
+def test_a_waiting_job_is_cancelled_in_its_dialog(waiting: str, visit: Callable[..., Page]) -> None:
+    page = visit(waiting)
+    for prompt in ("a blue rocket", "a purple tree"):
+        page.request.post(f"{waiting}v1/jobs", data={"prompt": prompt})
+    page.locator("#queue").get_by_role("button", name="a purple tree", exact=True).click()
+    dialog = page.get_by_role("dialog", name="a purple tree")
+    expect(dialog).to_contain_text("Number 2 in the queue")
+    dialog.get_by_role("button", name="Cancel").click()
+    expect(dialog.locator(".badge")).to_have_text("cancelled")
+    expect(dialog.get_by_role("button", name="Cancel")).to_be_hidden()
+    page.keyboard.press("Escape")
+    expect(page.locator("#queue li")).to_have_count(1)
+
+
+FAILURES = {
+    "FAILED": "An error stopped this job.",
+    "EXPIRED": "This job did not finish before its deadline.",
+    "QUARANTINED": "This job crashed its engine and was given up.",
+}
+
+
+@pytest.mark.parametrize("state", FAILURES)
+def test_a_failed_job_says_so_in_plain_words_and_offers_to_try_again(
+    tmp_path: Path, visit: Callable[..., Page], state: str
+) -> None:
+    config = Config.model_validate({"serve": {"data": str(tmp_path)}})
+    for url in serving(config):
+        page = visit(url)
+        page.get_by_label("Seed", exact=True).fill("7")
+        submit(page, "a blue rocket")
+        now = page.get_by_role("region", name="a blue rocket")
+        expect(now.get_by_role("status")).to_have_text("Next in the queue")
+        fail(config, state, "OutOfMemoryError: CUDA out of memory")
+        expect(now.get_by_role("status").first).to_have_text(FAILURES[state])
+        expect(now.locator(".problem:visible")).to_have_text(f"{FAILURES[state]} Try it again, or try other seeds.")
+        expect(now).to_contain_text("OutOfMemoryError: CUDA out of memory")
+        expect(page.locator("#cards .why")).to_have_text(FAILURES[state])
+        with page.expect_request(lambda request: request.method == "POST") as sent:
+            now.get_by_role("button", name="Try again").click()
+        assert sent.value.post_data_json["seed"] == 7
+        page.locator("#cards .card").click()
+        dialog = page.get_by_role("dialog", name="a blue rocket")
+        dialog.get_by_role("button", name="Try the next 4 seeds").click()
+        expect(page.get_by_role("region", name="“a blue rocket”, 4 variations")).to_contain_text("seed 11")
+        page.locator("#cards .card").click()
+        dialog.get_by_role("button", name="Change the prompt").click()
+        expect(page.get_by_label("Prompt", exact=True)).to_be_focused()
+        assert page.get_by_label("Seed", exact=True).input_value() == "7"
+        page.context.close()
+
+
+def fail(config: Config, state: str, error: str) -> None:
+    """Ends all jobs with an error, as an engine would."""
+    with closing(Jobs(config)) as jobs, jobs.store.writing() as connection:
+        change = sa.update(tables.jobs).values(
+            state=state, error=error, finished=time.time(), version=tables.jobs.c.version + 1
+        )
+        connection.execute(change)
+
+
+def test_the_stand_in_banner_is_one_line_on_a_phone_and_stays_dismissed(
+    waiting: str, visit: Callable[..., Page]
+) -> None:
+    page = visit(waiting, viewport={"width": 390, "height": 844})
+    words = page.get_by_text("Stand-in results.")
+    line = words.evaluate("words => parseFloat(getComputedStyle(words).lineHeight)")
+    for width in (360, 390, 800, 1180, 1280):
+        page.set_viewport_size({"width": width, "height": 844})
+        box = page.locator(".banner", has=words).bounding_box()
+        assert box, width
+        assert box["height"] < 2 * line, width
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+    page.get_by_role("button", name="Dismiss").click()
+    expect(words).to_be_hidden()
+    page.reload()
+    expect(words).to_be_hidden()
 
 
 def test_all_that_waits_is_shown_cancelled_and_comes_back_after_a_reload(
@@ -609,10 +711,18 @@ def test_the_banners_name_the_stand_in_switched_off_validation_and_a_missing_vie
     data = {"serve": {"data": str(tmp_path)}}
     monkeypatch.setattr(pages, "VIEWER", tmp_path / "viewer.js")
     html, _ = document(Config.model_validate(data | {"validate": {"enabled": False}}))
-    assert all(words in html for words in ("Stand-in.", "Validation is OFF", "No 3D viewer is installed."))
+    assert all(words in html for words in ("Stand-in results.", "Validation is OFF", "No 3D viewer is installed."))
     pages.VIEWER.touch()
     html, _ = document(Config.model_validate(data | {"profile": {"name": "full"}}))
-    assert not [words for words in ("Stand-in.", "Validation is OFF", "No 3D viewer is installed.") if words in html]
+    assert not [
+        words for words in ("Stand-in results.", "Validation is OFF", "No 3D viewer is installed.") if words in html
+    ]
+
+
+def test_every_kind_of_finding_has_plain_words() -> None:
+    words = (Path(pages.__file__).parent / "static" / "words.js").read_text()
+    known = re.findall(r"^  (\w+):", words.partition("const FINDINGS = {")[2].partition("};")[0], re.MULTILINE)
+    assert known == list(get_args(findings.Kind))
 
 
 def test_the_lock_of_the_viewer_pins_content_not_a_host() -> None:

@@ -21,7 +21,7 @@ def test_the_sentence_of_a_code_names_its_figures_and_no_other(code: str) -> Non
 
 def test_a_score_just_under_its_threshold_does_not_read_as_the_threshold() -> None:
     figures = {"label": "CLIP", "value": 0.19999, "setting": "threshold", "threshold": 0.2}
-    assert str(Reason("below_threshold", figures)) == "CLIP=0.199, under the threshold 0.2"
+    assert str(Reason("below_threshold", figures)) == "CLIP score 0.199 is below the threshold 0.2"
 
 
 def test_a_reason_comes_back_as_it_was_stored() -> None:

@@ -3,6 +3,7 @@
 import { ended } from "./words.js";
 
 const JOBS = "/v1/jobs";
+const SPLATS = ["asset.spz", "asset.ply"]; // in this order of preference: SPZ is a quarter of the size
 const RECONNECT_MS = 3000;
 
 // An answer that is an error. message: what went wrong and what to do, in the words of the server.
@@ -73,6 +74,11 @@ export function repair(splat) {
 
 export function asset(job, name) {
   return `${address(job.id)}/${name}`;
+}
+
+// The name of the file that shows the splat of a job; undefined if it has none.
+export function splat(job) {
+  return SPLATS.find((name) => job.assets.includes(name));
 }
 
 export function archive(ids) {

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { element, say } from "./dom.js";
-import { count, fileWords } from "./words.js";
+import { count, fileWords, findingWords } from "./words.js";
 
 const SPLAT = /\.(ply|spz)$/i;
 
@@ -65,7 +65,9 @@ export class Bring {
 }
 
 function findings({ diagnosis, gaussians_in: from, gaussians_out: to, findings_left: left, changed }) {
-  const found = diagnosis.findings.map(({ message }) => element("li", {}, message));
+  const found = diagnosis.findings.map((finding) =>
+    element("li", {}, findingWords(finding), " ", element("span", { class: "quiet" }, finding.message)),
+  );
   const words = changed
     ? `${count(from)} Gaussians before the repair, ${count(to)} after it.`
     : `${count(from)} Gaussians.`;

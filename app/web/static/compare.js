@@ -1,8 +1,9 @@
 // Two to four splats side by side, with one camera.
 
-import { element, say } from "./dom.js";
+import { button, element, say } from "./dom.js";
 import { Orbit } from "./orbit.js";
-import { Viewer, button } from "./viewer.js";
+import { fullScreenButton, toolbar } from "./toolbar.js";
+import { Viewer, startOf } from "./viewer.js";
 
 export class Compare {
   constructor(dialog, settings) {
@@ -20,18 +21,22 @@ export class Compare {
     this.leave();
     say(this.title, words);
     if (!this.settings.viewer) sides = [];
-    this.viewers = sides.map(() => new Viewer("", this.settings.judging, () => {}));
-    const start = this.settings.judging;
-    this.orbit = new Orbit({ ...start.views[0], radius: start.radius }, (orbit) => this.look(orbit));
-    const columns = sides.map(({ words: caption }, index) => {
-      const viewer = this.viewers[index];
-      viewer.canvas.setAttribute("aria-label", caption);
-      viewer.follow(this.orbit);
-      return element("figure", {}, element("figcaption", {}, caption), viewer.root);
-    });
-    this.body.replaceChildren(element("div", { class: "compared" }, columns), ...more);
+    const { judging } = this.settings;
+    this.orbit = new Orbit(startOf(judging), (orbit) => this.look(orbit));
+    this.viewers = sides.map(({ words: caption }) => new Viewer(caption, judging, () => {}, this.orbit));
+    this.body.replaceChildren(sides.length ? this.sideBySide(sides) : "", ...more);
     if (!this.dialog.open) this.dialog.showModal();
     this.load(sides);
+  }
+
+  sideBySide(sides) {
+    const columns = sides.map(({ words }, index) =>
+      element("figure", {}, element("figcaption", {}, words), this.viewers[index].root),
+    );
+    const root = element("div", { class: "comparison" }, element("div", { class: "compared" }, columns));
+    const refused = (error) => say(this.viewers[0].note, `Full screen is not available: ${error.message}`);
+    root.append(toolbar(this.viewers, this.orbit, fullScreenButton(root, refused)));
+    return root;
   }
 
   // One after the other: in parallel they would only compete for the processor.

@@ -1,9 +1,9 @@
 // The dialog that shows one job under an address of its own, #job=ID, with its neighbours.
 
 import * as api from "./api.js";
-import { element } from "./dom.js";
+import { button, element } from "./dom.js";
+import { Progress } from "./progress.js";
 import { Result } from "./result.js";
-import { button } from "./viewer.js";
 import { ended, title } from "./words.js";
 
 const ADDRESS = /^#job=([0-9a-zA-Z-]+)$/;
@@ -25,8 +25,8 @@ export class Details {
     this.body = element("div");
     this.before = button("‹", () => this.step("before"), { "aria-label": "Previous result", title: "Previous (←)" });
     this.after = button("›", () => this.step("after"), { "aria-label": "Next result", title: "Next (→)" });
-    const close = button("Close", () => this.close());
-    const buttons = element("div", { class: "row" }, this.before, this.after, close);
+    this.closeButton = button("Close", () => this.close());
+    const buttons = element("div", { class: "row" }, this.before, this.after, this.closeButton);
     dialog.append(element("div", { class: "row between top" }, this.title, buttons), this.body);
     dialog.addEventListener("cancel", (event) => {
       event.preventDefault();
@@ -51,12 +51,11 @@ export class Details {
     this.followAddress();
   }
 
+  // At once, because what comes next may set the focus; the address follows.
   close() {
+    this.hide();
     if (history.state?.dialog) history.back();
-    else {
-      history.replaceState(null, "", location.pathname); // the page was opened at this address
-      this.hide();
-    }
+    else history.replaceState(null, "", location.pathname); // the page was opened at this address
   }
 
   hide() {
@@ -85,17 +84,32 @@ export class Details {
   }
 
   fillWith(job) {
-    this.fill(title(job), this.result.root);
     this.result.show(job);
-    if (ended(job)) return;
+    if (ended(job)) return this.fill(title(job), this.result.root);
+    const progress = new Progress(job);
+    this.fill(title(job), progress.root, this.result.root);
     const gone = () => this.id === job.id && this.fill("Not found", element("p", { class: "problem" }, "This job was deleted."));
-    this.stop = api.follow(job.id, (changed) => this.id === changed.id && this.result.show(changed), gone);
+    this.stop = api.follow(job.id, (changed) => this.id === changed.id && this.update(changed, progress), gone);
+  }
+
+  // Until the job has ended only its progress changes, so that the focus stays where it is.
+  update(job, progress) {
+    const focused = this.body.contains(document.activeElement);
+    progress.update(job);
+    if (!ended(job)) return;
+    progress.root.classList.add("hidden"); // the result says it; a screen reader still reads it
+    this.result.show(job);
+    if (focused) this.closeButton.focus(); // what had the focus is gone
   }
 
   // The title and the buttons stay, and with them the focus.
   fill(words, ...content) {
     this.title.textContent = words;
     this.body.replaceChildren(...content);
+    this.showNeighbours();
+  }
+
+  showNeighbours() {
     const { before, after } = this.neighbours(this.id);
     this.before.disabled = !before;
     this.after.disabled = !after;

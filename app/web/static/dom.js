@@ -13,6 +13,10 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+export function button(words, onclick, attributes = {}) {
+  return element("button", { type: "button", class: "plain", onclick, ...attributes }, words);
+}
+
 // Sets text only if it differs, so that a screen reader does not repeat it.
 export function say(target, text) {
   if (target.textContent !== text) target.textContent = text;

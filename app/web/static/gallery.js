@@ -2,12 +2,11 @@
 
 import * as api from "./api.js";
 import { arrange, element, say } from "./dom.js";
-import { ended, facts, title, verdict } from "./words.js";
+import { FAILED, ended, facts, failure, listed, title, verdict } from "./words.js";
 
 const PAGE = 24;
 const MOST = 192; // on the page at once
 const TYPING_MS = 300;
-const FAILED = ["FAILED", "EXPIRED", "QUARANTINED"];
 const FILTERS = {
   all: { state: ["DONE", ...FAILED] },
   passed: { outcome: "passed" },
@@ -96,7 +95,7 @@ export class Gallery {
 
   listenToSelection() {
     const on = (name, action) => this.selection.querySelector(`[name=${name}]`).addEventListener("click", action);
-    on("compare", () => this.compare(this.chosen()));
+    on("compare", () => this.compare(this.chosen().filter(api.splat)));
     on("clear", () => this.clearSelection());
     on("delete", () => this.removeChosen());
     this.zip = this.selection.querySelector("a");
@@ -124,8 +123,10 @@ export class Gallery {
     const many = this.selected.size;
     this.selection.hidden = !many;
     say(this.counted, `${many} selected`);
-    this.zip.href = api.archive([...this.selected]);
-    this.compareButton.disabled = many < 2 || many > 4;
+    const splats = this.chosen().filter(api.splat);
+    this.zip.hidden = !splats.length;
+    this.zip.href = api.archive(splats.map((job) => job.id));
+    this.compareButton.disabled = splats.length < 2 || splats.length > 4;
   }
 
   removeChosen() {
@@ -145,14 +146,14 @@ export class Gallery {
 
 function cardOf(job, open) {
   const { word, kind } = verdict(job);
-  const why = kind === "cancelled" ? "" : job.error || job.reasons.join("; ");
+  const why = failure(job) || job.reasons.join("; ");
   return element(
     "button",
     { type: "button", class: "card", onclick: open },
     job.assets.includes("views.png") &&
       element("img", { src: api.asset(job, "views.png"), alt: "", loading: "lazy", width: "2072", height: "518" }),
     element("span", { class: "prompt" }, job.starred && "★ ", title(job)),
-    element("span", { class: "row" }, element("span", { class: `badge ${kind}` }, word), element("span", { class: "quiet" }, facts(job))),
+    element("span", { class: "row" }, element("span", { class: `badge ${kind}` }, word), element("span", { class: "quiet" }, listed(facts(job)))),
     why && element("span", { class: "why" }, why),
   );
 }

@@ -30,7 +30,7 @@ const SHIFTED = {
 export class Orbit {
   // start: { azimuth, pitch, radius }: degrees (negative pitch is above) and world units. changed(orbit): after a move.
   constructor(start, changed) {
-    Object.assign(this, { start, changed, spinning: false, motion: 0, pointers: new Map() });
+    Object.assign(this, { start, changed, spinning: false, spun: () => {}, motion: 0, pointers: new Map() });
     Object.assign(this, start, { target: [0, 0, 0] });
     this.listening = new AbortController();
   }
@@ -100,26 +100,31 @@ export class Orbit {
     else this.motion = requestAnimationFrame(step);
   }
 
+  // spun(on) is called when the rotation starts and ends.
   spin(on) {
     this.stop();
-    this.spinning = on;
+    if (!on) return;
+    this.spinning = true;
+    this.spun(true);
     let before = performance.now();
     const step = (now) => {
       this.turn((SPIN * Math.min(100, now - before)) / 1000, 0);
       before = now;
       this.motion = requestAnimationFrame(step);
     };
-    if (on) this.motion = requestAnimationFrame(step);
+    this.motion = requestAnimationFrame(step);
   }
 
   stop() {
     cancelAnimationFrame(this.motion);
     this.spinning = false;
+    this.spun(false);
   }
 
   // ---- pointer, wheel, keys --------------------------------------------------------------------------------------
 
   press(element, event) {
+    this.stop();
     element.setPointerCapture(event.pointerId);
     this.pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
   }

@@ -46,7 +46,7 @@ offerNotifications(find("notify"));
 
 function compareJobs(jobs) {
   const sides = jobs.map((job) => {
-    const name = job.assets.includes("asset.spz") ? "asset.spz" : "asset.ply";
+    const name = api.splat(job);
     const read = async (progress) => ({ bytes: await api.file(job, name, progress), name });
     return { words: `${title(job)}, seed ${job.seed}`, read };
   });
@@ -67,6 +67,7 @@ async function look() {
     engines.show(stats);
     gallery.queued = stats.queued + stats.running;
     await Promise.all([queue.load(stats), gallery.load()]);
+    details.showNeighbours();
   } catch (problem) {
     if (!(problem instanceof api.Problem)) throw problem;
     engines.away(problem.message);

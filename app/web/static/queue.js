@@ -1,8 +1,7 @@
 // What runs and what waits, in the order in which it runs.
 
 import * as api from "./api.js";
-import { arrange, element, say } from "./dom.js";
-import { button } from "./viewer.js";
+import { arrange, button, element, say } from "./dom.js";
 import { describe, title } from "./words.js";
 
 const PAGE = 200; // the most that the server lists at once

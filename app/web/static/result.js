@@ -1,13 +1,13 @@
 // One result: the splat, its verdict, its judged views, its files, and what can be done next.
 
 import * as api from "./api.js";
-import { element, say } from "./dom.js";
+import { button, element, say } from "./dom.js";
 import { givenPicture } from "./picture.js";
-import { Viewer, button } from "./viewer.js";
-import { describe, ended, facts, fileWords, score, title, verdict } from "./words.js";
+import { VIDEO, video, videoMaker } from "./video.js";
+import { Viewer } from "./viewer.js";
+import { FAILED, ended, facts, failure, fileWords, listed, score, title, verdict } from "./words.js";
 
-const SPLATS = ["asset.spz", "asset.ply"]; // shown in this order of preference: SPZ is a quarter of the size
-const TRIES = 4;
+export const TRIES = 4; // the most seeds that one press tries
 
 export class Result {
   // actions: { again(job, { count, next }), reuse(job), changed(job), removed(job) }: see page.js.
@@ -24,9 +24,10 @@ export class Result {
     this.status = element("p", { role: "status", class: "quiet" });
     const columns = element("div", { class: "columns" }, this.stage, this.side);
     this.root.replaceChildren(summary(job), this.buttons(job), this.status, columns);
-    this.showSide(job);
-    if (!this.splat(job)) this.stage.remove();
-    else if (this.settings.viewer) this.showSplat(job);
+    if (!api.splat(job)) {
+      this.stage.remove();
+      this.showSide(job);
+    } else if (this.settings.viewer) this.showSplat(job);
     else this.showVideo(job);
   }
 
@@ -41,17 +42,14 @@ export class Result {
     this.viewer = null;
   }
 
-  splat(job) {
-    return SPLATS.find((name) => job.assets.includes(name));
-  }
-
   // ---- the splat ------------------------------------------------------------------------------------------------
 
   async showSplat(job) {
     const failed = (error) => this.job?.id === job.id && this.showVideo(job, error.message);
     this.viewer = new Viewer(`The splat of “${title(job)}”`, this.settings.judging, failed);
     this.stage.replaceChildren(this.viewer.root);
-    const name = this.splat(job);
+    this.showSide(job);
+    const name = api.splat(job);
     try {
       await this.viewer.show(async (progress) => ({ bytes: await api.file(job, name, progress), name }));
     } catch (error) {
@@ -63,8 +61,8 @@ export class Result {
   showVideo(job, why = "") {
     this.dropViewer();
     const reason = why && element("p", { class: "problem" }, `The 3D viewer does not work here: ${why}.`);
-    const instead = job.assets.includes("turntable.mp4") ? video(job) : "There is no turntable video yet: make one below.";
-    this.stage.replaceChildren(element("div", {}, instead), reason || "");
+    this.stage.replaceChildren(reason || "", this.turntable(job));
+    this.showSide(job);
   }
 
   // ---- what to do next ------------------------------------------------------------------------------------------
@@ -72,19 +70,19 @@ export class Result {
   buttons(job) {
     const generated = job.kind === "generate";
     const refused = generated && job.outcome === "refused";
-    const tryMore = button(`Try the next ${TRIES} seeds`, () => this.actions.again(job, { count: TRIES, next: true }));
-    if (refused) tryMore.classList.remove("plain");
+    const failed = generated && FAILED.includes(job.state);
+    const next = (count) => () => this.actions.again(job, { count, next: true });
     return element(
       "div",
       { class: "row actions" },
-      refused && tryMore,
-      refused && button("Change the prompt", () => this.actions.reuse(job)),
+      failed && button("Try again", () => this.actions.again(job, { count: 1, next: false }), { class: "" }),
+      (refused || failed) && button(`Try the next ${TRIES} seeds`, next(TRIES), { class: failed ? "plain" : "" }),
+      (refused || failed) && button("Change the prompt", () => this.actions.reuse(job)),
       downloads(job, refused),
-      generated && !refused && button("Next seed", () => this.actions.again(job, { count: 1, next: true })),
-      generated && !refused && button("Reuse prompt and seed", () => this.actions.reuse(job)),
+      generated && !refused && !failed && button("Next seed", next(1)),
+      generated && !refused && !failed && button("Reuse prompt and seed", () => this.actions.reuse(job)),
       this.starButton(job),
       generated && button("Copy as curl", () => this.copy(job)),
-      !ended(job) && button("Cancel", () => this.try(() => api.cancel(job.id))),
       ended(job) && button("Delete", () => this.remove(job), { class: "plain danger" }),
     );
   }
@@ -128,8 +126,8 @@ export class Result {
   // ---- views and video ------------------------------------------------------------------------------------------
 
   showSide(job) {
-    const hasNoVideo = this.splat(job) && !job.assets.includes("turntable.mp4");
-    this.side.replaceChildren(this.views(job) ?? "", hasNoVideo ? this.videoMaker(job) : "");
+    const turntable = this.viewer ? this.turntable(job) : ""; // without a viewer it stands in the viewer's place
+    this.side.replaceChildren(this.views(job) ?? "", turntable);
   }
 
   views(job) {
@@ -146,33 +144,19 @@ export class Result {
     return element("section", {}, element("h3", {}, "Judged views"), element("div", { class: "views" }, shown));
   }
 
-  videoMaker(job) {
-    const status = element("p", { role: "status", class: "quiet" });
-    const make = button("Make a turntable video", () => {
-      make.disabled = true;
-      say(status, "Rendering the video…");
-      order().catch(failed);
-    });
-    const failed = ({ message }) => {
-      say(status, message);
-      make.disabled = false;
-    };
-    const order = async () => {
-      const videoJob = await api.submit({ kind: "turntable", source: job.id });
-      this.stop = api.follow(videoJob.id, (changed) => this.showProgress(job, changed, status, failed).catch(failed));
-    };
-    return element("section", {}, make, status);
+  // A turntable video, or a button that makes one.
+  turntable(job) {
+    return job.assets.includes(VIDEO) ? video(job) : videoMaker(job, this);
   }
 
-  async showProgress(job, changed, status, failed) {
+  // After a turntable video was made for the job.
+  async videoMade(job) {
     if (this.job?.id !== job.id) return;
-    if (changed.fraction !== null) say(status, `Rendering the video, ${Math.round(changed.fraction * 100)} %`);
-    if (ended(changed) && changed.state !== "DONE") failed({ message: changed.error || verdict(changed).word });
-    if (changed.state !== "DONE") return;
     const updated = await api.job(job.id);
     this.root.querySelector(".downloads")?.replaceWith(downloads(updated, updated.outcome === "refused"));
-    this.showSide(updated);
-    if (!this.viewer) this.showVideo(updated);
+    this.job = updated;
+    if (this.viewer) this.showSide(updated);
+    else this.showVideo(updated);
   }
 }
 
@@ -188,32 +172,26 @@ function downloads(job, secondary) {
   return element("details", { class: "downloads" }, summary, element("ul", {}, links));
 }
 
-function video(job) {
-  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const video = element("video", {
-    src: api.asset(job, "turntable.mp4"), controls: true, loop: true, playsinline: true,
-    "aria-label": `A turntable video of the splat of “${title(job)}”`,
-  });
-  video.muted = true;
-  video.autoplay = !still;
-  return video;
-}
-
 function summary(job) {
   const { word, kind } = verdict(job);
-  const more = [
-    facts(job),
+  const more = listed([
+    ...facts(job),
     job.attempts > 1 && `attempt ${job.attempt} of ${job.attempts}`,
     `profile ${job.profile}`,
     ...Object.entries(job.trellis).map(([name, value]) => `${name.replaceAll("_", " ")} ${value}`),
-    new Date(job.created * 1000).toLocaleString(),
-  ];
+    new Date(job.created * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" }),
+  ]);
   return element(
     "div",
     { class: "summary" },
-    element("p", { class: "row" }, element("span", { class: `badge ${kind}` }, word), more.filter(Boolean).join(" · ")),
+    element("p", { class: "row" }, element("span", { class: `badge ${kind}` }, word), more),
     job.reasons.length > 0 && element("ul", { class: "why" }, job.reasons.map((reason) => element("li", {}, reason))),
-    job.error && job.state !== "CANCELLED" && element("p", { class: "problem" }, job.error),
-    !ended(job) && element("p", {}, describe(job)),
+    failure(job) && whyFailed(job),
   );
+}
+
+function whyFailed(job) {
+  const remedy = job.kind === "generate" ? " Try it again, or try other seeds." : "";
+  const details = `If it fails again, show this to the person who runs the service: job ${job.id}, ${job.state}, ${job.error}`;
+  return [element("p", { class: "problem" }, failure(job) + remedy), element("p", { class: "quiet" }, details)];
 }

@@ -1,11 +1,11 @@
 // The jobs that were submitted last: their progress, then their results. A reload brings them back.
 
 import * as api from "./api.js";
-import { element, say } from "./dom.js";
+import { arrange, button, element, say } from "./dom.js";
 import { announce } from "./notify.js";
-import { Result } from "./result.js";
-import { button } from "./viewer.js";
-import { STAGES, STEPS, describe, ended, score, title, verdict } from "./words.js";
+import { Progress } from "./progress.js";
+import { Result, TRIES } from "./result.js";
+import { describe, ended, listed, score, title, verdict } from "./words.js";
 
 const KEPT = "splatgate-submitted";
 
@@ -64,38 +64,22 @@ export class Submitted {
   }
 }
 
-// One job: its steps, then the result itself.
+// One job: its progress, then the result itself.
 class Single {
   constructor(owner) {
     this.owner = owner;
     const [job] = owner.jobs.values();
-    const steps = STEPS.map((name) => element("li", {}, name));
-    this.steps = element("ol", { class: "steps", "aria-hidden": "true" }, steps);
-    this.bar = element("progress", { max: "1", "aria-label": "Progress of the job" });
-    this.status = element("p", { role: "status" });
-    this.problem = element("p", { class: "problem" });
-    this.cancel = button("Cancel", () => this.cancelled(job));
+    this.progress = new Progress(job);
     this.result = element("div");
-    this.parts = [
-      element("h2", { id: "now-title" }, `“${title(job)}”`),
-      this.steps, this.bar, this.status, this.problem, element("p", { class: "row" }, this.cancel), this.result,
-    ];
+    this.parts = [element("h2", { id: "now-title" }, `“${title(job)}”`), this.progress.root, this.result];
   }
 
   update(job) {
     this.owner.panel.dataset.state = job.state;
-    say(this.status, describe(job));
-    say(this.problem, job.state === "CANCELLED" ? "" : job.error);
-    if (job.fraction === null) this.bar.removeAttribute("value");
-    else this.bar.value = job.fraction;
-    this.bar.hidden = this.steps.hidden = job.state !== "RUNNING";
-    const at = STAGES[job.stage]?.[1] ?? -1;
-    [...this.steps.children].forEach((step, index) => {
-      step.dataset.state = index < at ? "done" : index === at ? "now" : "later";
-    });
-    this.cancel.parentElement.hidden = ended(job);
-    this.status.classList.toggle("hidden", job.state === "DONE"); // the result says it; a screen reader still reads it
-    if (job.state === "DONE") this.showResult(job);
+    this.progress.update(job);
+    const shown = ended(job) && job.state !== "CANCELLED";
+    this.progress.root.classList.toggle("hidden", shown); // the result says it; a screen reader still reads it
+    if (shown) this.showResult(job);
   }
 
   showResult(job) {
@@ -104,49 +88,64 @@ class Single {
     this.result.replaceChildren(this.owner.result.root);
     this.owner.result.show(job);
   }
-
-  async cancelled(job) {
-    this.cancel.disabled = true;
-    await api.cancel(job.id).catch((problem) => say(this.problem, problem.message));
-    this.cancel.disabled = false;
-  }
 }
 
-// Several variations: a grid, the best score first.
+// Several variations: a grid, the best score first, and what can be done next.
 class Several {
   constructor(owner) {
     this.owner = owner;
-    const [job] = owner.jobs.values();
+    const jobs = [...owner.jobs.values()];
+    this.tiles = new Map();
     this.status = element("p", { role: "status" });
     this.grid = element("ul", { class: "variations" });
     this.cancel = button("Cancel all", () => this.cancelAll());
+    const [more, last] = [Math.min(jobs.length, TRIES), jobs.at(-1)];
+    this.more = button(`Try the next ${more} seeds`, () => owner.actions.again(last, { count: more, next: true }));
+    this.change = button("Change the prompt", () => owner.actions.reuse(last));
     this.parts = [
-      element("h2", { id: "now-title" }, `“${title(job)}”, ${owner.jobs.size} variations`),
-      this.status, this.grid, element("p", { class: "row" }, this.cancel),
+      element("h2", { id: "now-title" }, `“${title(last)}”, ${jobs.length} variations`),
+      this.status, this.grid, element("p", { class: "row" }, this.cancel, this.more, this.change),
     ];
   }
 
   update() {
     const jobs = [...this.owner.jobs.values()];
-    const done = jobs.filter(ended).length;
-    const passed = jobs.filter((job) => job.outcome === "passed").length;
-    say(this.status, done < jobs.length ? `${done} of ${jobs.length} done` : `Done: ${passed} of ${jobs.length} passed`);
-    this.cancel.parentElement.hidden = done === jobs.length;
+    const [done, passed] = [jobs.filter(ended), jobs.filter((job) => job.outcome === "passed")];
+    const over = done.length === jobs.length;
+    say(this.status, over ? `Done: ${outcomes(jobs)}` : `${done.length} of ${jobs.length} done`);
+    this.cancel.hidden = over;
+    this.more.hidden = !over;
+    this.more.classList.toggle("plain", passed.length > 0);
+    this.change.hidden = !over || passed.length > 0;
     const best = (job) => (ended(job) ? job.score ?? -1 : -2);
-    this.grid.replaceChildren(...jobs.sort((a, b) => best(b) - best(a)).map((job) => this.tile(job)));
+    arrange(this.grid, jobs.sort((a, b) => best(b) - best(a)).map((job) => this.tile(job)));
   }
 
   tile(job) {
+    const known = this.tiles.get(job.id);
+    if (known?.version === job.version) return known.element;
+    const made = element("li", {}, this.card(job));
+    this.tiles.set(job.id, { version: job.version, element: made });
+    return made;
+  }
+
+  card(job) {
     const { word, kind } = verdict(job);
+    const open = { type: "button", class: "card", onclick: () => this.owner.open(job.id) };
     const picture = job.assets.includes("views.png") && element("img", { src: api.asset(job, "views.png"), alt: "" });
     const words = ended(job) ? element("span", { class: `badge ${kind}` }, word) : describe(job);
-    const facts = ended(job) ? `score ${score(job.score)} · seed ${job.seed}` : `seed ${job.seed}`;
-    const open = { type: "button", class: "card", onclick: () => this.owner.open(job.id) };
-    return element("li", {}, element("button", open, picture, element("span", {}, words), element("span", { class: "quiet" }, facts)));
+    const facts = listed([job.score !== null && `score ${score(job.score)}`, `seed ${job.seed}`]);
+    return element("button", open, picture, element("span", {}, words), element("span", { class: "quiet" }, facts));
   }
 
   async cancelAll() {
     const waiting = [...this.owner.jobs.values()].filter((job) => !ended(job));
     await Promise.all(waiting.map((job) => api.cancel(job.id))).catch((problem) => say(this.status, problem.message));
   }
+}
+
+// "1 passed, 3 refused"
+function outcomes(jobs) {
+  const words = jobs.map((job) => verdict(job).word);
+  return [...new Set(words)].map((word) => `${words.filter((each) => each === word).length} ${word}`).join(", ");
 }

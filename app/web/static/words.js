@@ -11,6 +11,33 @@ export const STAGES = { // what a stage is called while it runs, and its step
 };
 export const STEPS = ["Splat", "Repair", "Views", "Score"];
 
+// What became of a job that failed, in plain words.
+const FAILURES = {
+  FAILED: "An error stopped this job.",
+  EXPIRED: "This job did not finish before its deadline.",
+  QUARANTINED: "This job crashed its engine and was given up.",
+};
+export const FAILED = Object.keys(FAILURES);
+
+// What the diagnosis found, by kind, in plain words.
+const FINDINGS = {
+  nonfinite: "Some values are not numbers.",
+  out_of_bounds: "Some values are far out of range.",
+  stray_position: "A few Gaussians lie far away from the object.",
+  uniform_position: "All Gaussians lie on one point.",
+  other_unit: "The object is in another unit, so the judge will see it too transparent or too opaque.",
+  zero_quaternion: "Some Gaussians have no rotation.",
+  oversized: "Some Gaussians are far too large.",
+  uniform_scale: "The sizes are lost: all Gaussians have the same.",
+  linear_scale: "The sizes are plain numbers instead of logarithms.",
+  uniform_opacity: "The opacities are lost: all Gaussians have the same.",
+  linear_opacity: "The opacities are probabilities instead of logits.",
+  opacity_255: "The opacities are whole numbers instead of logits.",
+  double_logit: "The opacities were converted to logits twice.",
+  rgb_255: "The colours are RGB from 0 to 255.",
+  rgb_unit: "The colours are RGB from 0 to 1.",
+};
+
 const FILES = {
   "asset.ply": "Splat (PLY)",
   "asset.spz": "Compressed splat (SPZ)",
@@ -45,8 +72,19 @@ export function title(job) {
   return job.prompt || UNNAMED[job.kind];
 }
 
+// Rounded down like the scores in reasons: 0.1999 does not pass a threshold of 0.2.
 export function score(value) {
-  return value === null || value === undefined ? "–" : value.toFixed(3);
+  return value === null || value === undefined ? "–" : (Math.floor(value * 1000) / 1000).toFixed(3);
+}
+
+// Why a job failed; "" if it did not.
+export function failure(job) {
+  return FAILURES[job.state] ?? "";
+}
+
+// The finding of a diagnosis; "" for a kind that this page does not know.
+export function findingWords({ kind }) {
+  return FINDINGS[kind] ?? "";
 }
 
 export function count(value) {
@@ -58,8 +96,8 @@ export function percent(share) {
 }
 
 export function duration(seconds) {
-  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
-  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+  if (seconds < 90) return together(`${Math.max(1, Math.round(seconds))} s`);
+  return together(seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`);
 }
 
 export function ended(job) {
@@ -84,18 +122,27 @@ export function describe(job) {
     const stage = job.kind === "cutout" ? "Cutting out the object" : STAGES[job.stage]?.[0] ?? "Starting";
     return `${attempt}${stage}…${expected(job)}`;
   }
+  if (failure(job)) return failure(job);
   const { word } = verdict(job);
   const details = [job.score !== null && `score ${score(job.score)}`, ...job.reasons].filter(Boolean);
   return [word[0].toUpperCase() + word.slice(1), ...details].join(", ");
 }
 
 export function facts(job) {
-  const parts = [
+  return [
     job.score !== null && `score ${score(job.score)}`,
     job.gaussians !== null && `${count(job.gaussians)} Gaussians`,
     `seed ${job.seed}`,
   ];
-  return parts.filter(Boolean).join(" · ");
+}
+
+// Facts in one line, which breaks only between them.
+export function listed(parts) {
+  return parts.filter(Boolean).map(together).join(" · ");
+}
+
+function together(words) {
+  return words.replaceAll(" ", "\u00a0");
 }
 
 function position(place) {
