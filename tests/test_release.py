@@ -37,7 +37,11 @@ def test_the_version_is_in_one_place() -> None:
     names = "app", "scripts", "compose", "systemd", "pyproject.toml", "Dockerfile", "compose.yaml", "config.toml"
     paths = [path for name in names for path in (ROOT / name, *(ROOT / name).rglob("*")) if path.is_file()]
     paths = [path for path in paths if path.suffix not in (".lock", ".pyc", ".safetensors", ".gz")]
-    paths = [path for path in paths if not {"vendor", "node_modules"} & set(path.parts) and "-lock" not in path.name]
+    paths = [
+        path
+        for path in paths
+        if not {"vendor", "node_modules", "__pycache__"} & set(path.parts) and "-lock" not in path.name
+    ]
     exact = re.compile(rf"(?<![\d.]){re.escape(__version__)}(?![\d.])")
     assert [path.relative_to(ROOT).as_posix() for path in paths if exact.search(path.read_text())] == [
         "app/__init__.py"
