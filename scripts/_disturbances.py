@@ -153,7 +153,7 @@ class ObjectStore:
         with (folder / "s3.log").open("wb") as log:
             command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", server.rpartition(":")[2]]
             self._server = subprocess.Popen(command, stdout=log, stderr=log)
-        self._proxy = ThreadingHTTPServer(("127.0.0.1", 0), type("Proxy", (_Proxy,), {"server": server, "fault": ""}))
+        self._proxy = _ProxyServer(("127.0.0.1", 0), type("Proxy", (_Proxy,), {"server": server, "fault": ""}))
         threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
         self.environ = {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._proxy.server_port}",
@@ -183,6 +183,11 @@ class ObjectStore:
             return requests.put(f"{server}/splats", timeout=60).ok
         except requests.RequestException:
             return False
+
+
+class _ProxyServer(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Prints nothing: clients that are killed reset their connections."""
 
 
 class _Proxy(BaseHTTPRequestHandler):
