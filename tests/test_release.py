@@ -303,6 +303,7 @@ def test_the_wheel_holds_what_git_has_and_generates_a_splat(tmp_path: Path) -> N
 # ---- the forge -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("schema", "files"),
     [
@@ -317,6 +318,7 @@ def test_files_for_the_forge_are_what_it_allows(schema: str, files: list[Path]) 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.e2e
 def test_a_wrong_workflow_is_seen(tmp_path: Path) -> None:
     text = (FORGE / "workflows/ci.yml").read_text()
     (tmp_path / "ci.yml").write_text(text.replace("runs-on:", "run-on:"))
