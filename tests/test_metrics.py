@@ -63,7 +63,7 @@ def test_the_documented_metric_refuses_with_its_own_reason(tmp_path: Path, monke
     assert refused.exit_code == 3
     verdict = json.loads(refused.stdout)
     assert verdict["reason_codes"] == ["below_threshold"]
-    assert verdict["reasons"][0].startswith("coverage=0.")
+    assert verdict["reasons"][0].startswith("coverage score 0.")
     assert verdict["metrics"]["clip"]["value"] == verdict["score"]["value"]
     assert verdict["metrics"]["coverage"]["threshold"] == 0.99
 
