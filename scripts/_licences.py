@@ -40,6 +40,7 @@ SPDX = {
 """What packages call their licences. Which BSD licence "BSD License" is, their metadata do not say."""
 
 BY_HAND = {
+    "axe-playwright-python": "MIT AND MPL-2.0",  # the latter: axe-core, which it brings
     "cuda-toolkit": "LicenseRef-NVIDIA-Proprietary",  # no files of its own; its dependencies are NVIDIA's
     "gsplat": "Apache-2.0",
     "torchao": "BSD-3-Clause",

@@ -24,6 +24,7 @@ import requests
 import sqlalchemy as sa
 from _damage import DAMAGES
 from _serving import service
+from axe_playwright_python.sync_playwright import Axe
 from chromium_page import (
     at_rest,
     browser,
@@ -220,6 +221,7 @@ def test_a_splat_is_repaired_and_shown_before_and_after(
     expect(page.locator("#bring-status")).to_contain_text("notes.txt is neither a picture nor a splat")
 
 
+@needs_viewer
 def test_without_a_viewer_a_turntable_video_is_rendered_and_plays(product: str, visit: Callable[..., Page]) -> None:
     page = visit(product, allowed="Failed to load resource")
     page.route("**/vendor/spark.js", lambda route: route.abort())
@@ -449,6 +451,28 @@ def test_what_cannot_be_made_is_said_and_markup_stays_text(waiting: str, visit: 
     page.keyboard.press("Enter")
     expect(page.locator("#make-error")).to_contain_text("Seed:")
     expect(page.get_by_label("Seed", exact=True)).to_be_focused()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(product: str, visit: Callable[..., Page], scheme: str) -> None:
+    """The page with a result and a refusal, a dialog, the HTTP reference, and a page that is not there."""
+    page = visit(product, color_scheme=scheme, allowed="404")
+    for prompt in (REFUSED, PASSES):
+        submit(page, prompt)
+        expect(page.get_by_role("region", name=prompt).get_by_role("button", name="Delete")).to_be_visible()
+    assert serious(page) == []
+    page.locator("button.card").first.click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert serious(page) == []
+    for path in ("docs", "nothing-here"):
+        page.goto(product + path)
+        assert serious(page) == [], path
+
+
+def serious(page: Page) -> list[tuple[str, str]]:
+    """The rules of axe-core that elements of the page break, with the first of them, if a user would be hindered."""
+    found = Axe().run(page).response["violations"]
+    return [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")]
 
 
 def test_everything_has_a_name_and_the_keyboard_goes_in_reading_order(waiting: str, visit: Callable[..., Page]) -> None:
