@@ -1,4 +1,4 @@
-"""Starts `splatgate serve` for scripts and tests: profile shapes, on a free port, ready."""
+"""Starts `splatgate serve` for scripts and tests: on a free port, ready."""
 
 from __future__ import annotations
 
@@ -19,18 +19,24 @@ PATIENCE = 600.0
 
 
 @contextmanager
-def service(folder: Path, **settings: object) -> Iterator[str]:
-    """Yields its URL without a trailing slash. folder: for its data and log. settings: SECTION__KEY=value.
+def service(folder: Path, profile: str = "shapes", root: Path = ROOT, **settings: object) -> Iterator[str]:
+    """Yields its URL without a trailing slash. folder: for its data and log. root: holds app/. settings:
+    SECTION__KEY=value.
 
     Raises RuntimeError with the end of the log if it does not become ready.
     """
     port = free_port()
     environ = clean_environ() | {f"SPLATGATE__{name}": str(value) for name, value in settings.items()}
-    words = "serve", "--profile", "shapes", "--port", str(port), "--data", str(folder / "data")
+    environ["PYTHONPATH"] = str(root)
+    words = "serve", "--profile", profile, "--port", str(port), "--data", str(folder / "data")
     url, log = f"http://127.0.0.1:{port}", folder / "serve.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app", *words], env=environ, cwd=ROOT, stdout=stream, stderr=stream
+            [sys.executable, "-m", "app", *words],
+            env=environ,
+            cwd=root,
+            stdout=stream,
+            stderr=stream,
         )
     try:
         end = time.monotonic() + PATIENCE
