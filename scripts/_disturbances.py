@@ -1,4 +1,4 @@
-"""What `scripts/chaos` disturbs besides processes of the service: the database, the asset store, a whole host."""
+"""The faults that `scripts/chaos` injects besides killing processes: in the database, the store or a whole host."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import requests
 from _serving import free_port
 
 STORE_MB = 512
-"""Size of the file system for assets. It is never full by itself: the tests' splats have 200 kB."""
+"""Size of the file system for assets. The splats of a run, 200 kB each, do not fill it."""
 
 SLOW_SECONDS = 3.0
 
@@ -55,7 +55,7 @@ class Postgres:
         self._run("pg_ctl", "-D", data, "-o", options, "-l", f"{self._folder}/log", "-w", "-t", "120", "start")
 
     def stop(self, mode: str) -> None:
-        """mode: fast, an orderly end; immediate, without a checkpoint."""
+        """mode: `fast` shuts down cleanly, `immediate` without a checkpoint."""
         self._run("pg_ctl", "-D", f"{self._folder}/data", "-m", mode, "-w", "stop")
 
     def remove(self) -> None:
@@ -64,13 +64,13 @@ class Postgres:
         shutil.rmtree(self._folder)
 
     def kill(self) -> None:
-        """Every process of it, with SIGKILL."""
+        """Kills all of its processes with SIGKILL."""
         for pid in self.pids():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def pids(self) -> list[int]:
-        """The server's processes, the first of them its parent."""
+        """The PIDs of the server, its parent process first."""
         first = (self._folder / "data" / "postmaster.pid").read_text().split()[0]
         children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
         return [int(pid) for pid in (first, *children)]
@@ -82,7 +82,7 @@ class Postgres:
 
 
 class FolderStore:
-    """A folder for assets that can be away and, where this process may mount, read-only or full."""
+    """An asset folder that can be made unavailable and, if this process may mount, read-only or full."""
 
     def __init__(self, folder: Path) -> None:
         self.url, self.environ = str(folder / "store"), dict[str, str]()
@@ -95,7 +95,7 @@ class FolderStore:
         self.faults = {"store away": 0.2} | ({"store read-only": 0.2, "store full": 0.2} if self._mounted else {})
 
     def disturb(self, how: str, seconds: float) -> None:
-        """how: a key of `faults`; it lasts so many seconds."""
+        """how: a key of `faults`. seconds: how long it lasts."""
         with {"store away": self._away, "store read-only": self._read_only, "store full": self._full}[how]():
             time.sleep(seconds)
 
@@ -105,7 +105,7 @@ class FolderStore:
 
     @contextmanager
     def _away(self) -> Iterator[None]:
-        """A file takes its place: everything that is read or written fails with ENOTDIR."""
+        """Replaces the folder with a file, so that every access fails with ENOTDIR."""
         self._point_to(self._nothing)
         try:
             yield
@@ -114,7 +114,7 @@ class FolderStore:
 
     @contextmanager
     def _read_only(self) -> Iterator[None]:
-        """As after an error of the disk. A file that is being written forbids it, so it is tried until none is."""
+        """As after a disk error. Remounting fails while a file is open for writing, so it is retried."""
         while not self._remount("ro"):
             time.sleep(0.01)
         try:
@@ -153,7 +153,7 @@ class ObjectStore:
         with (folder / "s3.log").open("wb") as log:
             command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", server.rpartition(":")[2]]
             self._server = subprocess.Popen(command, stdout=log, stderr=log)
-        self._proxy = _ProxyServer(("127.0.0.1", 0), type("Proxy", (_Proxy,), {"server": server, "fault": ""}))
+        self._proxy = _ProxyServer(("127.0.0.1", 0), type("Proxy", (_Proxy,), {"upstream": server, "fault": ""}))
         threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
         self.environ = {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._proxy.server_port}",
@@ -167,7 +167,7 @@ class ObjectStore:
             time.sleep(0.1)
 
     def disturb(self, how: str, seconds: float) -> None:
-        """how: a key of `faults`; it lasts so many seconds."""
+        """how: a key of `faults`. seconds: how long it lasts."""
         proxy = cast(type[_Proxy], self._proxy.RequestHandlerClass)
         proxy.fault = how
         time.sleep(seconds)
@@ -191,14 +191,14 @@ class _ProxyServer(ThreadingHTTPServer):
 
 
 class _Proxy(BaseHTTPRequestHandler):
-    """Forwards every request to `server`. fault: what it does instead at the moment."""
+    """Forwards every request to `upstream`. fault: what it does instead; empty for none."""
 
     protocol_version = "HTTP/1.1"
-    server: str  # type: ignore[assignment]
+    upstream: str
     fault: str
 
     def forward(self) -> None:
-        fault = type(self).fault
+        fault = self.fault
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if fault == "store refuses":
             self.send_error(503)
@@ -207,7 +207,7 @@ class _Proxy(BaseHTTPRequestHandler):
             time.sleep(SLOW_SECONDS)
         headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
         answer = requests.request(
-            self.command, type(self).server + self.path, data=body, headers=headers, timeout=60, stream=True
+            self.command, self.upstream + self.path, data=body, headers=headers, timeout=60, stream=True
         )
         content = answer.raw.read(decode_content=False)
         self.send_response(answer.status_code)
@@ -226,12 +226,12 @@ class _Proxy(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = forward
 
     def log_message(self, *_: object) -> None:
-        """Nothing: what matters is in the log of the service."""
+        """Logs nothing: the service's log has what matters."""
 
 
 @contextmanager
 def paused(pids: list[int]) -> Iterator[None]:
-    """While the block runs, the processes stand still, as in a virtual machine that is paused."""
+    """Stops the processes while the block runs, as when a virtual machine is paused."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
@@ -244,7 +244,7 @@ def paused(pids: list[int]) -> Iterator[None]:
 
 
 def disturb_database(postgres: Postgres, how: str, seconds: float) -> None:
-    """how: database killed, restarted or paused; it is away for so many seconds."""
+    """how: "database killed", "database restarted" or "database paused". seconds: how long it is unavailable."""
     if how == "database paused":
         with paused(postgres.pids()):
             time.sleep(seconds)

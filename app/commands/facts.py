@@ -49,7 +49,7 @@ def version_facts(config: Config) -> Iterator[Fact]:
     yield Fact("versions", "splatgate", __version__)
     for name in PACKAGES:
         found = version(name)
-        problem = "" if found else "install splatgate again: the installation is incomplete"
+        problem = "" if found else "the installation is incomplete: reinstall splatgate"
         yield Fact("versions", name, found or "not installed", problem, not found)
     for name in OPTIONAL:
         if found := version(name):
@@ -67,7 +67,10 @@ def _h264() -> tuple[str, str]:
     try:
         return f"{av.Codec('libx264', 'w').long_name}", ""
     except ValueError as error:  # av raises it for a codec that it does not have
-        return str(error), "turntables cannot be written: install av from its own wheels, which bring libx264"
+        return (
+            str(error),
+            "no turntable videos: install PyAV (package av) from its wheels on PyPI, which include libx264",
+        )
 
 
 def version(name: str) -> str:
@@ -141,7 +144,7 @@ def _tokens_fact(config: Config) -> Fact:
 
 
 def shared_facts(config: Config) -> Iterator[Fact]:
-    """What several hosts share: whether it can be reached and written from here."""
+    """Whether this host can reach and write what several hosts share."""
     if config.database.url:
         yield _check_access("database", _check_database, config)
     if config.assets.url:

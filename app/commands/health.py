@@ -18,15 +18,15 @@ from app.errors import SplatgateError, Unavailable
 
 
 @click.command()
-@click.option("--live", is_flag=True, help="Check only that it runs, not whether an engine is ready.")
-@click.option("--port", type=Within(PORT), help="Port of the service. Default: config (10010).")
+@click.option("--live", is_flag=True, help="Check only whether the service is running, not whether an engine is ready.")
+@click.option("--port", type=Within(PORT), help="Port of the service. Default: serve.port.")
 @JSON
 @configured
 def health(config: Config, live: bool, port: int | None, as_json: bool) -> None:
     """Show whether the service on this machine is ready.
 
-    Exit code: 0 ready, 1 not. For HEALTHCHECK and load balancers. With serve.web = false the state of this host's
-    engines is read from the database.
+    Exit code: 0 ready, 1 not. For Docker's HEALTHCHECK and load balancers. With serve.web = false the state of this
+    host's engines is read from the database.
     """
     if config.serve.web:
         host, path = f"http://{own_address(config, port)}", "/livez" if live else "/readyz"

@@ -73,7 +73,7 @@ def _checked_url(_ctx: click.Context, _parameter: click.Parameter, value: str | 
 @click.option("--limit", type=Within(LIMIT), default=20, show_default=True)
 @connected
 def list_jobs(client: Client, as_json: bool, search: str, **filters: Any) -> None:
-    """List jobs, the newest first."""
+    """List jobs, by default the newest first."""
     found = client.json("/v1/jobs", filters | ({"q": search} if search else {}))
     if as_json:
         print_json(found)
@@ -85,7 +85,7 @@ def list_jobs(client: Client, as_json: bool, search: str, **filters: Any) -> Non
         table.add_row(job["id"], job["state"], shown, _age(time.time() - job["created"]), Text(_title(job)))
     Console().print(table)
     if found["next"]:
-        click.echo("there are more: use --limit, or filters")
+        click.echo("more jobs match: raise --limit, or use filters")
 
 
 @jobs.command()
@@ -119,13 +119,13 @@ def cancel(client: Client, as_json: bool, ids: tuple[str, ...]) -> None:
         print_json({"jobs": found})
         return
     for job in found:
-        note = "" if job["state"] in ENDED else ", cancelled after its stage"
+        note = "" if job["state"] in ENDED else ", will be cancelled after its current stage"
         click.echo(f"{job['id']}: {job['state']}{note}")
 
 
 @jobs.command()
 @IDS
-@click.option("--timeout", type=Within(TIMEOUT), help="Seconds to wait at most. Default: no limit.")
+@click.option("--timeout", type=Within(TIMEOUT), help="Maximum seconds to wait. Default: no limit.")
 @connected
 def wait(client: Client, as_json: bool, ids: tuple[str, ...], timeout: float | None) -> None:
     """Wait until jobs have ended.

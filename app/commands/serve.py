@@ -16,7 +16,7 @@ from app.config import Config, ServeConfig
 @click.command()
 @PROFILE
 @click.option("--host", help="Address to listen on. Default: config (this machine only).")
-@click.option("--port", type=Within(PORT), help="Port to listen on. Default: config (10010).")
+@click.option("--port", type=Within(PORT), help="Port to listen on. Default: serve.port.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder for database, assets and locks. Default: config.")
 @configured
 def serve(config: Config, host: str | None, port: int | None, data: Path | None) -> None:

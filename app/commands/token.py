@@ -15,7 +15,7 @@ def token() -> None:
 @token.command()
 @JSON
 def new(as_json: bool) -> None:
-    """Create a token. Keep it, and add its hash line to the file that auth.tokens_file names."""
+    """Create a token. Store it safely, and add its hash as a line to the file set in auth.tokens_file."""
     from app.web.tokens import new_token, token_hash
 
     made = new_token()
@@ -24,4 +24,6 @@ def new(as_json: bool) -> None:
         return
     click.echo(f"token: {made}")
     click.echo(f"hash:  {token_hash(made)}")
-    click.echo("The token is shown only once. Add the hash as a line of its own to auth.tokens_file.", err=True)
+    click.echo(
+        "The token is shown only once. Add the hash as a line of its own to the file set in auth.tokens_file.", err=True
+    )

@@ -18,8 +18,8 @@ from app.log import start_logging
 
 def main() -> None:
     """Runs the engine of one device until SIGTERM. Exits with one of the codes in app.child."""
-    parser = argparse.ArgumentParser(prog="python -m app.engine", description="One engine of splatgate serve.")
-    parser.add_argument("--device", default="cpu", help="its name on this host: cpu, gpu0, gpu1, ...")
+    parser = argparse.ArgumentParser(prog="python -m app.engine", description="Runs one engine of splatgate serve.")
+    parser.add_argument("--device", default="cpu", help="name of the device on this host: cpu, gpu0, gpu1, ...")
     parser.add_argument("--gpu", default="", help="the card's uuid; empty: no GPU")
     options = parser.parse_args()
     try:
@@ -34,7 +34,7 @@ def main() -> None:
     except SplatgateError as error:
         logger.critical(str(error))
         sys.exit(NO_DATABASE if isinstance(error, DatabaseDown) else NOT_READY)
-    # here: it imports torch, which takes seconds, and by now the previous instance is reported as gone
+    # imported late: torch takes seconds to import, and the end of the previous instance is reported first
     from app.engine.engine import Engine
 
     Engine(instance).run()

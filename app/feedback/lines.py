@@ -38,7 +38,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Broken:
-    """Text that starts like an answer but cannot be parsed. number: of its line."""
+    """Text that starts like an answer but cannot be parsed. number: the number of the line."""
 
     number: int
     reason: str
@@ -60,11 +60,11 @@ PROMPT_FIRST = re.compile(
     rf"Feedback received from {UID}\. Prompt: (?P<prompt>.*)\. Score: (?P<score>{TOKEN})(?![^\s\"',;\]}}|)])",
     re.ASCII | re.DOTALL,
 )
-"""The current form, and the two older ones, which contain the prompt."""
+"""The current format, and the two older ones, which contain the prompt."""
 
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 TYPED = re.compile(r"[A-Za-z_][\w.]*\((.*)\)", re.ASCII)
-"""A number as repr() of another type writes it: np.float64(0.71)."""
+"""The repr() of a number of another type, such as np.float64(0.71)."""
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # PostgreSQL's text cannot contain a null character
 
@@ -162,7 +162,7 @@ def score_of(token: str) -> float | None:
         return None
     score = _number(token)
     if score is None or score < 0:
-        raise BadInput(f"Score={token[:40]}: must be a number from 0 up, or the word failed")
+        raise BadInput(f"Score={token[:40]}: must be a non-negative number, or the word failed")
     return score
 
 

@@ -1,4 +1,4 @@
-"""A cache of the web process's reports, each computed at most once a minute."""
+"""A cache of the web process's reports. One is computed again when answers are added or deleted, or after a minute."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 SECONDS = 60.0
-"""How long a report is used: it also counts jobs, which change all the time."""
+"""How long a report is reused while no answer changes: it also counts jobs, which the version does not cover."""
 
 MOST = 16
 

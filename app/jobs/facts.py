@@ -1,4 +1,4 @@
-"""Named facts about the whole database. Warnings to operators are facts too."""
+"""Key-value data about the whole database, including the current warnings to operators."""
 
 from __future__ import annotations
 

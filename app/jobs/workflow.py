@@ -115,7 +115,7 @@ class Worker:
             self._end(progress, outcome)
             return
         self._files.start(claim.job.id, lambda: self._write(run, outcome))
-        if claim.start > 1:  # its engine died before: it must not die again of what the next job does
+        if claim.start > 1:  # its engine died before: a crash of the next job must not count against it
             self._files.wait()
 
     def _write(self, run: JobRun, judged: JudgedAttempt) -> None:

@@ -15,9 +15,9 @@ from app.stages.memory import blocks, move
 
 Kind = Literal["fp8", "nf4"]
 LEAST = 1_000_000_000
-"""Networks below this size in bytes are not quantized: the autoencoder, CLIP."""
+"""Smaller networks, such as the autoencoder and CLIP, are not quantized."""
 FP8_CARDS = (8, 9)
-"""The first compute capability with fp8 multiplication. Older cards convert fp8 weights before they multiply."""
+"""The lowest compute capability with fp8 matrix multiplication. Older GPUs convert fp8 weights before they multiply."""
 
 
 SENSITIVE = re.compile(r"(^|\.)(norm\w*|\w*mod(ulation)?|adaln\w*)(\.|$)", re.IGNORECASE)
@@ -26,7 +26,7 @@ and the prompt, so that an error of one of them is in every token (docs/full-pro
 
 
 def quantize(module: nn.Module, kind: Kind, device: torch.device) -> None:
-    """Quantizes the linear layers in the module's blocks, which are in CPU memory afterwards. fp8 omits SENSITIVE ones.
+    """Quantizes the linear layers in the module's blocks, which are in CPU memory afterwards. fp8 skips SENSITIVE ones.
 
     Only one block at a time is on the device, so the whole module need not fit. Raises Unavailable without torchao.
     """
