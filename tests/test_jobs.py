@@ -42,6 +42,7 @@ from app.jobs.clock import DatabaseClock
 from app.jobs.clock_guard import DAY, ClockGuard
 from app.jobs.database import SERVER_TIMEOUTS, database_url
 from app.jobs.facts import read_facts, set_fact
+from app.jobs.file_writer import FileWriter
 from app.jobs.heartbeats import Heartbeat, Liveness, list_engines
 from app.jobs.job_request import new_id
 from app.jobs.job_store import Claim, ClaimLost, JobResult, JobStore, StageSeconds
@@ -719,6 +720,38 @@ def test_a_job_whose_files_are_left_to_write_is_queued_again_only_if_its_engine_
     assert workflow(jobs, dead)[0] == "ENQUEUED"
     assert reconciler(jobs).compare() == 1, "this engine does not write them"
     assert jobs.get(own).state == "QUEUED"
+
+
+def test_a_job_that_another_engine_has_taken_over_meanwhile_is_left_to_it(jobs: Jobs) -> None:
+    """Two engines see at once that its engine is gone: the slower one must not delete what the other has queued."""
+    id = begun(jobs, "three").job.id
+    workflow(jobs, id, status="SUCCESS")
+    stale = reconciler(jobs)._rows(tables.jobs.c.id == id)[id]
+    assert reconciler(jobs).take_over() == 1
+    assert job_store(jobs, "two").claim(id)
+    workflow(jobs, id, status="SUCCESS")  # as far as the slower one has read
+    assert reconciler(jobs)._renew(stale) == 0
+    assert jobs.get(id).state == "RUNNING"
+
+
+def test_a_thread_that_cannot_be_started_leaves_the_file_writer_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = FileWriter()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", raises(RuntimeError("can't start new thread")))
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            writer.start("a" * 32, lambda: None)
+    assert writer.jobs == set()
+    written: list[str] = []
+    writer.start("b" * 32, lambda: written.append("b"))
+    assert writer.wait(60)
+    assert written == ["b"]
+
+
+def raises(error: Exception) -> Callable[..., None]:
+    def call(*_: object) -> None:
+        raise error
+
+    return call
 
 
 @pytest.mark.e2e

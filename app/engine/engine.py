@@ -113,7 +113,7 @@ class Engine:
     def _drain(self, worker: Worker) -> None:
         self.instance.report(state="DRAINING", why="stopping")
         if not worker.drain(self.config.serve.grace_seconds):
-            logger.warning("the running stage did not end within serve.grace_seconds; its job is requeued")
+            logger.warning("stage or files were not done within serve.grace_seconds; their jobs are requeued")
         attempt(worker.release)  # on failure, other engines or the successor requeue its jobs
         self.instance.report(state="LOST", why="stopped", job=None)
         logger.info(f"engine {self.instance.name}: stopped")

@@ -15,7 +15,7 @@ class FileWriter:
 
     @property
     def jobs(self) -> set[str]:
-        """The id of the job whose files are being written; empty if there is none."""
+        """The id of the job whose files are being written, as a set; empty if there is none."""
         with self._changed:
             return {self._job} - {""}
 
@@ -25,7 +25,11 @@ class FileWriter:
         with self._changed:
             self._changed.wait_for(lambda: not self._job)
             self._job = id
-        threading.Thread(target=self._run, args=(write,), name="files", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, args=(write,), name="files", daemon=True).start()
+        except RuntimeError:  # no thread could be started
+            self._end()
+            raise
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until nothing is being written. Returns False at the timeout, in seconds."""
@@ -36,6 +40,9 @@ class FileWriter:
         try:
             write()
         finally:
-            with self._changed:
-                self._job = ""
-                self._changed.notify_all()
+            self._end()
+
+    def _end(self) -> None:
+        with self._changed:
+            self._job = ""
+            self._changed.notify_all()

@@ -36,7 +36,7 @@ SINGLE_STEPS: dict[Kind, Callable[[Steps, Progress], JobResult]] = {
 
 @dataclass(frozen=True)
 class JobRun:
-    """protect: runs an expensive call, and ends the process if database, storage or GPU fail."""
+    """protect: runs an expensive call, and ends the process if the database, the storage or the GPU fails."""
 
     steps: Steps
     progress: Progress
@@ -65,7 +65,7 @@ class JobRun:
     def _generate(self) -> JobResult | JudgedAttempt:
         best = best_attempt(self.progress.claim.job.attempts, lambda number: self._attempt(number))
         result = best.result
-        if result.gaussians and not result.files and not best.made:  # the process that made it has ended
+        if result.gaussians and not result.files and not best.made:  # an earlier process made it
             best = self.protect(lambda: self.steps.build(self.progress, result.attempt, best.drawn))
         return best if best.made else best.result
 

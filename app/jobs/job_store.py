@@ -85,6 +85,11 @@ class JobStore:
     max_deaths: int
     clock: Callable[[], float]
 
+    def was_started(self, id: str) -> bool:
+        """Whether an engine has started the job and did not finish it."""
+        with self.store.reading() as connection:
+            return bool(connection.scalar(sa.select(jobs.c.starts).where(jobs.c.id == id)))
+
     def claim(self, id: str) -> Claim | None:
         """Claims the job, durably, because every later write depends on it. None if there is nothing to do: the job is
         gone or has ended, or it must not run and is ended here."""
@@ -150,11 +155,11 @@ class JobStore:
             _count(self.store, connection, result)
             observe(self.store, connection, _observations(claim.job, result, times, now))
 
-    def release(self, claim: Claim) -> None:
-        """Queues the job again; this start does not count against it."""
+    def release(self, claim: Claim) -> bool:
+        """Queues the job again; this start does not count against it. Returns False if the claim is void."""
         with self.store.writing() as connection:
             back = sa.update(jobs).where(_held(claim)).values(**_QUEUED, starts=jobs.c.starts - 1)
-            connection.execute(back)
+            return bool(connection.execute(back).rowcount)
 
     def put_back(self, id: str, instance: str) -> int:
         """Ends an engine's claim and queues the job again. Returns 1, or 0 if the engine no longer has the claim.
@@ -169,7 +174,7 @@ class JobStore:
     def record_crash(self, instances: Sequence[str], report: str, job: str = "") -> None:
         """Stores the crash report with the jobs of engines that died, for the engine that gets them next.
 
-        job: the one that caused the crash, if that is known. Then this start does not count against the others.
+        job: the one that caused the crash, if known; then the crash does not count against the others.
         """
         theirs = sa.func.coalesce(jobs.c.instance, jobs.c.engine).in_(instances)
         open_ = theirs & jobs.c.state.not_in(ENDED) & (jobs.c.starts > 0)

@@ -34,7 +34,7 @@ class Stopped(Exception):
 class Progress:
     """The stages of one job, as they begin and end.
 
-    arm: called with each stage as it begins, with None when none runs, and with the id of the job. checkpoint: called
+    arm: gets the stage that begins (None: none runs) and the id of the job. checkpoint: called
     between stages; it does not return while the engine drains.
     """
 
@@ -63,7 +63,10 @@ class Progress:
         self._begin(attempt, stage)
 
     def begin_files(self, attempt: int) -> None:
-        """Begins to write the files. A drain waits for them, so this is no checkpoint. Raises Stopped or ClaimLost."""
+        """Begins the stage in which the files are written. A drain waits for it, so this is no checkpoint.
+
+        Raises Stopped or ClaimLost.
+        """
         self.close()
         self._begin(attempt, Stage.FILES)
 
@@ -76,7 +79,8 @@ class Progress:
             self._running = None
 
     def _begin(self, attempt: int, stage: Stage) -> None:
-        self._record(attempt, stage, (attempt - 1 + DONE_BEFORE.get(stage, 0)) / self.claim.job.attempts)
+        before = self.claim.job.attempts if stage == Stage.FILES else attempt  # files are written after all attempts
+        self._record(attempt, stage, (before - 1 + DONE_BEFORE.get(stage, 0)) / self.claim.job.attempts)
         self._arm(stage, self.claim.job.id)
         self._running = attempt, stage, time.monotonic()
 

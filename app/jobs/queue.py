@@ -1,8 +1,8 @@
 """The queue of jobs: DBOS's, through its public API only.
 
-A job is a DBOS workflow with the same id. ENQUEUED: it is queued. PENDING: the engine `executor_id` has it. If it has
-ended, our row has ended too, or the engine that claimed it still writes its files. Requests and results are in our
-tables (job_store.py).
+A job is a DBOS workflow with the same id. ENQUEUED: it is queued. PENDING: the engine `executor_id` has it. If the
+workflow has ended, our row has ended too, or the engine that claimed it still writes its files. Requests and results
+are in our tables (job_store.py).
 """
 
 from __future__ import annotations

@@ -78,13 +78,14 @@ class Reconciler:
         """Repairs a job that has not ended, but that DBOS lost, considers ended, or has in another queue."""
         place = self._queue.places([row.id]).get(row.id)
         # the row is read last, because a job ends there first
-        row = self._rows(jobs.c.state.not_in(ENDED) & (jobs.c.id == row.id)).get(row.id) or row._replace(state="")
-        if not row.state or (place and (place.waits or place.held)):
-            return 0
+        now = self._rows(jobs.c.state.not_in(ENDED) & (jobs.c.id == row.id)).get(row.id)
+        if now != row or (place and (place.waits or place.held)):
+            return 0  # it has ended, or another engine has repaired it
         if place and not place.over:
             self._put_back(row.id, row.instance)
         else:
-            self._job_store.put_back(row.id, row.instance)
+            if not self._job_store.put_back(row.id, row.instance) and row.state == "RUNNING":
+                return 0
             self._queue.renew(row.id, row.priority, row.sequence)
         in_queue = place.status if place else "unknown"
         logger.warning(f"job {row.id}: {row.state} by its row, {in_queue} in the queue; repaired, it is queued again")

@@ -46,8 +46,8 @@ class DrawResult:
 
 @dataclass(frozen=True)
 class JudgedAttempt:
-    """An attempt after the gate. result: without files. made: None if there is no splat, or if a process that has
-    ended made it."""
+    """An attempt after the gate. result: without files. made: None if there is no splat, or if an earlier process
+    made it."""
 
     result: JobResult
     drawn: DrawResult

@@ -48,6 +48,11 @@ class Turns:
             self._changed.notify_all()
         threading.Event().wait()
 
+    def close(self) -> None:
+        """Lets no job pass a checkpoint any more: the process is about to end."""
+        with self._changed:
+            self._draining = True
+
     def drain(self, timeout: float) -> bool:
         """Stops every job at its next checkpoint, and waits until none runs. Returns whether none runs after at most
         `timeout` seconds. The process must exit then, because a thread may wait at its checkpoint for ever."""

@@ -16,6 +16,7 @@ from loguru import logger
 from app.errors import DatabaseDown, StorageDown, Unavailable
 from app.jobs.assets import Assets
 from app.jobs.file_writer import FileWriter
+from app.jobs.held_claims import HeldClaims
 from app.jobs.job_run import JobRun
 from app.jobs.job_store import Claim, ClaimLost, JobResult, JobStore
 from app.jobs.progress import Progress
@@ -32,8 +33,8 @@ STORAGE_SECONDS = 1.0
 class EngineHooks:
     """Callbacks from the worker to its engine.
 
-    guard: runs an expensive call, and handles lack of memory and broken GPUs. arm: gets each stage as it starts, None
-    when none runs, and the id of the job. busy: gets the id of the running job, or None. can_store: whether the files
+    guard: runs an expensive call, and handles lack of memory and broken GPUs. arm: gets the stage that begins (None:
+    none runs) and the id of the job. busy: gets the id of the running job, or None. can_store: whether the files
     of a job can be stored. fatal: ends the process.
     """
 
@@ -45,7 +46,7 @@ class EngineHooks:
 
 
 class Worker:
-    """Runs the jobs that it gets, in the order of their arrival. The next job runs while files of one are written."""
+    """Runs the jobs that it gets, in the order of their arrival, while the files of the last one are being written."""
 
     def __init__(self, steps: Steps, job_store: JobStore, queue: JobQueue, assets: Assets, hooks: EngineHooks) -> None:
         self._steps = steps
@@ -55,16 +56,16 @@ class Worker:
         self._hooks = hooks
         self._turns = Turns()
         self._files = FileWriter()
-        self._claims: dict[str, Claim] = {}  # by job id; the newest has the device
+        self._claims = HeldClaims(hooks.busy)
 
     @property
     def jobs(self) -> set[str]:
-        """The ids of the jobs that run or wait here."""
+        """The ids of the jobs that run, wait, or have their files written here."""
         return self._turns.jobs | self._files.jobs
 
     def drain(self, timeout: float) -> bool:
         """Starts no further job, and waits up to `timeout` seconds until the running stage has ended and all files are
-        written. Returns whether they are. The process must exit then."""
+        written. Returns False at the timeout. The process must exit then."""
         end = time.monotonic() + timeout
         return self._turns.drain(timeout) and self._files.wait(max(0.0, end - time.monotonic()))
 
@@ -82,9 +83,10 @@ class Worker:
             self._turns.checkpoint()
             self._wait_for_storage()
             with self._claim_errors(id):
+                if id in self._files.jobs or self._job_store.was_started(id):
+                    self._files.wait()  # a crash of either job must not count against the other
                 if claim := self._job_store.claim(id):
-                    self._claims[id] = claim
-                    self._hooks.busy(id)
+                    self._claims.add(claim)
                     with logger.contextualize(job=id):
                         self._work(claim)
 
@@ -96,7 +98,7 @@ class Worker:
 
     @contextmanager
     def _claim_errors(self, id: str) -> Iterator[None]:
-        """Handles what makes the block's work on a job void. The claim is dropped after it, unless files are left."""
+        """Handles a lost claim or database. Afterwards the claim is forgotten, unless files are left to write."""
         try:
             yield
         except ClaimLost:
@@ -105,7 +107,7 @@ class Worker:
             self._end_process(error)
         finally:
             if id not in self._files.jobs:
-                self._drop(id)
+                self._claims.drop(id)
 
     def _work(self, claim: Claim) -> None:
         progress = Progress(self._job_store, claim, self._hooks.arm, self._turns.checkpoint)
@@ -115,7 +117,7 @@ class Worker:
             self._end(progress, outcome)
             return
         self._files.start(claim.job.id, lambda: self._write(run, outcome))
-        if claim.start > 1:  # its engine died before: a crash of the next job must not count against it
+        if claim.start > 1:  # a crash of the next job must not count against it
             self._files.wait()
 
     def _write(self, run: JobRun, judged: JudgedAttempt) -> None:
@@ -125,7 +127,7 @@ class Worker:
             with logger.contextualize(job=id), self._claim_errors(id):
                 self._end(run.progress, run.write(judged))
         finally:
-            self._drop(id)
+            self._claims.drop(id)
 
     def _protected(self, progress: Progress, call: Callable[[], Any]) -> Any:
         """Runs expensive work on a job. Without database or storage the process ends."""
@@ -140,6 +142,7 @@ class Worker:
         except StorageDown as error:
             if self._assets.is_down():
                 self._end_process(error)
+            self._turns.close()
             with suppress(DatabaseDown):  # the store works: this job may be the cause, so only its start counts
                 self._release_except(id)
             self._hooks.fatal(error)
@@ -167,7 +170,8 @@ class Worker:
     def _give_up(self, id: str) -> None:
         """After the claim was lost: puts the job back if DBOS still assigns it to this engine. The run is void."""
         try:
-            if self._queue.held().get(id) == self._job_store.instance:
+            # while files are written the workflow is over, or DBOS has given this engine the job once more
+            if id not in self._files.jobs and self._queue.held().get(id) == self._job_store.instance:
                 self._queue.put_back(id)
         except DatabaseDown as error:
             self._hooks.fatal(error)
@@ -175,15 +179,12 @@ class Worker:
 
     def _end_process(self, error: DatabaseDown | StorageDown) -> NoReturn:
         """Without database or storage no job can continue: all are released, for the next engine."""
+        self._turns.close()  # or this engine could claim one of them again
         with suppress(DatabaseDown):
             self._release_except("")
         self._hooks.fatal(error)
 
     def _release_except(self, id: str) -> None:
-        for claim in list(self._claims.values()):
-            if claim.job.id != id:
-                self._job_store.release(claim)
-
-    def _drop(self, id: str) -> None:
-        self._claims.pop(id, None)
-        self._hooks.busy(next(reversed(list(self._claims)), None))
+        for claim in self._claims.except_for(id):
+            if self._job_store.release(claim) and claim.job.id in self._files.jobs:  # its workflow is over
+                self._queue.renew(claim.job.id, claim.job.priority, claim.job.sequence or 0)
