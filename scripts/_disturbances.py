@@ -6,17 +6,17 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import cast
 
 import requests
+from _s3_server import BUCKET, object_store
 from _serving import free_port
 
 STORE_MB = 512
@@ -149,11 +149,11 @@ class ObjectStore:
 
     def __init__(self, folder: Path) -> None:
         self.faults = {"store refuses": 0.2, "store slow": 0.2, "store cuts off": 0.2}
-        self.url, server = "s3://splats/chaos", f"http://127.0.0.1:{free_port()}"
-        with (folder / "s3.log").open("wb") as log:
-            command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", server.rpartition(":")[2]]
-            self._server = subprocess.Popen(command, stdout=log, stderr=log)
-        self._proxy = _ProxyServer(("127.0.0.1", 0), type("Proxy", (_Proxy,), {"upstream": server, "fault": ""}))
+        self.url = f"s3://{BUCKET}/chaos"
+        self._stack = ExitStack()
+        upstream = self._stack.enter_context(object_store(free_port(), folder / "s3.log"))
+        self._proxy = _ProxyServer(("127.0.0.1", 0), type("Proxy", (_Proxy,), {"upstream": upstream, "fault": ""}))
+        self._stack.callback(self._proxy.shutdown)
         threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
         self.environ = {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._proxy.server_port}",
@@ -161,10 +161,6 @@ class ObjectStore:
             "AWS_SECRET_ACCESS_KEY": "chaos",
             "AWS_DEFAULT_REGION": "us-east-1",
         }
-        while not self._has_bucket(server):
-            if self._server.poll() is not None:
-                raise SystemExit(f"the S3 server did not start; its log: {folder / 's3.log'}")
-            time.sleep(0.1)
 
     def disturb(self, how: str, seconds: float) -> None:
         """how: a key of `faults`. seconds: how long it lasts."""
@@ -174,15 +170,7 @@ class ObjectStore:
         proxy.fault = ""
 
     def remove(self) -> None:
-        self._proxy.shutdown()
-        self._server.kill()
-        self._server.wait()
-
-    def _has_bucket(self, server: str) -> bool:
-        try:
-            return requests.put(f"{server}/splats", timeout=60).ok
-        except requests.RequestException:
-            return False
+        self._stack.close()
 
 
 class _ProxyServer(ThreadingHTTPServer):

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import pynvml
 import requests
+from _full_random import VOXELS
 from _full_service import NAME, copy_of_app, write_models
 from _serving import service
 
@@ -38,7 +39,7 @@ def run(
         began = time.perf_counter()
         settings = write_models(folder / "models", size)
         print(f"models written in {time.perf_counter() - began:.0f} s", flush=True)
-        os.environ["BENCH_VOXELS"] = str(voxels.absolute())
+        os.environ[VOXELS] = str(voxels.absolute())
         root = copy_of_app(folder / "tree", size)
         (folder / "service").mkdir()
         own = {name.removeprefix("SPLATGATE__"): value for name, value in settings.items() if "PROFILE" not in name}
@@ -48,17 +49,16 @@ def run(
             began = time.perf_counter()
             with service(folder / "service", NAME, root, **chosen) as url:
                 print(f"\npreset {preset}: ready after {time.perf_counter() - began:.1f} s", flush=True)
-                _measure(url, folder / "service" / "data", chosen, turns, callers, jobs)
+                _measure(url, folder / "service" / "data", turns, callers, jobs)
                 if preset == presets[-1]:
                     print(f"engine killed: ready again after {_restart(url):.1f} s", flush=True)
 
 
-def _measure(url: str, data: Path, settings: dict[str, str], turns: int, callers: int, jobs: int) -> None:
+def _measure(url: str, data: Path, turns: int, callers: int, jobs: int) -> None:
     for seed in range(3):  # warm-up: kernels are compiled and graphs captured
         _generate(url, seed)
     whole, ids = zip(*(_generate(url, 100 + turn) for turn in range(turns)), strict=True)
-    variables = {f"SPLATGATE__{name}": value for name, value in settings.items()}
-    stages = _stages(Jobs(load_config(environ=variables | {"SPLATGATE__SERVE__DATA": str(data)})), set(ids))
+    stages = _stages(Jobs(load_config(environ={"SPLATGATE__SERVE__DATA": str(data)})), set(ids))
     print(f"idle service, {turns} requests, medians: last byte after {1e3 * median(whole):.0f} ms "
           f"({1e3 * min(whole):.0f} to {1e3 * max(whole):.0f})")  # fmt: skip
     for stage, seconds in stages.items():

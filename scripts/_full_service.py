@@ -31,60 +31,12 @@ from app.generators.full import GENERATOR as FULL
 GENERATOR = replace(FULL, name="full-random", load="app.stages.full_random:load", needs_gpu=True)
 '''
 
-STAGE = '''"""Profile full with random weights: what they cannot give is replaced after it was computed."""
-
-import os
-from dataclasses import fields, replace
-
-import numpy as np
-import torch
-from PIL import Image, ImageDraw
-
-from app.errors import StageFailed
-from app.stages import full
-from app.stages.full import Full
-from app.trellis.pipeline import Trellis
-
-
-class TrellisOfAsset(Trellis):
-    coords = torch.from_numpy(np.load(os.environ["BENCH_VOXELS"]).astype(np.int32))
-
-    def occupied(self, z):
-        self.structure_decoder(z[None]).sum().item()
-        return self.coords.to(z.device)
-
-    def decode(self, coords, sampled):
-        splat = super().decode(coords, sampled)
-        logits = splat.opacity_logits - splat.opacity_logits.mean()
-        return replace(splat, opacity_logits=(logits * np.float32(3.5 / logits.std())).astype(np.float32))
-
-
-class FullRandom(Full):
-    def cut_out(self, picture):
-        try:
-            super().cut_out(picture)
-        except StageFailed:
-            pass
-        image = picture.image.convert("RGB")
-        mask = Image.new("L", image.size)
-        ImageDraw.Draw(mask).ellipse([side * share for share in (0.2, 0.8) for side in image.size], fill=255)
-        image.putalpha(mask)
-        return replace(picture, image=image)
-
-
-def load(config, on_load):
-    loaded = full.load(config, on_load)
-    trellis = TrellisOfAsset(**{each.name: getattr(loaded.trellis, each.name) for each in fields(Trellis)})
-    values = {each.name: getattr(loaded, each.name) for each in fields(Full)}
-    return FullRandom(**values | {"trellis": trellis})
-'''
-
 
 def copy_of_app(folder: Path, size: Literal["tiny", "full"]) -> Path:
     """A copy of app/ with the generator, for PYTHONPATH and as the working directory. Tiny models run on the CPU."""
     shutil.copytree(ROOT / "app", folder / "app")
     (folder / "app/generators/full_random.py").write_text(GENERATOR.replace("True", str(size == "full")))
-    (folder / "app/stages/full_random.py").write_text(STAGE)
+    shutil.copy(ROOT / "scripts/_full_random.py", folder / "app/stages/full_random.py")
     registry = folder / "app/generators/__init__.py"
     text = registry.read_text().replace("import full, shapes", "import full, full_random, shapes")
     entry = '    "full": full.GENERATOR,\n'

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
-from _locks import DEVELOPMENT, IMAGE, IMAGE_PYTHON, PYTHONS, ROOT, Pin, pins
+from _locks import DEVELOPMENT, IMAGE, IMAGE_PYTHON, PYTHONS, Pin, pins
+from _venv import ROOT
 from cyclonedx import spdx
 from packaging.utils import canonicalize_name
 

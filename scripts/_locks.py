@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from _venv import ROOT
 from packaging.markers import Marker
 
-ROOT = Path(__file__).resolve().parent.parent
 IMAGE, DEVELOPMENT = ROOT / "scripts/image.lock", ROOT / "scripts/requirements.lock"
 PYTHONS = "3.11", "3.12", "3.13"
 IMAGE_PYTHON = "3.12"

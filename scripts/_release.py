@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import _licences
-from _locks import ROOT
+from _venv import ROOT
 
 BUILD = re.compile(r"^    build:\n(?: {6,}.*\n)+", re.MULTILINE)
 IMAGE = "${SPLATGATE_IMAGE:-splatgate:latest}"

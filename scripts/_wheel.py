@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from _locks import ROOT
+from _venv import ROOT
 
 VIEWER = "app/web/static/vendor/"
 """What scripts/page installs; not in git, but part of the wheel."""

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 import requests
 import sqlalchemy as sa
+from _s3_server import BUCKET, object_store
 from hosts import Server, client, postgres_server, settings
-from object_store import BUCKET, SECRET, bucket, give_credentials, object_store, s3_server
+from object_store import SECRET, bucket, give_credentials, s3_server
 from service import FAST, PATIENCE, clean_environ, engine, free_port, wait_until, web
 
 from app.child import CODES
