@@ -730,7 +730,7 @@ def test_a_job_that_another_engine_has_taken_over_meanwhile_is_left_to_it(jobs: 
     assert reconciler(jobs).take_over() == 1
     assert job_store(jobs, "two").claim(id)
     workflow(jobs, id, status="SUCCESS")  # as far as the slower one has read
-    assert reconciler(jobs)._renew(stale) == 0
+    assert reconciler(jobs)._renew(stale) == ""
     assert jobs.get(id).state == "RUNNING"
 
 

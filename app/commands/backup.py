@@ -34,13 +34,13 @@ def backup(config: Config, archive: str | None, output: Path | None, keep: int, 
     if archive:
         _archive(config, archive, as_json)
         return
-    from app.jobs.assets import shown
+    from app.jobs.assets import ASSETS_FOLDER, shown
     from app.jobs.backup import back_up
 
     with progress("Copying the database"):
         written = back_up(config, output or Path(config.serve.data) / "backups", keep, datetime.now(UTC))
     size = written.stat().st_size
-    elsewhere = shown(config.assets.url) or str(Path(config.serve.data) / "assets")
+    elsewhere = shown(config.assets.url) or str(Path(config.serve.data) / ASSETS_FOLDER)
     if as_json:
         print_json({"output": str(written), "bytes": size, "assets_not_included": elsewhere})
     else:

@@ -15,6 +15,9 @@ from typing import NoReturn
 MAX_BYTES = 100_000
 """How much of a crash trace is read back."""
 
+HEADER = re.compile(r"(?P<error>Timeout \(.*?\))( of job (?P<job>\w+))? in thread (?P<thread>0x\w+)!")
+"""The first line of a trace that a deadline has left."""
+
 GRACE_SECONDS = 10.0
 """How long a deadline waits for the GIL before the process is ended without it."""
 
@@ -28,7 +31,9 @@ class CrashTrace:
 
     def __init__(self, path: Path) -> None:
         trace = path.read_text(errors="replace")[:MAX_BYTES] if path.exists() else ""
-        self.report, self.job = _in_one_line(trace), _job(trace)
+        late = HEADER.match(trace)
+        self.job = (late and late["job"]) or ""
+        self.report = _in_one_line(trace, late)
         if self.report:
             path.replace(path.with_suffix(".last-trace"))
         self.stream = path.open("w")
@@ -72,21 +77,14 @@ class CrashTrace:
         os._exit(1)
 
 
-def _in_one_line(trace: str) -> str:
+def _in_one_line(trace: str, late: re.Match[str] | None) -> str:
     """The error and the innermost frame in app/, or else the innermost frame, of the thread that failed."""
     lines = [line.strip() for line in trace.splitlines() if line.strip()]
-    error, _, thread = (lines[0].rstrip("!:") if lines else "").partition(" in thread ")
-    error = error.partition(" of job ")[0]
-    places = _frames(lines, thread)
+    error = late["error"] if late else lines[0].rstrip("!:") if lines else ""
+    places = _frames(lines, late["thread"] if late else "")
     ours = [line for line in places if "/app/" in line]
     where = next(iter(ours or places), "")
     return " at ".join(part for part in (error, _short(where)) if part)
-
-
-def _job(trace: str) -> str:
-    """The job that a deadline's header names, or an empty string."""
-    found = re.match(r"Timeout .* of job (\w+) in thread ", trace)
-    return found[1] if found else ""
 
 
 def _frames(lines: list[str], thread: str) -> list[str]:

@@ -19,11 +19,11 @@ from typing import BinaryIO
 
 from app.config import Config
 from app.errors import BadFile, Conflict, Unavailable
+from app.jobs.assets import ASSETS_FOLDER as ASSETS
 from app.jobs.assets import JOB_ID, shown
 from app.jobs.backup import back_up
+from app.jobs.database import DATABASE_FILE as DATABASE
 from app.jobs.ownership import MARKER
-
-DATABASE, ASSETS = "splatgate.db", "assets"
 
 
 @dataclass(frozen=True)

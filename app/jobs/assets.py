@@ -25,6 +25,9 @@ from app.writing import replacing
 READ_AHEAD = 8 * 2**20
 """Bytes that are requested from an object store at a time, and buffered, for each open file."""
 
+ASSETS_FOLDER = "assets"
+"""Of the data folder; used if assets.url is empty."""
+
 PROBE = b"splatgate"
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -59,7 +62,7 @@ class Assets:
 
     def __init__(self, config: Config) -> None:
         check_url(config)
-        url = config.assets.url or str((Path(config.serve.data) / "assets").absolute())
+        url = config.assets.url or str((Path(config.serve.data) / ASSETS_FOLDER).absolute())
         # without a cache, so that changes by other hosts are visible at once
         self.files, self.root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         self.local = isinstance(self.files, fsspec.implementations.local.LocalFileSystem)

@@ -31,6 +31,9 @@ defaults it would take a quarter of an hour, or hours on an idle connection."""
 SERVER_TIMEOUTS = {"statement_timeout": 60, "lock_timeout": 30, "idle_in_transaction_session_timeout": 20}
 """For PostgreSQL, in seconds."""
 
+DATABASE_FILE = "splatgate.db"
+"""Of SQLite, in the data folder."""
+
 UTF8 = {"client_encoding": "utf8"}
 """For PostgreSQL: without it, a database with encoding SQL_ASCII would return text as bytes."""
 
@@ -38,7 +41,7 @@ UTF8 = {"client_encoding": "utf8"}
 def database_url(config: Config) -> sa.URL:
     """The URL of the database. Raises ConfigError if it is neither SQLite nor PostgreSQL."""
     try:
-        url = sa.make_url(config.database.url or f"sqlite:///{Path(config.serve.data) / 'splatgate.db'}")
+        url = sa.make_url(config.database.url or f"sqlite:///{Path(config.serve.data) / DATABASE_FILE}")
     except ArgumentError:
         raise ConfigError(
             "database.url is no URL: use postgresql://user:password@host/name or leave it empty"

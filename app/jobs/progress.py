@@ -34,8 +34,8 @@ class Stopped(Exception):
 class Progress:
     """The stages of one job, as they begin and end.
 
-    arm: gets the stage that begins (None: none runs) and the id of the job. checkpoint: called
-    between stages; it does not return while the engine drains.
+    arm: gets the stage that begins (None: none runs) and the id of the job. checkpoint: called between stages; it does
+    not return while the engine drains.
     """
 
     def __init__(

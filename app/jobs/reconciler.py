@@ -59,7 +59,10 @@ class Reconciler:
             logger.warning(f"job {id}: its engine, instance {engine}, is gone; the job is queued again")
             self._put_back(id, engine)
         unwritten = [row for id, row in running.items() if id not in held and row.instance not in alive]
-        return len(orphaned) + sum(map(self._renew, unwritten))
+        renewed = [row for row in unwritten if self._renew(row)]
+        for row in renewed:
+            logger.warning(f"job {row.id}: instance {row.instance}, which wrote its files, is gone; it is queued again")
+        return len(orphaned) + len(renewed)
 
     def compare(self) -> int:
         """Repairs jobs that would otherwise never run. Returns how many."""
@@ -67,29 +70,33 @@ class Reconciler:
         alive = self._liveness.alive() - {self._engine}
         active, rows, running = self._queue.active(), self._rows(jobs.c.state.not_in(ENDED)), self._running()
         for id in rows.keys() - active.keys():
-            writes_files = rows[id].state == "RUNNING" and (id in running or rows[id].instance in alive)
-            repaired += 0 if writes_files else self._renew(rows[id])
+            row = rows[id]
+            writes_files = row.state == "RUNNING" and (id in running or row.instance in alive)
+            if not writes_files and (status := self._renew(row)):
+                repaired += 1
+                logger.warning(f"job {id}: {row.state} by its row, {status} in the queue; repaired, it is queued again")
         for id in rows.keys() & active.keys():
             if rows[id].state == "RUNNING" and active[id].waits:
                 repaired += self._repair_row(rows[id])
         return repaired + self._put_back_idle(active)
 
-    def _renew(self, row: OpenJob) -> int:
-        """Repairs a job that has not ended, but that DBOS lost, considers ended, or has in another queue."""
+    def _renew(self, row: OpenJob) -> str:
+        """Requeues a job that has not ended, but that DBOS lost, considers ended, or has in another queue.
+
+        Returns DBOS's status before, or an empty string if there was nothing to do.
+        """
         place = self._queue.places([row.id]).get(row.id)
         # the row is read last, because a job ends there first
         now = self._rows(jobs.c.state.not_in(ENDED) & (jobs.c.id == row.id)).get(row.id)
         if now != row or (place and (place.waits or place.held)):
-            return 0  # it has ended, or another engine has repaired it
+            return ""  # it has ended, or another engine has requeued it
         if place and not place.over:
             self._put_back(row.id, row.instance)
         else:
             if not self._job_store.put_back(row.id, row.instance) and row.state == "RUNNING":
-                return 0
+                return ""
             self._queue.renew(row.id, row.priority, row.sequence)
-        in_queue = place.status if place else "unknown"
-        logger.warning(f"job {row.id}: {row.state} by its row, {in_queue} in the queue; repaired, it is queued again")
-        return 1
+        return place.status if place else "unknown"
 
     def _repair_row(self, row: OpenJob) -> int:
         """Repairs a job that is RUNNING by its row but queued in DBOS, after a crash between the two writes."""

@@ -83,7 +83,8 @@ class Worker:
             self._turns.checkpoint()
             self._wait_for_storage()
             with self._claim_errors(id):
-                if id in self._files.jobs or self._job_store.was_started(id):
+                writing = self._files.jobs
+                if writing and (id in writing or self._job_store.was_started(id)):
                     self._files.wait()  # a crash of either job must not count against the other
                 if claim := self._job_store.claim(id):
                     self._claims.add(claim)
