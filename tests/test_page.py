@@ -4,10 +4,12 @@ Skipped where Debian's chromium is missing. Every test also fails on a word in t
 Content-Security-Policy, and on a request to any other host.
 """
 
+import base64
 import io
 import itertools
 import json
 import re
+import shlex
 import time
 import urllib.error
 import urllib.request
@@ -451,6 +453,71 @@ def test_what_cannot_be_made_is_said_and_markup_stays_text(waiting: str, visit: 
     page.keyboard.press("Enter")
     expect(page.locator("#make-error")).to_contain_text("Seed:")
     expect(page.get_by_label("Seed", exact=True)).to_be_focused()
+
+
+DROP = """([type, name, data]) => {
+  const files = new DataTransfer();
+  files.items.add(new File([Uint8Array.from(atob(data), (char) => char.charCodeAt(0))], name));
+  const options = { bubbles: true, cancelable: true };
+  document.body.dispatchEvent(type === "drop"
+    ? new DragEvent("drop", { dataTransfer: files, ...options })
+    : new ClipboardEvent("paste", { clipboardData: files, ...options }));
+}"""
+
+
+@needs_viewer
+@pytest.mark.parametrize("how", ["drop", "paste"])
+def test_a_splat_that_is_dropped_or_pasted_is_inspected(product: str, visit: Callable[..., Page], how: str) -> None:
+    page = visit(product)
+    ply = encode_ply(shapes.Shapes(shapes.ShapesParams(2_000)).build("a red ball", None, 0))
+    page.evaluate(DROP, [how, "ball.ply", base64.b64encode(ply).decode()])
+    dialog = page.get_by_role("dialog", name="ball.ply")
+    expect(dialog).to_contain_text("No faults found")
+    expect(dialog).to_contain_text("2,000 Gaussians.")
+
+
+def test_results_are_ordered_and_their_neighbours_reached_by_the_arrow_keys(
+    waiting: str, visit: Callable[..., Page]
+) -> None:
+    page = visit(waiting)
+    prompts = ["a red cube", "a green tree", "a blue rocket"]
+    for prompt in prompts:
+        submit(page, prompt)
+        page.get_by_role("button", name="Cancel", exact=True).click()
+        expect(page.locator("#now").get_by_role("status")).to_have_text("Cancelled")
+    page.locator("#filter").get_by_label("Cancelled").check()
+    shown = page.locator("#cards .prompt")
+    expect(shown).to_have_text(prompts[::-1])
+    page.get_by_label("Sort by").select_option("oldest")
+    expect(shown).to_have_text(prompts)
+    page.locator("#cards .card").first.click()
+    for key, prompt in (("ArrowRight", prompts[1]), ("ArrowRight", prompts[2]), ("ArrowLeft", prompts[1])):
+        page.keyboard.press(key)
+        expect(page.get_by_role("dialog").get_by_role("heading").first).to_have_text(prompt)
+
+
+def test_a_job_is_taken_up_again_as_a_command_or_in_the_form(waiting: str, visit: Callable[..., Page]) -> None:
+    page = visit(waiting, permissions=["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="a blue rocket").or_(page.get_by_role("link", name="a blue rocket")).click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a blue rocket")
+    page.get_by_label("Seed", exact=True).fill("7")
+    submit(page, "a green tree")
+    expect(page).to_have_title("Waiting – Splatgate")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    expect(page).to_have_title("Splatgate")
+    page.locator("#filter").get_by_label("Cancelled").check()
+    page.locator("#cards .card").first.click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Copy as curl").click()
+    expect(dialog.get_by_role("status").first).to_contain_text("opied")
+    copied = shlex.split(page.evaluate("navigator.clipboard.readText()"))
+    assert copied[0] == "curl"
+    assert json.loads(copied[copied.index("-d") + 1]) == {"prompt": "a green tree", "attempts": 1, "seed": 7}
+    assert copied[-1] == f"{waiting}v1/jobs"
+    dialog.get_by_role("button", name="Reuse prompt and seed").click()
+    expect(dialog).to_be_hidden()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a green tree")
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("7")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -57,7 +57,7 @@ export class Bring {
   }
 
   show(file, job, report) {
-    const before = { words: report.changed ? "Before" : file.name, read: async () => ({ bytes: await file.arrayBuffer(), name: file.name }) };
+    const before = { words: report.changed ? "Before" : "As it is", read: async () => ({ bytes: await file.arrayBuffer(), name: file.name }) };
     const name = job.assets.find((asset) => asset.startsWith("asset."));
     const after = { words: "After the repair", read: async (progress) => ({ bytes: await api.file(job, name, progress), name }) };
     this.compare.open(file.name, report.changed ? [before, after] : [before], ...findings(report), links(job, report));

@@ -33,7 +33,8 @@ export class Details {
       this.close();
     });
     dialog.addEventListener("click", (event) => event.target === dialog && this.close()); // beside it
-    dialog.addEventListener("keydown", (event) => this.key(event));
+    // not on the dialog: a button that is disabled while it has the focus gives it to the document
+    addEventListener("keydown", (event) => dialog.open && this.key(event));
     addEventListener("popstate", () => this.followAddress());
   }
 
