@@ -165,6 +165,17 @@ def test_a_database_or_store_elsewhere_is_named_with_the_remedy(settings: dict[s
         archive_of(Config.model_validate(settings))
 
 
+def test_a_backup_that_fails_leaves_the_earlier_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPLATGATE__SERVE__DATA", str(tmp_path / "no data"))
+    target = tmp_path / "archive" / "splatgate.tar"
+    target.parent.mkdir()
+    target.write_bytes(b"of yesterday")
+    failed = CliRunner().invoke(main, ["backup", "--archive", str(target)])
+    assert failed.exit_code == 1
+    assert target.read_bytes() == b"of yesterday"
+    assert [path.name for path in target.parent.iterdir()] == ["splatgate.tar"]
+
+
 def test_the_commands_pass_the_archive_through_a_pipe(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import click
 
 from app.cli import FILE, JSON, configured, print_json, progress
 from app.config import Config
+from app.writing import replacing
 
 
 @click.command()
@@ -56,8 +58,10 @@ def _archive(config: Config, target: str, as_json: bool) -> None:
     to_output = target == "-"
     if to_output and sys.stdout.isatty():
         raise click.UsageError("the archive would be written to the terminal: redirect it, or name a file")
-    with progress("Writing database and files"), click.open_file(target, "wb", atomic=not to_output) as stream:
-        done = write_archive(config, cast(BinaryIO, stream), datetime.now(UTC))
+    # not click's atomic files: they replace the earlier archive even if the new one failed
+    output = nullcontext(sys.stdout.buffer) if to_output else replacing(Path(target))
+    with progress("Writing database and files"), output as stream:
+        done = write_archive(config, stream, datetime.now(UTC))
     if as_json and not to_output:
         print_json({"output": target, **vars(done)})
     else:
